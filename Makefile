@@ -44,5 +44,8 @@ lock:  ## resolve requirements.lock again, in a scratch environment
 lab: install  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks
 
-clean-runs:  ## remove one study's runs after asking: make clean-runs STUDY=demo
-	@printf 'remove data/runs/%s and figures made from it? [y/N] ' '$(STUDY)' && read answer && [ "$$answer" = y ] && rm -rf 'data/runs/$(STUDY)' || echo kept
+clean-runs:  ## remove one study's runs and figures (the demo's figures stay) after asking: make clean-runs STUDY=mine
+	@case '$(STUDY)' in ''|*[!A-Za-z0-9_-]*) echo "STUDY must be the name of a study"; exit 1;; esac; \
+	found=$$(ls -d data/runs/$(STUDY) data/runs/$(STUDY)+* figures/$(STUDY)+* $(if $(filter-out demo,$(STUDY)),figures/$(STUDY)) 2>/dev/null); \
+	if [ -z "$$found" ]; then echo "nothing there of $(STUDY)"; else du -shc $$found && printf 'remove these? [y/N] ' \
+	&& read answer && if [ "$$answer" = y ]; then rm -rf $$found; else echo kept; fi; fi
