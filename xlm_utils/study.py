@@ -44,7 +44,8 @@ class Study:
         self.folder = home / "data" / "runs" / f"{name}{suffix}"
         merging = {key: value for key, value in self.changed.items() if key in MERGE_OVERRIDES}
         self.models_folder = home / "data" / "runs" / f"{name}{_suffix(merging)}" / "models"
-        self.figures = home / "figures" / f"{name}{suffix}"
+        licensed = settings.vocabulary.source == "snomed"  # its terms, which figures show on hover, stay out of what is committed
+        self.figures = self.folder / "figures" if licensed else home / "figures" / f"{name}{suffix}"
         self.method, self.judge = method, judge
 
     def __getattr__(self, part: str) -> Any:
