@@ -34,45 +34,49 @@ def versions(python: Path) -> dict[str, str]:
     return {package["name"].lower(): package["version"].partition("+")[0] for package in json.loads(listing)}
 
 
-def environment(scratch: Path, python: Path) -> None:
-    """Environment variables of the kernels: where git finds the project, and which Python the kernel is."""
-    with (ROOT / "pyproject.toml").open("rb") as file:
-        address = tomllib.load(file)["project"]["urls"]["Repository"]
+def build(scratch: Path) -> Path:
+    """A bare runtime in a folder; its Python."""
+    python = scratch / "runtime" / "bin" / "python"
+    venv.create(scratch / "runtime", with_pip=True)
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PINS], check=True)
     kernel = scratch / "jupyter" / "kernels" / "bare"
     kernel.mkdir(parents=True)
     argv = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     (kernel / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "bare", "language": "python"}))
+    return python
+
+
+def environment(scratch: Path) -> None:
+    """Environment variables of the kernels: where git finds the project, and which kernels there are."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        address = tomllib.load(file)["project"]["urls"]["Repository"]
     git = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": f"url.file://{ROOT}.insteadOf", "GIT_CONFIG_VALUE_0": address}
     os.environ |= git | {"XLM_SMOKE": "1", "JUPYTER_PATH": str(scratch / "jupyter")}
     for name in ("XLM_HOME", "XLM_CACHE", "PYTHONPATH", "VIRTUAL_ENV"):
         os.environ.pop(name, None)
 
 
-def main() -> None:
-    """Build, run, and exit non-zero if a notebook fails or a package that must stay was replaced."""
-    with tempfile.TemporaryDirectory() as name:
-        scratch = Path(name)
-        python = scratch / "runtime" / "bin" / "python"
-        venv.create(scratch / "runtime", with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PINS], check=True)
-        environment(scratch, python)
-        before = versions(python)
-        for notebook, parameters in TRIED.items():
-            empty, drive = scratch / notebook, scratch / "drive" / notebook
-            empty.mkdir()
-            output = empty / f"{notebook}.ipynb"
-            output.write_bytes((ROOT / "notebooks" / output.name).read_bytes())
-            parameters = parameters | {"drive_dir": str(drive)}
-            executed = papermill.execute_notebook(output, scratch / output.name, parameters, kernel_name="bare", cwd=empty, progress_bar=False)
-            setup = next(cell for cell in executed.cells if cell.cell_type == "code")
-            print(f"{notebook}: ran\n" + "".join(o.text for o in setup.outputs if o.output_type == "stream"), flush=True)
-            if not list(drive.rglob("*.csv")) or (empty / "xlm-study-kit" / "data" / "runs").exists():
-                sys.exit(f"{notebook}: its files are not in drive_dir")
-        after = versions(python)
-        if replaced := [f"{name} {before[name]} → {after[name]}" for name in HELD if after[name] != before[name]]:
-            sys.exit(f"replaced in the runtime: {', '.join(replaced)}")
-        print(f"kept: {', '.join(f'{name} {after[name]}' for name in HELD)}")
+def run(scratch: Path, python: Path) -> None:
+    """Every notebook of ``TRIED`` in an empty folder; exits if a package that must stay was replaced."""
+    environment(scratch)
+    before = versions(python)
+    for notebook, parameters in TRIED.items():
+        empty, drive = scratch / notebook, scratch / "drive" / notebook
+        empty.mkdir()
+        output = empty / f"{notebook}.ipynb"
+        output.write_bytes((ROOT / "notebooks" / output.name).read_bytes())
+        parameters = parameters | {"drive_dir": str(drive)}
+        executed = papermill.execute_notebook(output, scratch / output.name, parameters, kernel_name="bare", cwd=empty, progress_bar=False)
+        setup = next(cell for cell in executed.cells if cell.cell_type == "code")
+        print(f"{notebook}: ran\n" + "".join(o.text for o in setup.outputs if o.output_type == "stream"), flush=True)
+        if not list(drive.rglob("*.csv")) or (empty / "xlm-study-kit" / "data" / "runs").exists():
+            sys.exit(f"{notebook}: its files are not in drive_dir")
+    after = versions(python)
+    if replaced := [f"{name} {before[name]} → {after[name]}" for name in HELD if after[name] != before[name]]:
+        sys.exit(f"replaced in the runtime: {', '.join(replaced)}")
+    print(f"kept: {', '.join(f'{name} {after[name]}' for name in HELD)}")
 
 
 if __name__ == "__main__":
-    main()
+    with tempfile.TemporaryDirectory() as name:
+        run(Path(name), build(Path(name)))
