@@ -19,6 +19,7 @@ NAME = config.get("study", "demo")
 STUDY = open_study(NAME)
 HERE = {"mem_mb": 8_000, "runtime": 240}  # MB and minutes; no GPU, so these run where Snakemake does, which has the network and the keys
 NODE = {"gpu": 1, "mem_mb": 64_000, "runtime": 720}  # enough for 8B models; --set-resources changes it for one rule
+THREADS = {"03_merge": 4, "04_generate": 4, "06_benchmark": 4, "05_judge": 1_000}  # all that there are: two judges at once could overspend
 
 
 def files(stage, **part):
@@ -63,7 +64,7 @@ for stage, part, reads, needs in JOBS:
             notebook=str(NOTEBOOKS / f"{stage}.ipynb"),
             line=shlex.join(word for key, value in {"study": NAME, **part}.items() for word in ("-p", key, value)),
             depends=fingerprint([code_of(NOTEBOOKS / f"{stage}.ipynb"), STUDY.settings.model_dump(exclude={"methods"})]),
-        threads: 4 if needs is NODE else 1
+        threads: THREADS.get(stage, 1)
         resources: **needs
         localrule: needs is HERE
         retries: 1  # kernels that start at once can collide on a port
