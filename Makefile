@@ -5,7 +5,7 @@ BIN := .venv/bin
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo study test check-demo notebooks lock lab clean-runs
+.PHONY: help install demo study test test-colab check-demo notebooks lock lab clean-runs
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -28,6 +28,9 @@ study: install  ## run another study of params/: make study STUDY=open
 test: install  ## ruff, unit tests, and every notebook executed at smoke size
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest
+
+test-colab: install  ## notebooks on a bare runtime with Colab's packages, in a scratch environment (downloads gigabytes)
+	@$(BIN)/python -m tests.colab
 
 check-demo: install  ## run the demo afresh in a scratch folder and compare its tables with the committed ones
 	@$(BIN)/python -m tests.check_demo

@@ -10,36 +10,46 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
-from xlm_utils.records import digest, fingerprint, read_manifest, write_json
-from xlm_utils.study import ROOT, Study, StudyError, open_study, relative
+from xlm_utils.records import digest, fingerprint, read_manifest, sha256, write_json
+from xlm_utils.study import PARAMS, ROOT, Study, StudyError, open_study, relative
 
 NOTEBOOKS = ROOT / "notebooks"
 
 
 def outputs(study: Study) -> dict[str, list[Path]]:
-    """What each stage leaves behind, in running order."""
+    """What each stage leaves behind when it runs for the study's ``method`` and ``judge``, in running order."""
     from xlm_utils.generation import runs
 
-    folder, names = study.folder, [run.name for run in runs(study)]
+    def chosen(names: Iterable[str]) -> list[str]:
+        return [name for name in names if study.method in ("all", name)]
+
+    folder, names = study.folder, [run.name for run in runs(study) if chosen([run.model])]
     scored = [name for name in names if not name.endswith(".reference")]
+    side_by_side = [study.figures / "landing.html"] if study.method == "all" else []
     return {
         "01_curate": [folder / "vocabulary.csv"],
         "02_translate": [folder / "translated.csv", folder / "terms.csv"],
-        "03_merge": [study.models_folder / method for method in study.methods],
+        "03_merge": [study.models_folder / method for method in chosen(study.methods)] + side_by_side,
         "04_generate": [folder / "definitions" / f"{name}.jsonl" for name in names],
         "05_judge": [folder / "scores" / judge / f"{name}.jsonl" for judge in study.judges for name in scored],
-        "06_benchmark": [folder / "benchmarks" / f"{model}.json" for model in study.models],
+        "06_benchmark": [folder / "benchmarks" / f"{model}.json" for model in chosen(study.models)],
         "07_figures": [study.figures / name for name in ("table1.csv", "table1.html", "table2.csv", "table2.html", "figure1.html")],
     }
 
 
-def stage_key(study: Study, notebook: Path, before: str) -> str:
-    """Hash of what a stage depends on: the notebook's code, the study's settings and the stages before it."""
+def code_of(notebook: Path) -> list[str]:
+    """A notebook's code cells; its prose and outputs change no result."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    return fingerprint([code, study.settings.model_dump(), before])
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+
+
+def stage_key(study: Study, notebook: Path, before: str) -> str:
+    """Hash of what a stage depends on: the notebook's code, the study's settings, all cards and prompts, and the stages before it."""
+    cards = {file.relative_to(PARAMS).as_posix(): sha256(file) for file in sorted(PARAMS.glob("*/*"))}
+    return fingerprint([code_of(notebook), study.settings.model_dump(), cards, before])
 
 
 def is_done(record: Path, key: str, files: list[Path]) -> bool:

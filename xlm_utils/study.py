@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from xlm_utils import __version__
-from xlm_utils.notebook import hush_kernel, parameter_cells
+from xlm_utils.notebook import hush_kernel, mount_drive, parameter_cells
 from xlm_utils.settings import PARAMS, ROOT, Language, Settings, StudyError, validate
 
 # notebook parameter → where it lands in the preset; its "as the study says" value is 0 or ""
@@ -37,14 +37,15 @@ SMOKE = {"limit": 4, "items": 2, "max_new_tokens": 12, "evaluations": 2}  # XLM_
 class Study:
     """A validated preset with overrides applied; its parts are attributes (``study.generation``)."""
 
-    def __init__(self, name: str, settings: Settings, changed: Mapping[str, object], method: str, judge: str):
+    def __init__(self, name: str, settings: Settings, changed: Mapping[str, object], method: str, judge: str, home: str = ""):
         self.name, self.settings, self.changed = name, settings, dict(changed)
-        home = Path(os.environ.get("XLM_HOME", ROOT))
+        home = ROOT / Path(home).expanduser()  # never relative to the kernel's working directory, which depends on who started it
         suffix = _suffix(self.changed)
         self.folder = home / "data" / "runs" / f"{name}{suffix}"
         merging = {key: value for key, value in self.changed.items() if key in MERGE_OVERRIDES}
         self.models_folder = home / "data" / "runs" / f"{name}{_suffix(merging)}" / "models"
-        self.figures = home / "figures" / f"{name}{suffix}"
+        licensed = settings.vocabulary.source == "snomed"  # its terms, which figures show on hover, stay out of what is committed
+        self.figures = self.folder / "figures" if licensed else home / "figures" / f"{name}{suffix}"
         self.method, self.judge = method, judge
 
     def __getattr__(self, part: str) -> Any:
@@ -88,7 +89,7 @@ class Study:
         from xlm_utils.records import versions
 
         changed = "".join(f", {key}={value}" for key, value in self.changed.items())
-        rows = {"study": f"{self.name} ({self.title}){changed}", "files": relative(self.folder)}
+        rows = {"study": f"{self.name} ({self.title}){changed}", "files": relative(self.folder) if self.folder.is_relative_to(ROOT) else self.folder}
         for part, value in self.settings.model_dump(exclude_none=True).items():
             if part == "constituents":
                 rows |= {name: f"{c['role']}: {c['weights']}{' + ' + c['adapter'] if 'adapter' in c else ''}" for name, c in value.items()}
@@ -123,12 +124,14 @@ def _suffix(changed: Mapping[str, object]) -> str:
 
 
 def open_study(
-    study: str = "demo", method: str = "all", judge: str = "all", judge_base_url: str = "", backend: str = "hf", **overrides: object
-) -> Study:
+    study: str = "demo", method: str = "all", judge: str = "all", judge_base_url: str = "", backend: str = "hf", drive_dir: str = "",
+    **overrides: object,
+) -> Study:  # fmt: skip
     """Read ``params/<study>.yaml`` (or a YAML file by path), apply overrides, validate everything.
 
-    ``method``, ``judge``, ``judge_base_url`` and ``backend`` choose what to run and where; every other
-    parameter is one of ``OVERRIDES`` and gets a run folder of its own. Called in a notebook, it also
+    ``method``, ``judge``, ``judge_base_url`` and ``backend`` choose what to run and where; ``drive_dir`` is the
+    folder that ``data/runs`` and ``figures`` go to instead of the project's own (``XLM_HOME`` where it is empty);
+    every other parameter is one of ``OVERRIDES`` and gets a run folder of its own. Called in a notebook, it also
     looks at the parameters cells just above: a name injected there that the notebook does not have
     (``-p methd ties``) is an error here, not a silent default.
 
@@ -161,7 +164,9 @@ def open_study(
     settings = validate(preset, path, {OVERRIDES[name]: name for name in changed})
     if "base" in changed:
         settings = settings.model_copy(update={"methods": tuple(_arm(method, settings.base) for method in settings.methods)})
-    result = Study(path.stem, settings, ({"smoke": 1} if smoke else {}) | changed, method, judge)
+    home = drive_dir or os.environ.get("XLM_HOME", "")
+    mount_drive(home)
+    result = Study(path.stem, settings, ({"smoke": 1} if smoke else {}) | changed, method, judge, home)
     valid = list(dict.fromkeys(["all", *result.models, *settings.constituents]))
     if method not in valid:
         raise StudyError(f"method {method!r} is not one of {', '.join(valid)}")
