@@ -9,6 +9,7 @@ import pandas as pd
 
 from xlm_utils import statistics
 from xlm_utils.judges import load_card
+from xlm_utils.names import parse
 from xlm_utils.records import read_jsonl
 from xlm_utils.study import Study, StudyError, relative
 from xlm_utils.translation import terms
@@ -60,8 +61,9 @@ def published_key(study: Study, run: str) -> str | None:
     """Row of ``data/published/*.csv`` that a run repeats: its role, or its method with the published base."""
     if run in study.constituents:
         return study.constituents[run].role
-    method, _, arm = run.partition("#")[0].partition("@")
-    return method if arm in ("", study.by_role("general")) and run != control_run(study) else None
+    if run == control_run(study) or (method := parse(run)).values:  # the paper prints no values, so no point of a grid repeats it
+        return None
+    return method.card if method.base in ("", study.by_role("general")) else None
 
 
 def load_scores(study: Study) -> pd.DataFrame:
