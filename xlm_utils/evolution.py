@@ -61,7 +61,8 @@ def search(
     budget = (read_manifest(folder / file) or {}).get("candidates", settings.evaluations) if random else settings.evaluations
     step = Step(
         folder / (file.replace(".jsonl", "_random.jsonl") if random else file),
-        arm=arm, template=method.template, free=axes, fixed=method.fixed, seed=study.seed, budget=budget, settings=settings.model_dump(),
+        arm=arm, template=method.template, free=axes, fixed=method.fixed, seed=study.seed, budget=budget,
+        settings=settings.model_dump(exclude={"random"}),
         parents=digests(parents(study, method.template)), mergekit=metadata.version("mergekit"), cma=metadata.version("cma"),
     )  # fmt: skip
     with step, Evaluators(study, make_fitness, name, study.seed + MASK_SEED) as evaluators:

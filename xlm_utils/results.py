@@ -66,16 +66,22 @@ def published_key(study: Study, run: str) -> str | None:
     return method.card if method.base in ("", study.by_role("general")) else None
 
 
-def load_scores(study: Study) -> pd.DataFrame:
+def is_twin(study: Study, run: str) -> bool:
+    """Whether a run is a method of the study with another mask seed that the study does not name: part of a spread, no row of a table."""
+    return run not in study.methods and str(parse(run)._replace(seed="")) in study.methods
+
+
+def load_scores(study: Study, twins: bool = False) -> pd.DataFrame:
     """All scores of a study, one row per judge, reference, run and term, with the columns of ``terms.csv``.
 
     ``score`` is NaN wherever ``status`` is not ``ok``; a term without a row gets status ``not judged``.
+    With ``twins``, those of the further mask seeds (``dare_seeds``), too.
 
     Raises:
         StudyError: there are no scores, or a file is not of this study's terms.
     """
     folder = study.folder / "scores"
-    files = [p for p in sorted(folder.glob("*/*.jsonl")) if p.stem not in NOT_RUNS]
+    files = [p for p in sorted(folder.glob("*/*.jsonl")) if p.stem not in NOT_RUNS and (twins or not is_twin(study, p.stem))]
     rows = [row for path in files for row in _checked(path)]
     if not rows:
         raise StudyError(f"no scores in {relative(folder)}; run 05_judge.ipynb with -p study {study.name}")
