@@ -5,7 +5,7 @@ BIN := .venv/bin
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo study test check-demo notebooks lock lab clean-runs
+.PHONY: help install demo study test test-ray check-demo notebooks lock lab clean-runs
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -28,6 +28,10 @@ study: install  ## run another study of params/: make study STUDY=open
 test: install  ## ruff, unit tests, and every notebook executed at smoke size
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest
+
+test-ray: install  ## two local Ray workers against one process; installs Ray, and its cluster can take minutes to start
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'ray>=2.50'
+	$(BIN)/python -m pytest tests/ray_workers.py
 
 check-demo: install  ## run the demo afresh in a scratch folder and compare its tables with the committed ones
 	@$(BIN)/python -m tests.check_demo

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from xlm_utils import evolution, merging, workers
+from xlm_utils import charts, evolution, merging, workers
 from xlm_utils.models import load
 from xlm_utils.records import read_jsonl
 from xlm_utils.study import StudyError
@@ -180,6 +181,20 @@ def test_workers_without_ray_are_one_process_that_says_why(pico_study, monkeypat
     monkeypatch.setattr(workers.importlib.util, "find_spec", lambda name: None)
     assert len(evolution.search(study, Closeness, name=NAME)) == 2
     assert "workers = 2: Ray is not installed" in capsys.readouterr().out
+
+
+def test_the_figure_of_a_search_holds_every_candidate_of_both_arms_in_a_panel_per_parameter(pico_study):
+    study = pico_study("llama", evolution=BUDGET)
+    arms = [evolution.search(study, Closeness, name=NAME, random=random) for random in (False, True)]
+    fig = charts.search(pd.concat(arms), "Evo. DARE TIES")
+    assert [note.text for note in fig.layout.annotations[1:5]] == ["general weight", "general density", "expert weight", "expert density"]
+    shown = [trace for trace in fig.data if trace.mode == "markers"]
+    assert [list(trace.y) for trace in shown[:5]] == [arms[0][column].tolist() for column in ("objective", *arms[0].columns[3:7])]
+    assert list(shown[5].y) == arms[1]["objective"].tolist()
+    assert list(fig.data[5].y) == arms[0]["objective"].cummax().tolist()
+    assert len(fig.layout.shapes) == 5, "two generations: one line a panel"
+    alone = charts.search(arms[0], "Evo. DARE TIES")
+    assert [trace.name for trace in alone.data if trace.showlegend] == ["CMA-ES"]
 
 
 def test_a_search_on_reported_items_is_called_contaminated_wherever_its_name_stands(pico_study):

@@ -253,6 +253,16 @@ def test_a_term_that_one_point_has_no_score_on_is_left_out_for_all(scored):
     assert set(frame.loc["SLERP, the sweep’s terms", "n"]) == {12}
 
 
+def test_points_without_a_common_term_are_a_row_that_says_so(scored):
+    for run in ("ties", "ties~density=0.2"):
+        file = scored.swept().folder / "scores" / "proxy" / f"{run}.jsonl"
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        write_lines(file, [row | {"score": None, "status": "refusal"} for row in rows])
+    row = spreads.table(scored).set_index("of").loc["TIES, the sweep’s terms"].iloc[0]
+    assert (row["n"], row["reason"]) == (0, "no term that all of them have a score on")
+    spreads.figure(scored).to_json()
+
+
 def test_the_figure_draws_every_merge_once_a_panel_and_a_band_a_group(scored):
     fig = spreads.figure(scored)
     assert sum(len(trace.x) for trace in fig.data) == 2 * (6 + 4 + 2 + 3 + 3)

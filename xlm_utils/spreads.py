@@ -73,6 +73,9 @@ def spread(scores: pd.DataFrame, seed: int = 0) -> dict:
         paired difference of these two), sd (of the means, ddof 1), p (no model differs: Friedman 1937,
         J. Am. Stat. Assoc. 32, 675–701; Wilcoxon's signed ranks for two models), reason.
     """
+    if scores.empty:
+        nothing = dict.fromkeys(("lowest", "highest", "range", "low", "high", "sd", "p"), float("nan"))
+        return {"points": scores.shape[1], "n": 0} | nothing | {"reason": "no term that all of them have a score on"}
     means = scores.mean()
     found = statistics.compare(scores[means.idxmax()], scores[means.idxmin()], seed=seed)
     p, reason = found["p"], found["reason"]
@@ -112,7 +115,7 @@ def figure(study: Study) -> go.Figure:
         return empty("No sweep and no further mask seeds have been scored.")
     panels = list(dict.fromkeys((group.judge, group.reference) for group in found))
     titles = [f"{judge_label(judge)}<br><span style='font-size:11px'>against {REFERENCES[reference]}</span>" for judge, reference in panels]
-    fig = make_subplots(1, len(panels), shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.03)
+    fig = make_subplots(1, len(panels), shared_xaxes="all", shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.03)
     fig.update_annotations(font_size=14)
     ticks: dict[float, str] = {}
     for column, panel in enumerate(panels, 1):
@@ -126,8 +129,9 @@ def figure(study: Study) -> go.Figure:
             says = [f"{model}: {mean:.2f} [{end.low:.2f}, {end.high:.2f}]" for model, mean, end in zip(means.index, means, ends, strict=True)]
             bars = {"array": [end.high - mean for end, mean in zip(ends, means, strict=True)], "thickness": 1.5, "width": 0, "color": color,
                     "arrayminus": [mean - end.low for end, mean in zip(ends, means, strict=True)]}  # fmt: skip
-            fig.add_shape(type="rect", x0=means.min(), x1=means.max(), y0=row + 0.5, y1=rows[-1] + 0.5, fillcolor=color, opacity=0.18,
-                          line_width=0, layer="below", **place)  # fmt: skip
+            if len(group.scores):
+                fig.add_shape(type="rect", x0=means.min(), x1=means.max(), y0=row + 0.5, y1=rows[-1] + 0.5, fillcolor=color, opacity=0.18,
+                              line_width=0, layer="below", **place)  # fmt: skip
             fig.add_scatter(x=means, y=rows, mode="markers", marker={"color": color, "size": 9, "line": {"color": INK, "width": 0.5}}, error_x=bars,
                             text=says, hoverinfo="text", showlegend=False, **place)  # fmt: skip
             row = rows[-1] + 1.6
