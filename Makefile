@@ -5,7 +5,7 @@ BIN := .venv/bin
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo study test test-colab check-demo notebooks lock lab clean-runs
+.PHONY: help install demo study test test-colab test-ray check-demo notebooks lock lab clean-runs
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -31,6 +31,10 @@ test: install  ## ruff, unit tests, and every notebook executed at smoke size
 
 test-colab: install  ## notebooks on a bare runtime with Colab's packages, in a scratch environment (downloads gigabytes)
 	@$(BIN)/python -m tests.colab
+
+test-ray: install  ## two local Ray workers against one process; installs Ray, and its cluster can take minutes to start
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'ray>=2.50'
+	$(BIN)/python -m pytest tests/ray_workers.py
 
 check-demo: install  ## run the demo afresh in a scratch folder and compare its tables with the committed ones
 	@$(BIN)/python -m tests.check_demo

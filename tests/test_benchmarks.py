@@ -259,6 +259,14 @@ def test_a_disjoint_search_never_sees_a_reported_row(study, dataset):
     assert first == second == (split, list(range(len(splits[split]))))
 
 
+@pytest.mark.parametrize(("fitness", "both"), [("disjoint", 0), ("published", 3)])
+def test_the_rows_of_a_search_are_named_with_those_that_are_reported_too(study, fitness, both):
+    found = benchmarks.fitness_rows(study(evolution={"columns": ["pubmedqa", "dc"], "items": 3, "fitness": fitness})).set_index("data set")
+    assert list(found.index) == ["pubmedqa", *benchmarks.COLUMNS["dc"]]
+    assert (found["searched on"] == 3).all()
+    assert (found["both"] == both).all()
+
+
 def test_fitness_is_the_mean_gold_log_probability_of_its_items_and_leaves_the_global_generators_alone(study):
     import torch
 

@@ -66,6 +66,40 @@ def landing(geometry: pd.DataFrame) -> go.Figure:
     return finish(fig, "Where the merges lie between their parents", alt, showlegend=False, height=int(150 + 540 * (highest + 0.28)))
 
 
+def search(candidates: pd.DataFrame, label: str) -> go.Figure:
+    """Objective and parameters of every candidate of a search, and of a random search beside it, generation by generation.
+
+    Args:
+        candidates: rows as ``evolution.search`` gives them, one or two arms; the line is the best objective so far.
+        label: of the searched method, as the tables print it.
+    """
+    columns = list(candidates.columns)
+    parameters = columns[columns.index("evaluation") + 1 : columns.index("objective")]
+    places = {"objective": (1, 1)} | {parameter: (2 + i // 2, 1 + i % 2) for i, parameter in enumerate(parameters)}
+    rows = 1 + -(-len(parameters) // 2)
+    titles = ["objective: mean log-probability of the gold answer", *(parameter.replace("_", " ") for parameter in parameters)]
+    fig = make_subplots(rows, 2, specs=[[{"colspan": 2}, None]] + [[{}, {}]] * (rows - 1), subplot_titles=titles, shared_xaxes="all",
+                        horizontal_spacing=0.1, vertical_spacing=0.32 / rows)  # fmt: skip
+    for arm, (name, color, symbol) in {"cma": ("CMA-ES", BLUE, "circle"), "random": ("random search", ORANGE, "circle-open")}.items():
+        part = candidates[candidates["arm"] == arm]
+        number = part["evaluation"] + 1
+        for column, (row, col) in places.items():
+            fig.add_scatter(x=number, y=part[column], mode="markers", name=name, legendgroup=arm, showlegend=column == "objective" and len(part) > 0,
+                            marker={"color": color, "symbol": symbol, "size": 9, "line": {"width": 2, "color": color}}, row=row, col=col)  # fmt: skip
+        fig.add_scatter(x=number, y=part["objective"].cummax(), mode="lines", line={"color": color, "shape": "hv", "width": 1.5},
+                        showlegend=False, hoverinfo="skip", row=1, col=1)  # fmt: skip
+    for first in candidates.groupby("generation")["evaluation"].min().iloc[1:]:
+        fig.add_vline(x=first + 0.5, line={"color": GREY, "width": 1, "dash": "dot"})
+    fig.update_yaxes(zeroline=False)
+    fig.update_annotations(font_size=13).update_xaxes(title={"text": "candidate", **SMALL, "standoff": 4}, showticklabels=True, tickformat="d",
+                                                      range=[0.4, candidates["evaluation"].max() + 1.6])  # fmt: skip
+    best = candidates.groupby("arm")["objective"].max()
+    alt = f"Candidates by objective and parameters; best objective {', '.join(f'{arm} {value:.3f}' for arm, value in best.items())}."
+    subtitle = {"text": "dotted lines: generations; solid: best so far", "font_size": 13}
+    title = {"text": f"{label}: the search, candidate by candidate", "subtitle": subtitle}
+    return finish(fig, title, alt, height=190 + 215 * rows, legend=BELOW, margin={"t": 105, "b": 95})
+
+
 def benchmark_gaps(gaps: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]], counts: Mapping[str, int]) -> go.Figure:
     """Heat map of benchmark differences, a panel each: blue above, red below; the score itself on hover.
 

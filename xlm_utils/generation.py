@@ -35,7 +35,10 @@ class Run:
 
 
 def runs(study: Study) -> list[Run]:
-    """Every run of a study: the expert twice in the source language (as published), the control, then the others."""
+    """Every run of a study: the expert twice in the source language (as published), the control, then the others.
+
+    A sweep leaves the baseline and the control out.
+    """
     expert, general = study.by_role("expert"), study.by_role("general")
     source, target = study.source, study.target
     first = [
@@ -44,7 +47,9 @@ def runs(study: Study) -> list[Run]:
         Run(f"{expert}.{target.code}", expert, target, "translation", f"control: what the expert knows when asked in {target.name}"),
         Run(general, general, target, "translation", "the general model, before merging"),
     ]
-    return first + [Run(method, method, target, "translation", "a merge") for method in study.methods]
+    if study.sweep_of:  # compares the merges with each other: all it needs beside them is the reference, and where they come from
+        first = [first[0], first[3]]
+    return first + [Run(method, method, target, "translation", "a merge") for method in study.merges]
 
 
 def language_of(text: str) -> str:
