@@ -181,6 +181,15 @@ def test_mask_seeds_are_merges_to_make_and_no_rows_of_a_table(monkeypatch, tmp_p
     assert open_study("demo", dare_seeds=3, method="dare_ties#2").method == "dare_ties#2"
 
 
+def test_table_2_says_what_a_contaminated_search_has_seen(tmp_path, monkeypatch):
+    study = make_study(tmp_path, monkeypatch)
+    assert "contaminated" not in tables.table2(study).attrs["caption"]
+    study.settings = study.settings.model_copy(update={"evolution": study.evolution.model_copy(update={"fitness": "published"})})
+    table = tables.table2(study)
+    assert "searched on the items reported here (PubMedQA, JComQA)" in table.attrs["caption"]
+    assert table.index[-1] == "Evo. DARE TIES (contaminated)"
+
+
 @pytest.fixture
 def scored(tmp_path, monkeypatch):
     """The demo's scores made up, three further masks of DARE TIES, and a sweep in which SLERP's points are equal and TIES's far apart."""

@@ -198,6 +198,9 @@ def table2(study: Study) -> pd.DataFrame:
         f"{measured}. ± one standard error over the items; n: items. Best in bold, worst underlined, per column. "
         "publ.: published, the same benchmarks in full, with other models."
     )
+    if study.evolution.fitness == "published":
+        searched = ", ".join(BENCHMARKS[column] for column in study.evolution.columns)
+        table.attrs["caption"] += f" contaminated: parameters that were searched on the items reported here ({searched})."
     return table
 
 
