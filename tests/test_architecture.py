@@ -9,9 +9,9 @@ from xlm_utils.study import ROOT
 
 # from the ground up: a room may import those before it
 ROOMS = [
-    "settings", "notebook", "records", "study", "models", "snomed", "vocabulary", "training", "judges", "calls", "translation",
-    "methods", "weights", "chunked", "merging", "tasks", "benchmarks", "evolution", "generation", "proxy", "judging",
-    "statistics", "results", "published", "gains", "pages", "tables", "canvas", "charts", "figures", "pipeline",
+    "settings", "notebook", "records", "names", "study", "colab", "models", "snomed", "terminologies", "vocabulary", "training", "judges",
+    "calls", "translation", "methods", "weights", "chunked", "merging", "tasks", "benchmarks", "workers", "evolution", "generation",
+    "proxy", "judging", "statistics", "results", "published", "gains", "pages", "tables", "canvas", "charts", "spreads", "figures", "pipeline",
 ]  # fmt: skip
 FILES = {path.stem: path for path in sorted((ROOT / "xlm_utils").glob("*.py")) if path.stem != "__init__"}
 
@@ -48,4 +48,5 @@ def test_every_public_function_is_used_outside_its_own_definition_and_says_what_
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
                 assert len(re.findall(rf"\b{node.name}\b", text)) > 1, f"{room}.{node.name} is dead"
-                assert ast.get_docstring(node), f"{room}.{node.name} has no docstring"
+                if isinstance(node, ast.FunctionDef):
+                    assert ast.get_docstring(node), f"{room}.{node.name} has no docstring"
