@@ -232,3 +232,16 @@ def test_chat_template_without_a_template_is_one_sentence(study):
     run = generation.runs(study)[3]
     with pytest.raises(StudyError, match="the tokenizer of japanese has no template"):
         generation.prompts(study, run, table, SimpleNamespace(chat_template=None))
+
+
+def test_side_by_side_has_one_row_a_term_and_a_hole_where_a_run_is_missing(study, clerk):
+    study, table = study
+    table = table.assign(definition="by clinicians")
+    reference, _, control = generation.runs(study)[:3]
+    list(generation.define(study, reference, table))
+    wide = generation.side_by_side(study, table, [reference.name, control.name])
+    assert list(wide["term_id"]) == list(table["term_id"])
+    assert list(wide[reference.name]) == ["ss"] * 10 + ["lllll"] * 10
+    assert wide[control.name].isna().all()
+    assert set(wide["clinicians"]) == {"by clinicians"}
+    assert generation.identity(study) == (0, 0)  # the scored run is missing

@@ -20,7 +20,8 @@ from xlm_utils.records import Step, append_jsonl, digest, read_jsonl, read_manif
 from xlm_utils.settings import Language
 from xlm_utils.study import PARAMS, Study, StudyError
 
-__all__ = ["Run", "complete", "define", "definitions", "identity", "language_of", "prompts", "runs", "step_of", "summary"]
+__all__ = ["Run", "complete", "define", "definitions", "identity", "language_of", "load", "prompts", "runs", "side_by_side",
+           "step_of", "summary"]  # fmt: skip
 
 KANA = re.compile(r"[\u3041-\u30ff]")
 KANJI = re.compile(r"[\u3400-\u9fff]")
@@ -120,7 +121,7 @@ def define(study: Study, run: Run, table: pd.DataFrame, loaded: dict | None = No
             append_jsonl(step.partial, [{**row, "run": run.name} for row in read_jsonl(twin)])
             step.finish(same_as=twin.stem, made_by=read_manifest(twin)["made_by"])
             return
-        writer = _loaded(study, run.model, backend, {} if loaded is None else loaded)
+        writer = load(study, run.model, backend, {} if loaded is None else loaded)
         texts = prompts(study, run, table, writer.tokenizer)
         order = sorted(range(len(texts)), key=lambda i: (-len(texts[i]), i))
         rows = read_jsonl(step.partial)
@@ -147,7 +148,8 @@ def define(study: Study, run: Run, table: pd.DataFrame, loaded: dict | None = No
         step.finish(made_by=writer.facts | every)
 
 
-def _loaded(study: Study, model: str, backend: str, loaded: dict) -> decoding.Writer:
+def load(study: Study, model: str, backend: str, loaded: dict) -> decoding.Writer:
+    """The model, ready to write: the one in ``loaded``, or loaded now in its place, saying how."""
     if loaded.get("name") != model:
         loaded.clear()  # the model before goes first: two may not fit
         loaded.update(name=model, writer=decoding.writer(study, model, backend))
@@ -185,13 +187,23 @@ def definitions(study: Study, names: list[str]) -> pd.DataFrame:
 def identity(study: Study) -> tuple[int, int]:
     """Terms that the expert defines in the very same words in both of its source-language runs, and terms in both.
 
-    1 in 1 where the two prompts are the same (as published: decoding is greedy); a measured rate with a
-    ``generation.baseline_prompt`` of its own.
+    All of them where the two prompts are the same (as published: decoding is greedy); a measured rate
+    with a ``generation.baseline_prompt`` of its own; 0 of 0 if a run is missing.
     """
     expert = study.by_role("expert")
-    first, second = (definitions(study, [name]).set_index("term_id")["definition"] for name in (f"{expert}.reference", expert))
-    first, second = first.align(second, join="inner")
-    return int((first == second).sum()), len(first)
+    rows = [read_jsonl(study.folder / "definitions" / f"{name}.jsonl") for name in (f"{expert}.reference", expert)]
+    first, second = ({row["term_id"]: row["definition"] for row in own} for own in rows)
+    both = first.keys() & second.keys()
+    return sum(first[term] == second[term] for term in both), len(both)
+
+
+def side_by_side(study: Study, table: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """One row a term: term_id, term, translation, the vocabulary's own definition (``clinicians``), and one column a run (missing if not run)."""
+    wide = table[["term_id", "term", "translation"]].assign(clinicians=table["definition"])
+    for name in names:
+        rows = read_jsonl(study.folder / "definitions" / f"{name}.jsonl")
+        wide[name] = wide["term_id"].map({row["term_id"]: row["definition"] for row in rows})
+    return wide
 
 
 def summary(study: Study, names: list[str]) -> pd.DataFrame:
