@@ -112,18 +112,20 @@ def test_loading_prints_the_stop_tokens_and_generation_uses_them(pico_study):
 def test_the_batch_size_is_what_half_of_the_free_memory_holds(pico_study, monkeypatch):
     study = pico_study("llama", generation={"max_new_tokens": 100})
     model, tokenizer, _ = models.load(study, "japanese", dtype="float32")
-    longest = max(len(ids) for ids in tokenizer(TEXTS)["input_ids"])
+    texts = TEXTS * 50
+    longest = max(len(ids) for ids in tokenizer(texts)["input_ids"])
     row = decoding.row_bytes(model, longest, 100)
     keys_values = 2 * 2 * 2 * 8 * (longest + 100) * 4  # key and value, 2 layers, 2 heads of 8, float32
     assert row >= keys_values
     monkeypatch.setattr(decoding, "free_memory", lambda device: 2 * 13 * row)
-    size, why = decoding.pick_batch_size(study, model, tokenizer, TEXTS)
+    size, why = decoding.pick_batch_size(study, model, tokenizer, texts)
     assert size == 8  # 13 fit; a power of two, so that a little more or less memory changes nothing
     assert "free on cpu" in why
     monkeypatch.setattr(decoding, "free_memory", lambda device: 1)
-    assert decoding.pick_batch_size(study, model, tokenizer, TEXTS)[0] == 1
+    assert decoding.pick_batch_size(study, model, tokenizer, texts)[0] == 1
     monkeypatch.setattr(decoding, "free_memory", lambda device: 2**50)
-    assert decoding.pick_batch_size(study, model, tokenizer, TEXTS)[0] == decoding.MOST_ROWS["cpu"]
+    assert decoding.pick_batch_size(study, model, tokenizer, texts)[0] == decoding.MOST_ROWS["cpu"]
+    assert decoding.pick_batch_size(study, model, tokenizer, TEXTS)[0] == len(TEXTS)
     own = pico_study("llama", generation={"batch_size": 3})
     assert decoding.pick_batch_size(own, model, tokenizer, TEXTS) == (3, "set by the study")
 

@@ -161,6 +161,8 @@ def pick_batch_size(study: Study, model: PreTrainedModel, tokenizer: PreTrainedT
     fits = max(1, int(SHARE[device] * free / row))
     size = min(MOST_ROWS[device], 2 ** (fits.bit_length() - 1))
     why = f"{free / 2**30:.1f} GiB free on {device}, at most {row / 2**20:.1f} MiB a row"
+    if size >= len(texts):
+        return len(texts), f"all at once: {why}"
     return size, why + (", and more rows gain little" if size == MOST_ROWS[device] else "")
 
 
