@@ -23,6 +23,16 @@ def test_language_is_the_script_of_most_letters(text, language):
     assert generation.language_of(text) == language
 
 
+@pytest.mark.parametrize(("text", "language"), [("Entzündung der Bauchspeicheldrüse.", "de"), ("Inflammation of the pancreas.", "en"), ("", "other")])
+def test_other_pairs_of_languages_are_told_apart_too(text, language):
+    assert generation.language_of(text, ("en", "de")) == language
+
+
+def test_a_language_that_can_t_be_told_is_named_before_a_model_is_loaded():
+    with pytest.raises(StudyError, match=r"language code 'xx': not one of .*de"):
+        generation.language_of("a", ("en", "xx"))
+
+
 def test_the_expert_runs_twice_and_once_more_as_a_control():
     study = open_study("demo")
     names = [run.name for run in generation.runs(study)]

@@ -8,8 +8,9 @@ again makes the same batches and, on the same machine, the same bytes.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -59,16 +60,33 @@ def runs(study: Study) -> list[Run]:
     return first + [Run(method, method, target, "translation", "a merge") for method in study.merges]
 
 
-def language_of(text: str) -> str:
-    """``ja``, ``en`` or ``other``, from the scripts of a text.
+def language_of(text: str, languages: Iterable[str] = ("en", "ja")) -> str:
+    """Code of the language a text is in, of those it may be in; ``other`` where it is in none that can be told.
 
-    A kanji or kana carries about as much as three Latin letters, so a Japanese sentence that quotes
-    an English term stays Japanese. Chinese characters without any kana are not Japanese.
+    English and Japanese are told by their scripts: a kanji or kana carries about as much as three Latin
+    letters, so a Japanese sentence that quotes an English term stays Japanese, and Chinese characters without
+    any kana are not Japanese. Other pairs are told by py3langid, which always picks one.
+
+    Raises:
+        StudyError: a language that it doesn't know.
     """
+    if not {"en", "ja"}.issuperset(languages):
+        return _classifier(tuple(sorted(set(languages)))).classify(text)[0] if text else "other"
     kana, kanji, latin = (len(script.findall(text)) for script in (KANA, KANJI, LATIN))
     if kana and 3 * (kana + kanji) >= latin:
         return "ja"
     return "en" if latin > 3 * (kana + kanji) else "other"
+
+
+@cache
+def _classifier(languages: tuple[str, ...]):
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    classifier = LanguageIdentifier.from_model_file(MODEL_FILE)
+    if unknown := set(languages) - set(classifier.labels):
+        raise StudyError(f"language code {min(unknown)!r}: not one of {', '.join(sorted(classifier.labels))}")
+    classifier.set_languages(list(languages))
+    return classifier
 
 
 def prompts(study: Study, run: Run, table: pd.DataFrame, tokenizer=None) -> list[str]:
@@ -114,6 +132,8 @@ def define(study: Study, run: Run, table: pd.DataFrame, loaded: dict | None = No
         StudyError: the backend or a chat template is missing, or one row alone is too large for the memory.
     """
     decoding.check_backend(study, backend)
+    languages = (study.source.code, study.target.code)
+    language_of("a", languages)  # one that can't be told is an error now, not after the first batch
     step = step_of(study, run, study.folder / "terms.csv", backend)
     with step:
         if step.done:
@@ -140,7 +160,7 @@ def define(study: Study, run: Run, table: pd.DataFrame, loaded: dict | None = No
                 continue
             batch = [
                 {"term_id": table["term_id"].iloc[i], "run": run.name, "language": run.language.code, "prompt": texts[i], **answer,
-                 "output_language": language_of(answer["definition"]), "batch": rows[-1]["batch"] + 1 if rows else 0,
+                 "output_language": language_of(answer["definition"], languages), "batch": rows[-1]["batch"] + 1 if rows else 0,
                  "batch_size": size, "dtype": writer.facts["dtype"]}
                 for i, answer in zip(members, answers, strict=True)
             ]  # fmt: skip
