@@ -15,12 +15,13 @@ from plotly.subplots import make_subplots
 
 from xlm_utils import statistics, tables
 from xlm_utils.canvas import BELOW, BLUE, BLUES, GREY, INK, ORANGE, RED, SMALL, empty, finish, save, use_style
-from xlm_utils.charts import funnel, landing, losses
+from xlm_utils.charts import funnel, landing, landing_layers, losses
 from xlm_utils.results import BENCHMARKS, REFERENCES, judge_label, load_benchmarks, load_scores, note, row_label, row_order, summary
 from xlm_utils.study import Study, StudyError
 
 __all__ = [
-    "agreement", "benchmark_heatmap", "forest", "funnel", "histograms", "landing", "losses", "save", "scatter_terms", "seen_unseen", "use_style",
+    "agreement", "benchmark_heatmap", "forest", "funnel", "histograms", "landing", "landing_layers", "losses", "save", "scatter_terms",
+    "seen_unseen", "use_style",
 ]  # fmt: skip
 
 
