@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from scipy import stats
 
-from xlm_utils.canvas import BELOW, BLUE, GREY, ORANGE, SMALL, empty, finish
+from xlm_utils.canvas import BELOW, BLUE, GREY, ORANGE, RED, SMALL, empty, finish
 
 
 def funnel(counts: pd.DataFrame) -> go.Figure:
@@ -81,7 +81,7 @@ def landing_layers(geometry: pd.DataFrame, name: str) -> go.Figure:
     }  # fmt: skip
     panels = {unit: {key: words for key, words in lines.items() if key in geometry} for unit, lines in panels.items()}
     panels = {unit: lines for unit, lines in panels.items() if lines}
-    layers, told = geometry.drop(index="whole"), []
+    layers, told = geometry.drop(index="whole").rename(index={"embeddings": "emb."}), []
     fig = make_subplots(len(panels), 1, shared_xaxes=True, vertical_spacing=0.05)
     for row, (unit, lines) in enumerate(panels.items(), 1):
         styles = zip((BLUE, ORANGE, GREY, RED), ("circle", "square", "diamond", "x"), ("solid", "dash", "dot", "dashdot"), strict=True)
@@ -89,12 +89,12 @@ def landing_layers(geometry: pd.DataFrame, name: str) -> go.Figure:
             fig.add_scatter(x=layers.index, y=layers[key], name=words, mode="lines+markers", marker={"color": color, "symbol": symbol, "size": 7},
                             line={"color": color, "dash": dash}, legend=f"legend{row if row > 1 else ''}", cliponaxis=False, row=row, col=1,
                             hovertemplate=f"%{{x}}: %{{y:.3f}} {words}<extra></extra>")  # fmt: skip
-            told.append(f"{unit} {words}: {layers[key].min():.2f} to {layers[key].max():.2f}, whole {geometry.loc['whole', key]:.2f}")
+            told.append(f"{unit}, {words}: {layers[key].min():.2f} to {layers[key].max():.2f}, whole {geometry.loc['whole', key]:.2f}")
         top = fig.layout["yaxis" if row == 1 else f"yaxis{row}"].domain[1]
-        fig.update_layout({f"legend{row if row > 1 else ''}": {"x": 1.02, "y": top, "yanchor": "top", "font": SMALL}})
+        fig.update_layout({f"legend{row if row > 1 else ''}": {"x": 1.02, "y": top, "yanchor": "top", **SMALL}})
         fig.update_yaxes(title={"text": unit, **SMALL}, rangemode="tozero", row=row, col=1)
     fig.update_xaxes(type="category", tickangle=0).update_xaxes(title="layer", row=len(panels), col=1)
-    return finish(fig, f"{name}, layer by layer", "; ".join(told), height=120 + 190 * len(panels), width=900)
+    return finish(fig, f"{name}, layer by layer", "; ".join(told), height=110 + 180 * len(panels), width=900, margin={"t": 45})
 
 
 def together(scores: pd.Series, benchmarks: pd.Series, labels: Mapping[str, str]) -> go.Figure:
