@@ -199,6 +199,17 @@ def test_landing_triangulates_merges_and_names_equal_ones_once():
     assert drawn["ancestor"] == (0.5, 0.87)  # equilateral
 
 
+def test_layers_of_a_merge_have_a_panel_per_unit_and_need_no_ancestor():
+    columns = ["to_general", "to_expert", "to_ancestor", "cosine_general", "cosine_expert", "cosine_parents", "sign_conflicts", "kept"]
+    geometry = pd.DataFrame({column: [0.5, None, 0.25] for column in columns}, index=["whole", "embeddings", "0"])
+    fig = figures.landing_layers(geometry, "ties")
+    assert [list(trace.x) for trace in fig.data] == [["emb.", "0"]] * len(columns)
+    assert {trace.yaxis for trace in fig.data} == {"y", "y2", "y3"}
+    assert "to the expert: 0.25 to 0.25, whole 0.50" in fig.layout.meta["alt"]
+    bare = figures.landing_layers(geometry[["to_general", "to_expert", "kept"]], "linear")
+    assert [trace.name for trace in bare.data] == ["to the general model", "to the expert", "changed weights kept"]
+
+
 def test_every_figure_has_words_for_those_who_can_not_see_it(study):
     for fig in (figures.histograms(study), figures.forest(study), figures.seen_unseen(study), figures.benchmark_gaps(*published.gaps(study)),
                 figures.together(published.together(study), {"dc": "DC"}), figures.correlations(published.correlations(study)),

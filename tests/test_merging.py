@@ -188,6 +188,48 @@ def test_dare_ties_is_mergekits_bit_for_bit_also_where_a_fine_tune_left_a_tensor
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+@pytest.mark.parametrize("name", ["ties@ancestor", "dare_ties@ancestor"])
+def test_parents_in_float32_are_merged_as_mergekit_merges_them(pico_study, pico_siblings, tmp_path, name):
+    def widen(tensors):
+        tensors.update({key: tensor.float() * 1.001 for key, tensor in tensors.items()})
+
+    parents = {n: copy_model(pico_siblings["llama"] / n, tmp_path / n, widen) for n in ("japanese", "expert", "ancestor")}
+    study = pico_study("llama", weights=parents)
+    ours = weights(merging.merge(study, name))
+    theirs = _stock(study, name, tmp_path / "stock")
+    differ = sum(int((ours[n] != theirs[n]).sum()) for n in theirs)
+    tied = 0
+    if name.startswith("ties"):
+        root = of(study, "ancestor")
+        tied = sum(int(trim((of(study, t)[n].float() - root[n].float()).double(), 0.5)[1].sum()) for n in root for t in ("japanese", "expert"))
+    assert differ <= tied
+
+
+def test_a_misleading_sample_still_gives_the_exact_threshold(monkeypatch):
+    from xlm_utils import chunked
+
+    monkeypatch.setattr(chunked, "CHUNK", 64)
+    monkeypatch.setattr(chunked, "SAMPLE", 10)
+    base, model = torch.zeros(1000), torch.randn(1000, generator=torch.Generator().manual_seed(1))
+    model[::100] = 9  # all that a sample of every hundredth sees
+    model[:500:7] = 0.25  # ties, of which the first are kept
+    for density in (0.005, 0.3, 0.5, 0.9, 0.999):
+        trimmed = chunked._largest(model, base, density)
+        ours = torch.cat([trimmed(part) for part in chunked._parts(1000)])
+        assert torch.equal(ours, trim(model, density)[0]), density
+
+
+def test_masks_are_those_that_torch_draws():
+    from xlm_utils import chunked
+
+    for n, density in ((7, 0.5), (chunked.CHUNK + 5, 0.3), (100_000, 0.999)):
+        torch.manual_seed(n)
+        expected, after = torch.bernoulli(torch.full((n,), density)).bool(), torch.get_rng_state()
+        torch.manual_seed(n)
+        assert torch.equal(chunked._draw(n, density), expected)
+        assert torch.equal(torch.get_rng_state(), after)
+
+
 def test_dare_keeps_every_change_in_expectation(pico_study):
     study = pico_study("llama")
     root, expert = of(study, "japanese"), of(study, "expert")
@@ -484,9 +526,29 @@ def test_geometry_is_the_one_worked_out_in_float64(pico_study):
         "cosine_parents": cosine(japanese - root, expert - root, 0),
         "sign_conflicts": ((japanese - root) * (expert - root) < 0).double().mean(),
         "equals_general": (merged == japanese).double().mean(), "equals_expert": (merged == expert).double().mean(),
+        "kept": (merged != japanese)[expert != japanese].double().mean(),
     }  # fmt: skip
     assert table.loc["whole"].to_dict() == pytest.approx({key: float(value) for key, value in expected.items()}, rel=1e-4)
     assert table.loc["whole", "equals_general"] >= 0.5, "half of the changes were trimmed"
+
+
+def test_the_kept_share_is_the_density_and_counts_changes_from_the_methods_own_base(pico_study):
+    study = pico_study("llama")
+    for name, density in (("dare_ties", 0.3), ("dare_ties@ancestor", 0.3), ("ties", 0.6)):
+        merging.merge(study, name, {"density": density, "weight": 1})
+    kept = {name: merging.geometry(study, name).loc["whole", "kept"] for name in ("dare_ties", "dare_ties@ancestor", "ties")}
+    assert kept["dare_ties"] == pytest.approx(0.3, abs=0.02)
+    assert kept["ties"] == pytest.approx(0.6, abs=0.05)
+    assert kept["dare_ties@ancestor"] == pytest.approx(1 - 0.7**2, abs=0.05), "two models, two masks"
+
+
+def test_the_bases_own_task_vector_is_measured_as_zero(pico_study):
+    study = pico_study("llama")
+    norms = merging.task_vectors(study)
+    flat = {n: torch.cat([t.flatten() for t in of(study, n).values()]) for n in ("japanese", "expert", "ancestor")}
+    assert norms.loc["japanese", "base japanese"] == 0
+    for model, base in (("expert", "japanese"), ("japanese", "ancestor"), ("expert", "ancestor")):
+        assert norms.loc[model, f"base {base}"] == pytest.approx(float((flat[model] - flat[base]).norm()), rel=1e-5)
 
 
 def test_geometry_of_a_merge_that_is_a_parent(pico_study):
@@ -500,4 +562,4 @@ def test_without_an_ancestor_geometry_leaves_its_columns_out(pico_study):
     study = pico_study("llama")
     study.constituents.pop("ancestor")
     merging.merge(study, "linear")
-    assert list(merging.geometry(study, "linear").columns) == ["to_general", "to_expert", "equals_general", "equals_expert"]
+    assert list(merging.geometry(study, "linear").columns) == ["to_general", "to_expert", "equals_general", "equals_expert", "kept"]

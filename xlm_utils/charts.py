@@ -9,8 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from xlm_utils import statistics
-from xlm_utils.canvas import BELOW, BLUE, GREY, INK, MODELS, ORANGE, SMALL, SYMBOLS, finish
+from xlm_utils.canvas import BELOW, BLUE, GREY, ORANGE, RED, SMALL, finish
 
 
 def funnel(counts: pd.DataFrame) -> go.Figure:
@@ -66,6 +65,37 @@ def landing(geometry: pd.DataFrame) -> go.Figure:
     return finish(fig, "Where the merges lie between their parents", alt, showlegend=False, height=int(150 + 540 * (highest + 0.28)))
 
 
+def landing_layers(geometry: pd.DataFrame, name: str) -> go.Figure:
+    """Where one merge landed, layer by layer: distances, cosines of task vectors, shares; a panel each.
+
+    Args:
+        geometry: rows whole, embeddings, 0, 1, …, head, as ``merging.geometry`` gives them; columns that need an ancestor may lack.
+    """
+    panels = {
+        "distance, parents’ = 1": {"to_general": "to the general model", "to_expert": "to the expert", "to_ancestor": "to the ancestor"},
+        "cosine": {"cosine_general": "with the general model’s task vector", "cosine_expert": "with the expert’s",
+                   "cosine_parents": "between the parents’"},
+        "share of weights": {"equals_general": "equal to the general model’s", "equals_expert": "equal to the expert’s",
+                             "kept": "changed weights kept", "sign_conflicts": "sign conflicts"},
+    }  # fmt: skip
+    panels = {unit: {key: words for key, words in lines.items() if key in geometry} for unit, lines in panels.items()}
+    panels = {unit: lines for unit, lines in panels.items() if lines}
+    layers, told = geometry.drop(index="whole").rename(index={"embeddings": "emb."}), []
+    fig = make_subplots(len(panels), 1, shared_xaxes=True, vertical_spacing=0.05)
+    for row, (unit, lines) in enumerate(panels.items(), 1):
+        styles = zip((BLUE, ORANGE, GREY, RED), ("circle", "square", "diamond", "x"), ("solid", "dash", "dot", "dashdot"), strict=True)
+        for (key, words), (color, symbol, dash) in zip(lines.items(), styles, strict=False):
+            fig.add_scatter(x=layers.index, y=layers[key], name=words, mode="lines+markers", marker={"color": color, "symbol": symbol, "size": 7},
+                            line={"color": color, "dash": dash}, legend=f"legend{row if row > 1 else ''}", cliponaxis=False, row=row, col=1,
+                            hovertemplate=f"%{{x}}: %{{y:.3f}} {words}<extra></extra>")  # fmt: skip
+            told.append(f"{unit}, {words}: {layers[key].min():.2f} to {layers[key].max():.2f}, whole {geometry.loc['whole', key]:.2f}")
+        top = fig.layout["yaxis" if row == 1 else f"yaxis{row}"].domain[1]
+        fig.update_layout({f"legend{row if row > 1 else ''}": {"x": 1.02, "y": top, "yanchor": "top", **SMALL}})
+        fig.update_yaxes(title={"text": unit, **SMALL}, rangemode="tozero", row=row, col=1)
+    fig.update_xaxes(type="category", tickangle=0).update_xaxes(title="layer", row=len(panels), col=1)
+    return finish(fig, f"{name}, layer by layer", "; ".join(told), height=110 + 180 * len(panels), width=900, margin={"t": 45})
+
+
 def search(candidates: pd.DataFrame, label: str) -> go.Figure:
     """Objective and parameters of every candidate of a search, and of a random search beside it, generation by generation.
 
@@ -98,79 +128,3 @@ def search(candidates: pd.DataFrame, label: str) -> go.Figure:
     subtitle = {"text": "dotted lines: generations; solid: best so far", "font_size": 13}
     title = {"text": f"{label}: the search, candidate by candidate", "subtitle": subtitle}
     return finish(fig, title, alt, height=190 + 215 * rows, legend=BELOW, margin={"t": 105, "b": 95})
-
-
-def benchmark_gaps(gaps: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]], counts: Mapping[str, int]) -> go.Figure:
-    """Heat map of benchmark differences, a panel each: blue above, red below; the score itself on hover.
-
-    Args:
-        gaps: title → differences and scores, a row per model (index: its label), a column per benchmark (its name).
-        counts: benchmark → items, shown where the title does not start with ``published``.
-    """
-    limit = max([0.05, *(gap.abs().max().max() for gap, _ in gaps.values() if gap.notna().any(axis=None))])
-    fig = make_subplots(len(gaps), 1, subplot_titles=list(gaps), vertical_spacing=0.09)
-    for row, (title, (gap, scores)) in enumerate(gaps.items(), 1):
-        texts = [["–" if np.isnan(d) else "0" if not round(d, 3) else f"{d:+.3f}".replace("0.", ".").replace("-", "−") for d in line]
-                 for line in gap.to_numpy()]  # fmt: skip
-        names = [name if title.startswith("published") else f"{name}<br>n = {counts[name]:,}" for name in gap.columns]
-        fig.add_heatmap(z=gap, x=names, y=gap.index, zmin=-limit, zmax=limit, colorscale="RdBu", xgap=2, ygap=2,
-                        text=texts, texttemplate="%{text}", textfont_size=12, customdata=scores,
-                        hovertemplate="%{y}, %{x}: %{customdata:.3f} (%{z:+.3f})<extra></extra>", showscale=row == 1,
-                        colorbar={"title": "difference", "thickness": 12, "tickformat": "+.2f"}, row=row, col=1)  # fmt: skip
-    fig.update_annotations(font_size=14)
-    fig.update_yaxes(autorange="reversed", showgrid=False).update_xaxes(showgrid=False, tickangle=0, tickfont_size=11)
-    size = {"width": 880, "height": 210 + 40 * sum(len(gap) for gap, _ in gaps.values()), "margin": {"l": 185, "t": 75, "b": 45}}
-    return finish(fig, "Benchmarks: each model against its parents", f"Heat map of benchmark differences: {'; '.join(gaps)}.", **size)
-
-
-def together(tables: Mapping[str, pd.DataFrame], columns: Mapping[str, str]) -> go.Figure:
-    """Definition scores against benchmarks, model by model: a row of panels per source, a panel per benchmark.
-
-    Args:
-        tables: source → a row per model (index: its label), a column ``score`` and one per benchmark; NaN where there is no value.
-        columns: key of a benchmark → its name.
-    """
-    models = list(dict.fromkeys(model for table in tables.values() for model in table.index))
-    titles = [_correlated(name, table[key], table["score"]) for table in tables.values() for key, name in columns.items()]
-    fig = make_subplots(len(tables), len(columns), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.04, vertical_spacing=0.26)
-    for row, table in enumerate(tables.values(), 1):
-        for column, key in enumerate(columns, 1):
-            for number, model in enumerate(models):
-                known = table.loc[table.index == model, [key, "score"]].dropna()
-                marker = {"size": 11, "color": MODELS[number % len(MODELS)], "symbol": SYMBOLS[number % len(SYMBOLS)]}
-                fig.add_scatter(x=known[key], y=known["score"], mode="markers", name=model, legendgroup=model, marker=marker, cliponaxis=False,
-                                showlegend=row == column == 1, hovertemplate=f"{model}: %{{x:.3f}}, %{{y:.2f}}<extra></extra>",
-                                row=row, col=column)  # fmt: skip
-        fig.update_yaxes(title={"text": list(tables)[row - 1].replace(": ", ":<br>"), **SMALL}, row=row, col=1)
-        for column, name in enumerate(columns.values(), 1):
-            fig.update_xaxes(title={"text": name, **SMALL, "standoff": 6}, nticks=5, tickfont_size=11, row=row, col=column)
-    fig.update_annotations(font_size=12)
-    alt = "Scatter plots of mean definition score against benchmarks; " + "; ".join(title.replace("<br>", ", ") for title in titles)
-    title = "Mean definition score against the Japanese medical benchmarks"
-    return finish(fig, title, alt, height=150 + 260 * len(tables), legend=BELOW, margin={"t": 95, "b": 120, "l": 85})
-
-
-def _correlated(name: str, a: pd.Series, b: pd.Series) -> str:
-    found = statistics.correlate(a, b)
-    if np.isnan(found["rho"]):
-        return f"{name}<br>{found['reason']}"
-    return f"{name}<br>ρ = {found['rho']:.2f} [{found['low']:.2f}, {found['high']:.2f}], n = {found['n']}"
-
-
-def correlations(frame: pd.DataFrame) -> go.Figure:
-    """Correlations with their intervals as rows of dots: index the rows' names, columns ``(source, rho | low | high | n)``."""
-    fig = go.Figure()
-    for source, color, shift in zip(dict.fromkeys(frame.columns.get_level_values(0)), (BLUE, ORANGE), (-0.13, 0.13), strict=True):
-        part = frame[source]
-        says = [f"{name}, {source}: {row.rho:.2f} [{row.low:.2f}, {row.high:.2f}], n = {row.n:.0f}" for name, row in part.iterrows()]
-        bars = {"array": part["high"] - part["rho"], "arrayminus": part["rho"] - part["low"], "thickness": 2.5, "width": 0}
-        fig.add_scatter(x=part["rho"], y=np.arange(len(part)) + shift, mode="markers", name=source, text=says, hoverinfo="text", error_x=bars,
-                        marker={"size": 10, "color": color, "symbol": "circle" if color == BLUE else "diamond"})  # fmt: skip
-    fig.add_vline(x=0, line={"color": INK, "width": 1})
-    absent = [f"{name} ({', '.join(s for s in dict.fromkeys(frame.columns.get_level_values(0)) if np.isnan(frame.loc[name, (s, 'rho')]))})"
-              for name in frame.index if frame.xs("rho", axis=1, level=1).loc[name].isna().any()]  # fmt: skip
-    fig.update_yaxes(tickvals=list(range(len(frame))), ticktext=list(frame.index), range=[len(frame) - 0.5, -0.5], zeroline=False)
-    says = f"Spearman’s ρ over models{'; undefined: ' + ', '.join(absent) if absent else ''}"
-    fig.update_xaxes(title={"text": says, **SMALL}, range=[-1.05, 1.05], dtick=0.5, zeroline=False)
-    title = "Do definition scores and benchmarks move together?"
-    return finish(fig, title, f"{title} {says}.", height=150 + 38 * len(frame), legend=BELOW, margin={"l": 110, "t": 55, "b": 95})

@@ -15,13 +15,14 @@ from plotly.subplots import make_subplots
 
 from xlm_utils import published, statistics, tables
 from xlm_utils.canvas import BELOW, BLUE, BLUES, GREY, INK, ORANGE, RED, SMALL, empty, finish, save, use_style
-from xlm_utils.charts import benchmark_gaps, correlations, funnel, landing, losses, together
+from xlm_utils.charts import funnel, landing, landing_layers, losses
+from xlm_utils.comparisons import benchmark_gaps, correlations, together
 from xlm_utils.results import REFERENCES, judge_label, load_scores, note, row_label, row_order, summary
 from xlm_utils.study import Study, StudyError
 
 __all__ = [
-    "agreement", "benchmark_gaps", "correlations", "forest", "funnel", "histograms", "landing", "losses", "save", "scatter_terms",
-    "seen_unseen", "together", "use_style",
+    "agreement", "benchmark_gaps", "correlations", "forest", "funnel", "histograms", "landing", "landing_layers", "losses", "save",
+    "scatter_terms", "seen_unseen", "together", "use_style",
 ]  # fmt: skip
 
 
