@@ -62,9 +62,9 @@ def test_a_result_from_other_parameters_is_set_aside_not_overwritten(tmp_path):
 
 
 def test_results_of_the_same_inputs_keep_their_own_superseded_copies(tmp_path):
-    for value in (1, 2, 1, 2, 1):
-        for name in ("one.txt", "twin.txt"):
-            write(Step(tmp_path / name, number=value), f"{name} {value}")
+    changes = [(name, value) for value in (1, 2, 1, 2) for name in ("one.txt", "twin.txt")]
+    for name, value in [*changes, ("one.txt", 1)]:
+        write(Step(tmp_path / name, number=value), f"{name} {value}")
     kept = sorted(file.read_text() for file in (tmp_path / "superseded").rglob("*.txt"))
     assert kept == ["one.txt 1", "one.txt 2", "twin.txt 1", "twin.txt 2"]
 
