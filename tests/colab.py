@@ -22,7 +22,7 @@ from xlm_utils.study import ROOT
 PINS = [
     "torch==2.13.0", "transformers==5.9.0", "numpy==2.0.2", "pandas==2.2.2", "plotly==5.24.1", "scipy==1.16.3", "scikit-learn==1.6.1",
     "statsmodels==0.14.5", "pyarrow==18.1.0", "protobuf==5.29.5", "nltk==3.9.1", "ipykernel==6.17.1", "ipython==7.34.0", "ipywidgets==7.7.1",
-    "tornado==6.5.1", "requests==2.32.4",
+    "tornado==6.5.1", "requests==2.32.4", "datasets==4.0.0", "python-dateutil==2.9.0.post0", "tenacity==9.1.2",
 ]  # fmt: skip
 HELD = ("torch", "transformers", "numpy", "pandas", "scipy", "ipykernel", "ipython", "tornado")
 TRIED = {"04_generate": {"method": "linear"}, "01_curate": {}, "02_translate": {}}  # the first finds nothing and installs
@@ -51,7 +51,7 @@ def environment(scratch: Path) -> None:
     with (ROOT / "pyproject.toml").open("rb") as file:
         address = tomllib.load(file)["project"]["urls"]["Repository"]
     git = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": f"url.file://{ROOT}.insteadOf", "GIT_CONFIG_VALUE_0": address}
-    os.environ |= git | {"XLM_SMOKE": "1", "JUPYTER_PATH": str(scratch / "jupyter")}
+    os.environ |= git | {"XLM_SMOKE": "1", "JUPYTER_PATH": str(scratch / "jupyter"), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     for name in ("XLM_HOME", "XLM_CACHE", "PYTHONPATH", "VIRTUAL_ENV"):
         os.environ.pop(name, None)
 

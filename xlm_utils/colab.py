@@ -51,7 +51,8 @@ def pip_install(wanted: list[Requirement], fixed: dict[str, str]) -> str:
         constraints.write_text("".join(f"{name}=={version}\n" for name, version in sorted(fixed.items())), encoding="utf-8")
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", str(constraints), *map(str, wanted)]
         done = subprocess.run(command, capture_output=True, text=True)
-    return "\n".join(done.stderr.strip().splitlines()[-12:]) if done.returncode else ""
+    said = [line for line in done.stderr.splitlines() if not line.startswith("WARNING")]
+    return "\n".join(said[-8:]) or f"pip ended with {done.returncode}" if done.returncode else ""
 
 
 def main() -> None:

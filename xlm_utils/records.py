@@ -170,9 +170,9 @@ class Step:
             return
         old = read_manifest(self.path)
         attic = self.path.parent / "superseded" / (old["key"] if old else "without-manifest")
-        if (attic / self.path.name).exists():
-            shutil.rmtree(attic)  # the same inputs gave this result before: one copy is enough
-        attic.mkdir(parents=True, exist_ok=True)
+        attic.mkdir(parents=True, exist_ok=True)  # shared by results of the same inputs, such as two equal merges' definitions
+        if (attic / self.path.name).is_dir():
+            shutil.rmtree(attic / self.path.name)  # the same inputs gave this result before: one copy is enough
         for part in (self.path, manifest_path(self.path)):
             if part.exists():
                 os.replace(part, attic / part.name)
