@@ -79,6 +79,17 @@ def test_committed_outputs_are_clean(name):
             assert not re.search(r"(/home/|/root/|/tmp/|/Users/)", text)
 
 
+def test_the_setup_cell_and_the_drive_folder_are_the_same_everywhere():
+    assert len({cells(name, "code")[0].source for name in ALL}) == 1
+    assert len({cells(name, "code")[1].source.splitlines()[-1] for name in ALL}) == 1
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_committed_outputs_are_the_demo_s_and_hold_no_licensed_term(name):
+    header = "".join(output.get("text", "") for output in cells(name, "code")[2].outputs)
+    assert not header or (header.startswith("study        demo (") and "source=hpo" in header)
+
+
 @pytest.mark.parametrize("name", NUMBERED)
 def test_committed_notebook_was_executed(name):
     code = cells(name, "code")

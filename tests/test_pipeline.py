@@ -1,6 +1,7 @@
 """The runner: a finished stage starts no kernel, a changed one runs again, a failed one says which."""
 
 import json
+import shutil
 
 import pytest
 
@@ -42,6 +43,24 @@ def test_a_changed_notebook_runs_again(stage):
     stage[0].write_text(json.dumps({"cells": [{"cell_type": "code", "source": ["2"]}]}))
     pipeline.run("demo")
     assert len(stage[2]) == 2
+
+
+def test_a_changed_card_or_prompt_runs_again(stage, tmp_path, monkeypatch):
+    plan, before = open_study("demo"), pipeline.stage_key(open_study("demo"), stage[0], "")
+    shutil.copytree(pipeline.PARAMS, tmp_path / "params")
+    monkeypatch.setattr(pipeline, "PARAMS", tmp_path / "params")
+    assert pipeline.stage_key(plan, stage[0], "") == before
+    (tmp_path / "params" / "prompts" / "complete_ja.txt").write_text("{term}とは")
+    assert pipeline.stage_key(plan, stage[0], "") != before
+
+
+def test_a_stage_for_one_method_or_judge_leaves_that_one_s_files():
+    whole, part = pipeline.outputs(open_study("demo")), pipeline.outputs(open_study("demo", method="expert"))
+    assert [file.name for file in part["04_generate"]] == ["expert.reference.jsonl", "expert.jsonl", "expert.ja.jsonl"]
+    assert part["03_merge"] == []
+    assert part["06_benchmark"] == whole["06_benchmark"][:1]
+    merge = pipeline.outputs(open_study("demo", method="ties"))
+    assert [[file.name for file in merge[stage]] for stage in ("03_merge", "04_generate")] == [["ties"], ["ties.jsonl"]]
 
 
 def test_prose_and_outputs_of_a_notebook_change_nothing(stage):

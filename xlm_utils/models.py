@@ -181,7 +181,30 @@ def load(study: Study, name: str, dtype: str = "") -> tuple[PreTrainedModel, Pre
         )  # fmt: skip
     model = AutoModelForCausalLM.from_pretrained(folder, **options).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    model.generation_config.eos_token_id = stops = stop_tokens(model.generation_config.eos_token_id, tokenizer)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     how = f"{name} on {device} ({device_reason}) in {dtype} ({dtype_reason}), quantization {quantization}"
-    return model, tokenizer, how
+    return model, tokenizer, f"{how}, stops at {' '.join(tokenizer.convert_ids_to_tokens(stops))}"
+
+
+def stop_tokens(eos: int | list[int] | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids that end an answer: the generation config's ``eos``, the tokenizer's own, and what the chat template ends a turn with.
+
+    A fine-tune or merge whose generation config knows ``<|end_of_text|>`` alone would otherwise run on
+    after Llama-3's ``<|eot_id|>`` until it is cut off. The end of a turn is read from the template
+    itself: the special token right behind an assistant's message.
+    """
+    found = {*as_list(eos), *as_list(tokenizer.eos_token_id)}
+    if tokenizer.chat_template:
+        answer = "ANSWER"
+        turns = [{"role": "user", "content": "QUESTION"}, {"role": "assistant", "content": answer}]
+        tail = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(answer)[2]
+        behind = tokenizer(tail, add_special_tokens=False)["input_ids"][:1]
+        found.update(token for token in behind if token in tokenizer.added_tokens_decoder)
+    return sorted(found)
+
+
+def as_list(ids: int | list[int] | None) -> list[int]:
+    """Token ids as configs give them: one, several or none."""
+    return [] if ids is None else [ids] if isinstance(ids, int) else list(ids)

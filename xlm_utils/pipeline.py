@@ -10,40 +10,53 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
-from xlm_utils.records import digest, fingerprint, read_manifest, write_json
-from xlm_utils.study import ROOT, Study, StudyError, open_study, relative
+from xlm_utils.records import digest, fingerprint, read_manifest, sha256, write_json
+from xlm_utils.study import PARAMS, ROOT, Study, StudyError, open_study, relative
 
 NOTEBOOKS = ROOT / "notebooks"
 SWEEP = ", sweep"  # ends the name of a stage that runs the study's sweep
 
 
 def outputs(study: Study) -> dict[str, list[Path]]:
-    """What each stage leaves behind, in running order; a study with a sweep has three stages more, after 05."""
+    """What each stage leaves behind when it runs for the study's ``method`` and ``judge``, in running order.
+
+    A study with a sweep has three stages more, after 05.
+    """
     from xlm_utils.generation import runs
+
+    def chosen(names: Iterable[str]) -> list[str]:
+        return [name for name in names if study.method in ("all", name)]
 
     swept = outputs(study.swept()) if study.sweep and not study.sweep_of else {}
     sweep = {f"{stage}{SWEEP}": swept[stage] for stage in ("03_merge", "04_generate", "05_judge") if swept}
-    folder, names = study.folder, [run.name for run in runs(study)]
+    folder, names = study.folder, [run.name for run in runs(study) if chosen([run.model])]
     scored = [name for name in names if not name.endswith(".reference")]
+    side_by_side = [study.figures / "landing.html"] if study.method == "all" else []
     return {
         "01_curate": [folder / "vocabulary.csv"],
         "02_translate": [folder / "translated.csv", folder / "terms.csv"],
-        "03_merge": [study.models_folder / method for method in study.merges],
+        "03_merge": [study.models_folder / method for method in chosen(study.merges)] + side_by_side,
         "04_generate": [folder / "definitions" / f"{name}.jsonl" for name in names],
         "05_judge": [folder / "scores" / judge / f"{name}.jsonl" for judge in study.judges for name in scored],
         **sweep,
-        "06_benchmark": [folder / "benchmarks" / f"{model}.json" for model in study.models],
+        "06_benchmark": [folder / "benchmarks" / f"{model}.json" for model in chosen(study.models)],
         "07_figures": [study.figures / name for name in ("table1.csv", "table1.html", "table2.csv", "table2.html", "figure1.html")],
     }
 
 
-def stage_key(study: Study, notebook: Path, before: str) -> str:
-    """Hash of what a stage depends on: the notebook's code, the study's settings and the stages before it."""
+def code_of(notebook: Path) -> list[str]:
+    """A notebook's code cells; its prose and outputs change no result."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    return fingerprint([code, study.settings.model_dump(), before])
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+
+
+def stage_key(study: Study, notebook: Path, before: str) -> str:
+    """Hash of what a stage depends on: the notebook's code, the study's settings, all cards and prompts, and the stages before it."""
+    cards = {file.relative_to(PARAMS).as_posix(): sha256(file) for file in sorted(PARAMS.glob("*/*"))}
+    return fingerprint([code_of(notebook), study.settings.model_dump(), cards, before])
 
 
 def is_done(record: Path, key: str, files: list[Path]) -> bool:

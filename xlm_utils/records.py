@@ -19,7 +19,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
-RECORDED_PACKAGES = ("torch", "transformers", "mergekit", "lm_eval", "tokenizers", "numpy", "xlm-utils")
+from xlm_utils import __version__
+
+RECORDED_PACKAGES = ("torch", "transformers", "mergekit", "lm_eval", "tokenizers", "numpy")
 
 
 def fingerprint(value: object) -> str:
@@ -97,14 +99,14 @@ def append_jsonl(path: Path, rows: Iterable[Mapping]) -> None:
 
 @cache
 def versions() -> dict[str, str]:
-    """Installed versions of the packages that can change a number."""
+    """Installed versions of the packages that can change a number, and of this one, which a bare runtime imports without installing."""
     found = {}
     for name in RECORDED_PACKAGES:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             found[name] = "not installed"
-    return found
+    return found | {"xlm-utils": __version__}
 
 
 def manifest_path(path: Path) -> Path:

@@ -62,10 +62,11 @@ class Translation(_Part):
 
 class Generation(_Part):
     max_new_tokens: int = Field(256, ge=1)
-    batch_size: int = Field(0, ge=0)  # 0: chosen from the device, with a printed reason
+    batch_size: int = Field(0, ge=0)  # 0: what the free memory holds, with a printed reason
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     quantization: Literal["none", "int8", "nf4"] = "none"
     chat_template: bool = False
+    baseline_prompt: str = ""  # file in params/prompts/ for the expert's second, scored run; "": the same prompt, as published
 
 
 class Judging(_Part):
@@ -137,6 +138,9 @@ class Settings(_Part):
         for language in (self.source, self.target):
             if not (PARAMS / "prompts" / language.prompt).is_file():
                 raise ValueError(f"prompt: no file params/prompts/{language.prompt}")
+        second = self.generation.baseline_prompt
+        if second and not (PARAMS / "prompts" / second).is_file():
+            raise ValueError(f"generation.baseline_prompt: no file params/prompts/{second}")
         return self
 
 

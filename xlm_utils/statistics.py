@@ -226,6 +226,31 @@ def same_order(a: Sequence[float], b: Sequence[float]) -> dict:
     return {"models": len(a), "tau": float(found.statistic), "p": float(found.pvalue), "reason": ""}
 
 
+def correlate(a: Sequence[float], b: Sequence[float]) -> dict:
+    """Spearman's rank correlation of two measurements of the same things, shape (things,) each, NaN where missing.
+
+    Interval: tanh(atanh ρ ± z · sqrt((1 + ρ²/2) / (n − 3))) (Bonett & Wright 2000, Psychometrika 65, 23–28). p: over all
+    permutations up to seven things, by Student's t beyond.
+
+    Returns:
+        n, rho, low, high, p, reason.
+    """
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    both = ~np.isnan(a) & ~np.isnan(b)
+    a, b = a[both], b[both]
+    found = {"n": len(a), "rho": NAN, "low": NAN, "high": NAN, "p": NAN}
+    if reason := _too_little(a, "value") or _too_little(b, "value"):
+        return found | {"reason": reason}
+    rho, p = map(float, stats.spearmanr(a, b))
+    if len(a) <= 7:
+        p = float(stats.permutation_test((a,), lambda x: stats.spearmanr(x, b).statistic, permutation_type="pairings").pvalue)
+    if len(a) < 4 or abs(rho) > 1 - 1e-9:
+        return found | {"rho": rho, "p": p, "reason": "fewer than four values" if len(a) < 4 else "a perfect order has no interval"}
+    reach = stats.norm.ppf((1 + LEVEL) / 2) * np.sqrt((1 + rho**2 / 2) / (len(a) - 3))
+    low, high = np.tanh(np.arctanh(rho) + np.array([-reach, reach]))
+    return found | {"rho": rho, "low": float(low), "high": float(high), "p": p, "reason": ""}
+
+
 def compare_items(a: Sequence[float], b: Sequence[float], seed: int = 0) -> dict:
     """Paired comparison of two models on the items of one benchmark, shape (items,) each, NaN where missing.
 

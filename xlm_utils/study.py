@@ -17,7 +17,7 @@ import yaml
 
 from xlm_utils import __version__
 from xlm_utils.names import grid, grids, parse
-from xlm_utils.notebook import hush_kernel, parameter_cells
+from xlm_utils.notebook import hush_kernel, mount_drive, parameter_cells
 from xlm_utils.settings import PARAMS, ROOT, Language, Settings, StudyError, validate
 
 # notebook parameter → where it lands in the preset; its "as the study says" value is 0 or ""
@@ -43,14 +43,15 @@ class Study:
     workers = 1  # processes that evaluate the candidates of a search
     sweep_of: Study | None = None  # the study whose hyper-parameters this one varies
 
-    def __init__(self, name: str, settings: Settings, changed: Mapping[str, object], method: str, judge: str):
-        self.name, self.settings, self.changed = name, settings, dict(changed)
-        home = Path(os.environ.get("XLM_HOME", ROOT))
+    def __init__(self, name: str, settings: Settings, changed: Mapping[str, object], method: str, judge: str, home: str = ""):
+        self.name, self.settings, self.changed, self.home = name, settings, dict(changed), home
+        home = ROOT / Path(home).expanduser()  # never relative to the kernel's working directory, which depends on who started it
         suffix = _suffix({key: value for key, value in self.changed.items() if key not in ADDING_OVERRIDES})
         self.folder = home / "data" / "runs" / f"{name}{suffix}"
         merging = {key: value for key, value in self.changed.items() if key in MERGE_OVERRIDES}
         self.models_folder = home / "data" / "runs" / f"{name}{_suffix(merging)}" / "models"
-        self.figures = home / "figures" / f"{name}{suffix}"
+        licensed = settings.vocabulary.source == "snomed"  # its terms, which figures show on hover, stay out of what is committed
+        self.figures = self.folder / "figures" if licensed else home / "figures" / f"{name}{suffix}"
         self.method, self.judge = method, judge
 
     def __getattr__(self, part: str) -> Any:
@@ -91,7 +92,7 @@ class Study:
         points = dict.fromkeys(point for name in self.sweep.grids for point in grid(name))
         methods = [_arm(point, self.base) for point in points] if "base" in self.changed else list(points)
         settings = self.settings.model_copy(update={"methods": tuple(methods), "dare_seeds": 1})
-        swept = Study(self.name, settings, self.changed | {"sweep": 1}, self.method, self.judge)
+        swept = Study(self.name, settings, self.changed | {"sweep": 1}, self.method, self.judge, self.home)
         swept.sweep_of = self
         return swept
 
@@ -122,7 +123,7 @@ class Study:
         from xlm_utils.records import versions
 
         changed = "".join(f", {key}={value}" for key, value in self.changed.items())
-        rows = {"study": f"{self.name} ({self.title}){changed}", "files": relative(self.folder)}
+        rows = {"study": f"{self.name} ({self.title}){changed}", "files": relative(self.folder) if self.folder.is_relative_to(ROOT) else self.folder}
         for part, value in self.settings.model_dump(exclude_none=True).items():
             if part == "constituents":
                 rows |= {name: f"{c['role']}: {c['weights']}{' + ' + c['adapter'] if 'adapter' in c else ''}" for name, c in value.items()}
@@ -158,13 +159,14 @@ def _suffix(changed: Mapping[str, object]) -> str:
 
 def open_study(
     study: str = "demo", method: str = "all", judge: str = "all", judge_base_url: str = "", backend: str = "hf", workers: int = 1,
-    sweep: bool | str = False, **overrides: object,
-) -> Study:
+    sweep: bool | str = False, drive_dir: str = "", **overrides: object,
+) -> Study:  # fmt: skip
     """Read ``params/<study>.yaml`` (or a YAML file by path), apply overrides, validate everything.
 
-    ``method``, ``judge``, ``judge_base_url``, ``backend`` and ``workers`` choose what to run and where;
-    ``sweep`` takes the study's ``swept``; every other parameter is one of ``OVERRIDES`` and gets a run
-    folder of its own. Called in a notebook, it also
+    ``method``, ``judge``, ``judge_base_url``, ``backend`` and ``workers`` choose what to run and where; ``sweep``
+    takes the study's ``swept``; ``drive_dir`` is the folder that ``data/runs`` and ``figures`` go to instead of
+    the project's own (``XLM_HOME`` where it is empty); every other parameter is one of ``OVERRIDES`` and gets
+    a run folder of its own, unless it only adds results. Called in a notebook, it also
     looks at the parameters cells just above: a name injected there that the notebook does not have
     (``-p methd ties``) is an error here, not a silent default.
 
@@ -203,7 +205,9 @@ def open_study(
     settings = validate(preset, path, {OVERRIDES[name]: name for name in changed})
     if "base" in changed:
         settings = settings.model_copy(update={"methods": tuple(_arm(method, settings.base) for method in settings.methods)})
-    result = Study(path.stem, settings, ({"smoke": 1} if smoke else {}) | changed, method, judge)
+    home = drive_dir or os.environ.get("XLM_HOME", "")
+    mount_drive(home)
+    result = Study(path.stem, settings, ({"smoke": 1} if smoke else {}) | changed, method, judge, home)
     if str(sweep).lower() == "true":
         result = result.swept()
     result.workers = workers
