@@ -77,7 +77,7 @@ class Evaluators:
             yield from ActorPool(self._actors).map(lambda actor, values: actor.evaluate.remote(values), candidates)
 
     def _start(self) -> list:
-        """An actor per worker, on the cluster of RAY_ADDRESS or one of this machine's own.
+        """An actor per worker, on the cluster of RAY_ADDRESS, whose nodes share this file system, or one of this machine's own.
 
         Raises:
             StudyError: the cluster has fewer GPUs (or, without any, fewer cores) than workers, who would wait for ever.
