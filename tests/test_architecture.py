@@ -11,7 +11,8 @@ from xlm_utils.study import ROOT
 ROOMS = [
     "settings", "notebook", "records", "names", "study", "colab", "models", "snomed", "terminologies", "vocabulary", "training", "judges",
     "calls", "translation", "methods", "weights", "chunked", "merging", "tasks", "benchmarks", "workers", "evolution", "generation",
-    "proxy", "judging", "statistics", "results", "published", "gains", "pages", "tables", "canvas", "charts", "comparisons", "spreads", "figures", "pipeline",
+    "proxy", "judging", "statistics", "results", "published", "gains", "pages", "tables", "canvas", "charts",
+    "comparisons", "spreads", "figures", "pipeline",
 ]  # fmt: skip
 FILES = {path.stem: path for path in sorted((ROOT / "xlm_utils").glob("*.py")) if path.stem != "__init__"}
 
