@@ -169,6 +169,24 @@ def test_a_quantised_model_is_smaller_and_still_writes(pico_study, quantization)
     assert near > 0.98
 
 
+def test_a_model_that_overflows_in_float16_is_loaded_in_float32_or_refused(pico_study, pico_siblings, tmp_path, monkeypatch, capsys):
+    from transformers import AutoModelForCausalLM
+
+    loud = AutoModelForCausalLM.from_pretrained(pico_siblings["llama"] / "japanese", dtype=torch.float32)
+    with torch.no_grad():
+        loud.model.layers[0].mlp.down_proj.weight.mul_(1e9)
+    loud.save_pretrained(tmp_path / "loud")
+    pico_tokenizer().save_pretrained(tmp_path / "loud")
+    monkeypatch.setattr(models, "pick_dtype", lambda study, device: ("float16", "as on a T4"))
+    model, _, how = models.load(pico_study("llama", weights={"japanese": tmp_path / "loud"}), "japanese")
+    assert model.dtype == torch.float32
+    assert "float32" in how
+    assert "overflows in float16" in capsys.readouterr().out
+    assert models.load(pico_study("llama"), "japanese")[0].dtype == torch.float16  # the quiet one stays
+    with pytest.raises(StudyError, match=r"float16.*japanese overflows"):
+        models.load(pico_study("llama", weights={"japanese": tmp_path / "loud"}, generation={"dtype": "float16"}), "japanese")
+
+
 @pytest.fixture
 def engine(monkeypatch):
     """A module with the names and signatures of vLLM's LLM and SamplingParams: it proves the wiring of arguments, nothing else."""
