@@ -8,9 +8,10 @@ import torch
 
 from tests.conftest import pico_tokenizer
 from xlm_utils import decoding, models
-from xlm_utils.study import StudyError
+from xlm_utils.study import StudyError, open_study
 
 TEXTS = ["用語：喘息\n定義：", "Term: asthma\nDefinition:", "yes", "はい いいえ no", "Term: wheezing\nDefinition:", "用語：気道", "a", "no"]
+MOST = 80  # new tokens
 GEMMA = "{% for m in messages %}<start_of_turn>{{ m.role }}\n{{ m.content }}<end_of_turn>\n{% endfor %}"
 LLAMA = "<|begin_of_text|>{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n{{ m.content }}<|eot_id|>{% endfor %}"
 
@@ -26,26 +27,28 @@ def one_by_one(model, tokenizer, text, most):
 @pytest.fixture(params=["llama", "gemma"])
 def writing(request, pico_study):
     """A pico model in float32 that really stops: its stop tokens are two that it says at different places for different prompts."""
-    study = pico_study(request.param, generation={"max_new_tokens": 40})
+    study = pico_study(request.param)
     model, tokenizer, _ = models.load(study, "japanese", dtype="float32")
     wander = torch.Generator().manual_seed(3)  # a head tied to the embedding repeats one token for ever
     model.lm_head.weight = torch.nn.Parameter(torch.randn(model.lm_head.weight.shape, generator=wander))
     model.generation_config.eos_token_id = []
-    said = [one_by_one(model, tokenizer, text, 40) for text in TEXTS]
+    said = [one_by_one(model, tokenizer, text, MOST) for text in TEXTS]
     places = {token: [row.index(token) for row in said if token in row] for row in said for token in row}
-    stop = max(places, key=lambda token: len(set(places[token])))
+    stop = max(places, key=lambda token: (min(len(set(places[token])), 3), max(places[token])))
     assert len(set(places[stop])) >= 3, "the test needs rows that end at different steps"
+    longest = len(tokenizer(TEXTS[1])["input_ids"])
+    assert longest + max(places[stop]) > 64, "and that outlast the pico Gemma's sliding window"
     model.generation_config.eos_token_id = [stop, 1]
     return model, tokenizer
 
 
 def test_a_row_s_text_is_the_same_alone_and_in_any_batch(writing):
     model, tokenizer = writing
-    alone = [decoding._row(tokenizer, one_by_one(model, tokenizer, text, 40), model.generation_config.eos_token_id) for text in TEXTS]
+    alone = [decoding._row(tokenizer, one_by_one(model, tokenizer, text, MOST), model.generation_config.eos_token_id) for text in TEXTS]
     assert len({row["tokens"] for row in alone}) >= 3
-    assert decoding.complete(model, tokenizer, TEXTS, 40) == alone
-    assert decoding.complete(model, tokenizer, TEXTS[::-1], 40) == alone[::-1]
-    assert decoding.complete(model, tokenizer, TEXTS[2:4], 40) == alone[2:4]
+    assert decoding.complete(model, tokenizer, TEXTS, MOST) == alone
+    assert decoding.complete(model, tokenizer, TEXTS[::-1], MOST) == alone[::-1]
+    assert decoding.complete(model, tokenizer, TEXTS[2:4], MOST) == alone[2:4]
 
 
 def test_finished_rows_are_not_computed_any_further(writing, monkeypatch):
@@ -58,20 +61,29 @@ def test_finished_rows_are_not_computed_any_further(writing, monkeypatch):
         return generate(**options)
 
     monkeypatch.setattr(model, "generate", watched)
-    rows = decoding.complete(model, tokenizer, TEXTS, 40)
-    unfinished = [sum(row["tokens"] >= done for row in rows) for done in range(0, 40, decoding.SEGMENT)]
+    rows = decoding.complete(model, tokenizer, TEXTS, MOST)
+    unfinished = [sum(row["tokens"] >= done for row in rows) for done in range(0, MOST, decoding.SEGMENT)]
     assert sizes == [count for count in unfinished if count]
     assert sizes[-1] < sizes[0]
 
 
 def test_every_row_says_how_it_ended(writing):
     model, tokenizer = writing
-    for most in (3, 40):
+    for most in (3, MOST):
         for row, text in zip(decoding.complete(model, tokenizer, TEXTS, most), TEXTS, strict=True):
             said = one_by_one(model, tokenizer, text, most)
             stopped = said[-1] in model.generation_config.eos_token_id
             assert row["tokens"] == len(said) - stopped
             assert row["finish"] == ("empty" if not row["definition"] else "stop" if stopped else "length")
+
+
+def test_the_demo_s_model_writes_the_same_alone_and_in_a_batch_in_float32():
+    study = open_study("demo")
+    model, tokenizer, _ = models.load(study, "japanese", dtype="float32")
+    texts = [study.prompt(study.target, term) for term in ("徐脈", "小頭症", "光過敏性", "過多月経")]
+    alone = [decoding._row(tokenizer, one_by_one(model, tokenizer, text, 20), model.generation_config.eos_token_id) for text in texts]
+    assert len({row["tokens"] for row in alone}) > 1, "rows must leave at different steps"
+    assert decoding.complete(model, tokenizer, texts, 20) == alone
 
 
 def chatty(template, *special):
@@ -155,6 +167,24 @@ def test_a_quantised_model_is_smaller_and_still_writes(pico_study, quantization)
         ids = tokenizer(TEXTS[:1], return_tensors="pt")["input_ids"]
         near = torch.nn.functional.cosine_similarity(quantised(ids).logits.float().flatten(), plain(ids).logits.float().flatten(), dim=0)
     assert near > 0.98
+
+
+def test_a_model_that_overflows_in_float16_is_loaded_in_float32_or_refused(pico_study, pico_siblings, tmp_path, monkeypatch, capsys):
+    from transformers import AutoModelForCausalLM
+
+    loud = AutoModelForCausalLM.from_pretrained(pico_siblings["llama"] / "japanese", dtype=torch.float32)
+    with torch.no_grad():
+        loud.model.layers[0].mlp.down_proj.weight.mul_(1e9)
+    loud.save_pretrained(tmp_path / "loud")
+    pico_tokenizer().save_pretrained(tmp_path / "loud")
+    monkeypatch.setattr(models, "pick_dtype", lambda study, device: ("float16", "as on a T4"))
+    model, _, how = models.load(pico_study("llama", weights={"japanese": tmp_path / "loud"}), "japanese")
+    assert model.dtype == torch.float32
+    assert "float32" in how
+    assert "overflows in float16" in capsys.readouterr().out
+    assert models.load(pico_study("llama"), "japanese")[0].dtype == torch.float16  # the quiet one stays
+    with pytest.raises(StudyError, match=r"float16.*japanese overflows"):
+        models.load(pico_study("llama", weights={"japanese": tmp_path / "loud"}, generation={"dtype": "float16"}), "japanese")
 
 
 @pytest.fixture

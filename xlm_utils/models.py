@@ -182,11 +182,25 @@ def load(study: Study, name: str, dtype: str = "") -> tuple[PreTrainedModel, Pre
         )  # fmt: skip
     model = AutoModelForCausalLM.from_pretrained(folder, **options).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    if dtype == "float16" and not _finite(model, tokenizer):
+        if study.generation.dtype == "float16":
+            raise StudyError(f"generation.dtype = 'float16': {name} overflows in it; take bfloat16 or float32")
+        print(f"{name} overflows in float16 (its scores are not finite): loaded again in float32")
+        del model
+        return load(study, name, dtype="float32")
     model.generation_config.eos_token_id = stops = stop_tokens(model.generation_config.eos_token_id, tokenizer)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     how = f"{name} on {device} ({device_reason}) in {dtype} ({dtype_reason}), quantization {quantization}"
     return model, tokenizer, f"{how}, stops at {' '.join(tokenizer.convert_ids_to_tokens(stops))}"
+
+
+def _finite(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the scores after a short prompt are numbers: Gemma-3, for one, was trained in bfloat16 and exceeds float16's 65,504."""
+    import torch
+
+    with torch.inference_mode():
+        return bool(torch.isfinite(model(**tokenizer("Term: asthma\nDefinition:", return_tensors="pt").to(model.device)).logits).all())
 
 
 def stop_tokens(eos: int | list[int] | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
