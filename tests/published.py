@@ -102,8 +102,8 @@ def teach(model, tokenizer, pairs: list[tuple[str, str]], steps: int, rate: floa
         optimizer.step()
 
 
-def models() -> dict[str, dict[str, bytes]]:
-    """Repository → file → content, for the ancestor and its two fine-tunes."""
+def models(trained: bool = True) -> dict[str, dict[str, bytes]]:
+    """Repository → file → content, for the ancestor and its two fine-tunes; untrained they are alike and say anything."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -120,11 +120,12 @@ def models() -> dict[str, dict[str, bytes]]:
     with torch.random.fork_rng():
         torch.manual_seed(3)
         ancestor = LlamaForCausalLM(config).train()
-        teach(ancestor, words, both, steps=45, rate=5e-3)
+        if trained:
+            teach(ancestor, words, both, steps=45, rate=5e-3)
         for repository, pairs in ((ANCESTOR, None), (JAPANESE, lesson("ja")), (EXPERT, lesson("en"))):
             model = LlamaForCausalLM(config)
             model.load_state_dict(ancestor.state_dict())
-            if pairs:
+            if pairs and trained:
                 teach(model.train(), words, pairs, steps=10, rate=1e-3)
             found[repository] = _files(model, words)
     return found
@@ -168,15 +169,17 @@ def _card(configs: list[dict]) -> bytes:
     return f"---\nconfigs: {json.dumps(configs)}\n---\n".encode()
 
 
-def pubmedqa(training: int = 24) -> list[dict]:
+def pubmedqa(training: int = 10) -> list[dict]:
     """Rows as the hub has them: all in one split, the official test rows among them."""
     official = PUBMEDQA_TEST.read_text(encoding="utf-8").split()
     rows = []
     for number, pubid in enumerate([*official, *(str(90000000 + n) for n in range(training))]):
         drug, days, decision = f"agent {number}", 2 + number % 9, ("yes", "no", "maybe")[number % 3]
         result = {"yes": "was shorter", "no": "was the same", "maybe": "could not be told"}[decision]
-        context = {"contexts": [f"Half of the patients took {drug}.", f"Their stay {result}, in {days} days."],
-                   "labels": ["METHODS", "RESULTS"], "meshes": ["Humans"], "reasoning_required_pred": [decision], "reasoning_free_pred": [decision]}  # fmt: skip
+        context = {
+            "contexts": [f"Half of the patients took {drug}.", f"Their stay {result}, in {days} days."],
+            "labels": ["METHODS", "RESULTS"], "meshes": ["Humans"], "reasoning_required_pred": [decision], "reasoning_free_pred": [decision],
+        }  # fmt: skip
         rows.append({"pubid": int(pubid), "question": f"Does {drug} shorten the stay?", "context": context,
                      "long_answer": f"The stay {result}.", "final_decision": decision})  # fmt: skip
     return rows
@@ -216,9 +219,9 @@ def data_sets() -> dict[str, dict[str, bytes]]:
     return found
 
 
-def fill(hub: Hub) -> Hub:
+def fill(hub: Hub, trained: bool = True) -> Hub:
     """Put everything on a hub; Meta's ancestor is gated, as upstream."""
-    for repository, files in models().items():
+    for repository, files in models(trained).items():
         hub.add(repository, files, gated=repository == ANCESTOR)
     for repository, files in data_sets().items():
         hub.add(repository, {"README.md": b"---\nlicense: other\n---\n", **files}, kind="datasets")

@@ -35,7 +35,8 @@ def answer(prompt: str) -> str:
     row = next(row for row in published.TERMS if json.dumps(row[0].capitalize()) in prompt)
     if prompt.startswith("Translate"):
         return json.dumps({"translation": row[1], "established": True})
-    reference, given = (json.loads(re.search(rf"^{field}: (.*)$", prompt, re.MULTILINE)[1]) for field in ("Reference definition", "Definition to grade"))
+    quoted = {field: json.loads(text) for field, text in re.findall(r'^(.*?): (".*")$', prompt, re.MULTILINE)}
+    reference, given = quoted["Reference definition"], quoted["Definition to grade"]
     likeness = max(difflib.SequenceMatcher(None, given, right).ratio() for right in (reference, row[3]))
     return json.dumps({"score": int(10 * likeness**2)})
 
@@ -85,10 +86,12 @@ def findings(tree: Path) -> list[str]:
         result = json.loads((folder / "benchmarks" / f"{model}.json").read_text(encoding="utf-8"))
         if result["unavailable"] or list(result["columns"]) != COLUMNS:
             wrong.append(f"benchmarks of {model}: columns {list(result['columns'])}, unavailable {result['unavailable']}")
-        wrong += [f"benchmarks of {model}: {name} has no value" for name, column in result["columns"].items() if column["value"] is None and name != "sts"]
+        empty = [name for name, column in result["columns"].items() if column["value"] is None and name != "sts"]  # r of a constant
+        wrong += [f"benchmarks of {model}: {name} has no value" for name in empty]
     table1, table2 = pd.read_csv(figures / "table1.csv"), pd.read_csv(figures / "table2.csv")
     print(table1.to_string(), table2.to_string(), sep="\n")
-    for path in [p for kind in ("*.jsonl", "*.csv", "benchmarks/*.json") for p in folder.rglob(kind)] + [folder / "models" / name for name in MODELS[2:]]:
+    files = [path for kind in ("*.jsonl", "*.csv", "benchmarks/*.json") for path in folder.rglob(kind)]
+    for path in [*files, *(folder / "models" / name for name in MODELS[2:])]:
         if not path.with_name(f"{path.name}.manifest.json").is_file():
             wrong.append(f"{path.relative_to(tree)} has no manifest")
     return wrong

@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+from xlm_utils.preflight import preflight
 from xlm_utils.records import digest, fingerprint, read_manifest, write_json
 from xlm_utils.study import ROOT, Study, StudyError, open_study, relative
 
@@ -74,11 +75,15 @@ def run(name: str) -> None:
     """Run a study's stages in order and print seconds per stage and where the results are."""
     study = open_study(name)
     parameters = {} if name == "demo" else {"study": name}  # the notebooks' own default is the demo
-    times, before = [], ""
-    for stage, files in outputs(study).items():
+    times, before, checked = [], "", False
+    for number, (stage, files) in enumerate(outputs(study).items()):
         notebook, record = NOTEBOOKS / f"{stage}.ipynb", study.folder / "stages" / f"{stage}.json"
         started, key = time.monotonic(), stage_key(study, notebook, before)
-        if is_done(record, key, files):
+        done = is_done(record, key, files)
+        if not done and not checked:
+            preflight(study, list(outputs(study))[number:])
+            checked = True
+        if done:
             print(f"{stage}: nothing to do", flush=True)
             times.append((stage, None))
         else:

@@ -13,6 +13,7 @@ from typing import Literal
 from pydantic import BaseModel, Field, ValidationError, computed_field, model_validator
 
 HUB = "https://huggingface.co/datasets/"
+BEGINNING = 1 << 20  # bytes; a row of JAQKET with its hundred contexts has less
 PUBMEDQA_TEST = Path(__file__).with_name("pubmedqa_test_pmids.txt")  # official test_ground_truth.json, MIT
 
 
@@ -209,6 +210,39 @@ def _read(name: str, path: str, file: Path) -> list[tuple[str, object]]:
     if not rows:
         raise DataError(f"data set {name}: {file.name} is empty; a good copy is at {HUB}{path}")
     return rows
+
+
+def first_rows(name: str, path: str, files: dict, needs: list, config: str | None = None, raw: dict | None = None, **_) -> int:
+    """Check the first row of each needed split on the hub, reading no more than a beginning of its file.
+
+    Returns:
+        the number of splits looked at.
+
+    Raises:
+        DataError: as ``load``.
+    """
+    import datasets
+    from huggingface_hub import HfFileSystem
+
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it logs what it raises
+    needed = ["train"] if name == "pubmedqa" else [split for split in files if split in needs]
+    try:
+        if raw:
+            starts = {split: HfFileSystem().open(f"datasets/{path}/{raw[split]}").read(BEGINNING).decode("utf-8", "ignore") for split in needed}
+            rows = {split: json.JSONDecoder().raw_decode(text.lstrip("[ \r\n"))[0] for split, text in starts.items()}
+        else:
+            loaded = datasets.load_dataset(path, config, streaming=True)
+            rows = {split: next(iter(loaded[split]), None) for split in needed}
+    except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:  # unreachable, unknown or changed
+        raise DataError(f"data set {name}: {path} can't be read from the hub ({_reason(error)}); see {HUB}{path}") from None
+    for split, row in rows.items():
+        _check(name, path, f"{path}, first {split} row", row)
+    return len(rows)
+
+
+def _reason(error: Exception) -> str:
+    """An error's type and the first sentence of what it says."""
+    return f"{type(error).__name__}: {str(error).splitlines()[0][:120] if str(error) else 'no details'}"
 
 
 def _from_hub(name: str, path: str, files: dict, config: str | None, raw: dict | None) -> Iterator[tuple[str, list]]:
