@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+from xlm_utils.models import source
 from xlm_utils.preflight import preflight
 from xlm_utils.records import digest, fingerprint, read_manifest, write_json
 from xlm_utils.study import ROOT, Study, StudyError, open_study, relative
@@ -91,7 +92,8 @@ def run(name: str) -> None:
             execute(notebook, study.folder / "notebooks" / notebook.name, parameters)
             if lacking := [relative(f) for f in files if not f.exists()]:
                 raise StudyError(f"{stage} ended without {', '.join(lacking)} (see {relative(study.folder / 'notebooks')})")
-            write_json(record, {"key": key, "outputs": {relative(f): digest(f) for f in files}})
+            sources = {name: source(study, name) for name in study.constituents} if stage in ("03_merge", "04_generate", "06_benchmark") else {}
+            write_json(record, {"key": key, "outputs": {relative(f): digest(f) for f in files}, "sources": sources})
             times.append((stage, time.monotonic() - started))
         before = fingerprint([key, {relative(f): digest(f) for f in files}])
     print("\nstage          seconds")
