@@ -210,8 +210,8 @@ def data_sets() -> dict[str, dict[str, bytes]]:
         "polm-stability/xwinograd-ja": {"test/xwinograd-ja.json": _jsonl(_rows("xwinograd_ja"))},
         "mkshing/xlsum_ja": {f"data/{name}.csv": _csv(_rows(f"xlsum_ja_{name}")) for name in ("train", "test")},
         "Coldog2333/JMedBench": {"README.md": _card([
-            {"config_name": name, "data_files": [{"split": "test", "path": f"{name}/test.jsonl"}]} for name in JMEDBENCH
-        ])} | {f"{name}/test.jsonl": _jsonl(_rows(name)) for name in JMEDBENCH},
+            {"config_name": name, "data_files": [{"split": part, "path": f"{name}/{part}.jsonl"} for part in ("train", "test")]} for name in JMEDBENCH
+        ])} | {f"{name}/{part}.jsonl": _jsonl(_rows(name) * (400 if part == "train" else 1)) for name in JMEDBENCH for part in ("train", "test")},
     }  # fmt: skip
     for repository, name in (("sbintuitions/JCommonsenseQA", "jcommonsenseqa"), ("sbintuitions/JSQuAD", "jsquad")):
         parts = {f"data/{part}-00000-of-00001.parquet": _parquet(_rows(f"{name}_{part}")) for part in split}

@@ -7,11 +7,13 @@ import math
 from collections.abc import Collection
 from importlib.util import find_spec
 
-from xlm_utils import judging, translation
+import pandas as pd
+
+from xlm_utils import judging, translation, vocabulary
 from xlm_utils.calls import estimate, replies_file, spent
 from xlm_utils.generation import runs
 from xlm_utils.judges import Card, address, find_key, load_card, shutdown_date
-from xlm_utils.study import Study, StudyError
+from xlm_utils.study import PARAMS, Study, StudyError
 
 PAPER_TERMS = 1782
 CONTROLS = 6 * 24
@@ -78,27 +80,40 @@ def _refusal(card: Card, status: int) -> StudyError:
 
 
 def cost(study: Study, stages: Collection[str], parameters: float) -> str:
-    """Hours and dollars, from the list of terms if there is one."""
-    files = [study.folder / name for name in ("terms.csv", "vocabulary.csv")]
-    file = next((file for file in files if file.exists()), None)
-    terms = study.vocabulary.sample or (len(file.read_text(encoding="utf-8").splitlines()) - 1 if file else PAPER_TERMS)
-    asked, usd, minutes = len(runs(study)), 0.0, 0.0
-    for name in cards(study, stages):
-        card, needed = load_card(name), []
-        if card.proxy:
-            continue
-        if name == study.translation.translator and "02_translate" in stages:
-            needed.append(estimate(card, [translation._template()] * terms, translation.SCHEMA))
-        if name in study.judges and "05_judge" in stages:
+    """Hours and dollars that the coming stages take; the terminology is curated for it where calls are to be paid.
+
+    Raises:
+        StudyError: more than ``judging.max_cost_usd``.
+    """
+    paid = [load_card(name) for name in cards(study, stages) if not load_card(name).proxy]
+    terms, counted = _terms(study) if paid else (study.vocabulary.sample, "")
+    asked, needed = len(runs(study)), []
+    for card in paid:
+        if card.name == study.translation.translator and "02_translate" in stages:
+            needed.append(estimate(card, [(PARAMS / "prompts" / "translate.txt").read_text(encoding="utf-8")] * terms, translation.SCHEMA))
+        if card.name in study.judges and "05_judge" in stages:
             row = {"term": "x" * 12, "translation": "あ" * 5, "reference_text": DEFINITION, "definition": DEFINITION}
             calls = (asked - 1) * terms * len(study.judging.references) + CONTROLS
             needed.append(estimate(card, [judging.prompt_for(study, row)] * calls, judging.SCHEMA))
-        usd, minutes = usd + sum(n["usd"] for n in needed), minutes + sum(n["minutes"] for n in needed)
-    paid, limit = spent(replies_file(study)), study.judging.max_cost_usd
-    if max(usd, paid) > limit:
-        raise StudyError(f"cost: about {usd:.2f} USD for {terms:,} terms ({paid:.2f} spent), above judging.max_cost_usd = {limit:g}")
-    counted = "" if file or study.vocabulary.sample else " (as many as the paper's; curation will tell)"
-    return f"cost for {terms:,} terms{counted}: about {usd:.2f} USD and {minutes / 60:.1f} h of calls" + _gpu_hours(study, terms, asked, parameters)
+    usd, hours = (sum(part[unit] for part in needed) for unit in ("usd", "minutes"))
+    before, limit = spent(replies_file(study)), study.judging.max_cost_usd
+    if needed and max(usd, before) > limit:
+        raise StudyError(f"cost: about {usd:.2f} USD for {terms:,} terms ({before:.2f} spent), above judging.max_cost_usd = {limit:g}")
+    calls = f"{terms:,} terms{counted}, about {usd:.2f} USD and {hours / 60:.1f} h of calls" if needed else "no call to pay for"
+    return f"cost: {calls}{_gpu_hours(study, terms or PAPER_TERMS, asked, parameters)}"
+
+
+def _terms(study: Study) -> tuple[int, str]:
+    """How many terms will be run, at most, and a remark if that is a guess."""
+    if study.vocabulary.sample:
+        return study.vocabulary.sample, ""
+    file = next((file for file in (study.folder / "terms.csv", study.folder / "vocabulary.csv") if file.exists()), None)
+    try:
+        if file is None and study.translation.translator == "jmdict":
+            return len(translation.terms(study)), ""
+        return len(pd.read_csv(file or vocabulary.curate(study), keep_default_na=False)), ""
+    except StudyError:  # told by the check of the terminology
+        return PAPER_TERMS, " (as many as the paper's)"
 
 
 def _gpu_hours(study: Study, terms: int, asked: int, parameters: float) -> str:

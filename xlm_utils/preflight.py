@@ -24,6 +24,7 @@ from xlm_utils.tasks import data
 
 GIB = 2**30
 ROOM = 2 * GIB  # beside a model's weights, for a batch and what the libraries take
+LARGE = 1e9  # parameters
 SPARE = 2 * GIB  # of disk, for data sets and results
 BYTES = {"none": 2, "int8": 1.1, "nf4": 0.6}  # of a parameter on a GPU
 MUST_MATCH = (
@@ -166,7 +167,8 @@ def _memory(study: Study, facts: Facts) -> str:
     where = "GPU memory" if device == "cuda" else "memory (no GPU is visible)"
     if free < needed:
         raise StudyError(f"{where}: {_gib(free)} are free, and a model with a batch needs {_gib(needed)}; with generation.quantization nf4, less")
-    return f"{where}: {_gib(free)} free, {_gib(needed)} needed"
+    slow = "; warning: on a CPU, models of this size take days" if device == "cpu" and _largest(facts) > LARGE else ""
+    return f"{where}: {_gib(free)} free, {_gib(needed)} needed{slow}"
 
 
 def _disk(study: Study, facts: Facts) -> str:
