@@ -5,7 +5,7 @@ BIN := .venv/bin
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo study test test-colab test-ray check-demo notebooks lock lab clean-runs
+.PHONY: help install demo study test rehearse test-colab test-ray check-demo notebooks lock lab clean-runs
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -22,12 +22,15 @@ install: .venv/installed  ## create .venv with the locked packages (TORCH_INDEX=
 demo: install  ## run the seven notebooks on the offline demo; tables and figures land in figures/demo
 	@$(BIN)/python -m xlm_utils.pipeline demo
 
-study: install  ## run another study of params/: make study STUDY=open
+study: install  ## check what another study of params/ needs, then run it: make study STUDY=open
 	@$(BIN)/python -m xlm_utils.pipeline $(STUDY)
 
 test: install  ## ruff, unit tests, and every notebook executed at smoke size
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest
+
+rehearse: install  ## run STUDY=paper from its first check to its last figure, with a loopback hub and loopback judges (minutes)
+	@$(BIN)/python -m tests.rehearse
 
 test-colab: install  ## notebooks on a bare runtime with Colab's packages, in a scratch environment (downloads gigabytes)
 	@$(BIN)/python -m tests.colab

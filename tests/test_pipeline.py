@@ -107,3 +107,15 @@ def test_a_stage_without_its_results_is_named(stage, monkeypatch):
     monkeypatch.setattr(pipeline, "execute", lambda *_: None)
     with pytest.raises(StudyError, match="01_curate ended without"):
         pipeline.run("demo")
+
+
+def test_a_failed_notebook_is_named_and_kept_with_what_it_did(tmp_path, monkeypatch):
+    import nbformat
+
+    monkeypatch.setattr(pipeline, "NOTEBOOKS", tmp_path)
+    code = ["print('so far')", "raise ValueError('too hot')"]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in code])
+    nbformat.write(notebook, tmp_path / "01_curate.ipynb")
+    with pytest.raises(StudyError, match=r"01_curate\.ipynb failed: ValueError: too hot \(see "):
+        pipeline.execute(tmp_path / "01_curate.ipynb", tmp_path / "run" / "01_curate.ipynb", {})
+    assert "so far" in (tmp_path / "run" / "01_curate.ipynb").read_text(encoding="utf-8")

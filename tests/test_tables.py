@@ -241,3 +241,11 @@ def test_the_papers_size_takes_less_than_thirty_seconds(tmp_path, monkeypatch):
         table(study)
     assert time.process_time() - started < 30
     assert json.loads(json.dumps(tables.table1(study).attrs))  # attributes are plain text
+
+
+def test_the_status_of_a_translation_is_not_taken_for_a_score_s(study):
+    """An LLM's translations bring columns of the same names into terms.csv."""
+    path = study.folder / "terms.csv"
+    before = results.load_scores(study)
+    pd.read_csv(path, keep_default_na=False).assign(status="unparsable", served_model="a translator").to_csv(path, index=False)
+    pd.testing.assert_frame_equal(results.load_scores(study), before)

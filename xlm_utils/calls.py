@@ -195,7 +195,7 @@ class _Run:
 
     def finish(self, prompts: list[str]) -> None:
         """Work off all prompts, or raise the one sentence that says why not."""
-        from tqdm import tqdm
+        from tqdm.auto import tqdm  # in a notebook a widget: as text it would leave a line there every tenth of a second
 
         with closing(self.database), ThreadPoolExecutor(min(WORKERS, len(prompts))) as threads:
             try:

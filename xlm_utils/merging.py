@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from xlm_utils.methods import DTYPES, cards, check_keys, config_yaml, read_card, render, resolve
-from xlm_utils.models import locate, quiet
+from xlm_utils.models import locate, quiet, source
 from xlm_utils.records import Step, digest, read_manifest, sha256, write_text
 from xlm_utils.study import Study, StudyError, pick_device, relative
 from xlm_utils.weights import Tensors, check_parents, eos_ids, geometry, task_vectors
@@ -81,7 +81,8 @@ def merge(study: Study, name: str, values: Mapping[str, float] | None = None) ->
             command = f"mergekit-yaml {name}.mergekit.yml" if seed is None else f"mergekit-yaml --random-seed {seed} {name}.mergekit.yml"
             note = f"# {command} <folder> makes the same weights, but for changes that tie at a TIES threshold"
             write_text(step.path.with_name(f"{name}.mergekit.yml"), f"{note}\n{yaml.safe_dump(with_folders, sort_keys=False)}")
-            step.finish(weights_sha256=[sha256(file) for file in sorted(step.partial.glob("*.safetensors"))], device=device)
+            hashes = [sha256(file) for file in sorted(step.partial.glob("*.safetensors"))]
+            step.finish(weights_sha256=hashes, device=device, sources={parent: source(study, parent) for parent in folders})
         finally:
             shutil.rmtree(step.partial, ignore_errors=True)
     print(f"{name}: merged into {relative(step.path)}")

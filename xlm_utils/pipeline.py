@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from xlm_utils.models import source
+from xlm_utils.preflight import preflight
 from xlm_utils.records import digest, fingerprint, read_manifest, sha256, write_json
 from xlm_utils.study import PARAMS, ROOT, Study, StudyError, open_study, relative
 
@@ -91,12 +93,16 @@ def run(name: str) -> None:
     """Run a study's stages in order and print seconds per stage and where the results are."""
     study = open_study(name)
     parameters = {} if name == "demo" else {"study": name}  # the notebooks' own default is the demo
-    times, before = [], ""
-    for stage, files in outputs(study).items():
-        of = study.swept() if stage.endswith(SWEEP) else study
-        notebook, record = NOTEBOOKS / f"{stage.removesuffix(SWEEP)}.ipynb", of.folder / "stages" / f"{stage.removesuffix(SWEEP)}.json"
+    times, before, checked = [], "", False
+    for number, (stage, files) in enumerate(outputs(study).items()):
+        of, step = (study.swept() if stage.endswith(SWEEP) else study), stage.removesuffix(SWEEP)
+        notebook, record = NOTEBOOKS / f"{step}.ipynb", of.folder / "stages" / f"{step}.json"
         started, key = time.monotonic(), stage_key(study, notebook, before)
-        if is_done(record, key, files):
+        done = is_done(record, key, files)
+        if not done and not checked:
+            preflight(study, list(outputs(study))[number:])
+            checked = True
+        if done:
             print(f"{stage}: nothing to do", flush=True)
             times.append((stage, None))
         else:
@@ -104,7 +110,8 @@ def run(name: str) -> None:
             execute(notebook, of.folder / "notebooks" / notebook.name, parameters | ({"sweep": True} if of is not study else {}))
             if lacking := [relative(f) for f in files if not f.exists()]:
                 raise StudyError(f"{stage} ended without {', '.join(lacking)} (see {relative(of.folder / 'notebooks')})")
-            write_json(record, {"key": key, "outputs": {relative(f): digest(f) for f in files}})
+            sources = {name: source(study, name) for name in study.constituents} if stage in ("03_merge", "04_generate", "06_benchmark") else {}
+            write_json(record, {"key": key, "outputs": {relative(f): digest(f) for f in files}, "sources": sources})
             times.append((stage, time.monotonic() - started))
         before = fingerprint([key, {relative(f): digest(f) for f in files}])
     print("\nstage                seconds")

@@ -20,8 +20,14 @@ from pathlib import Path
 from filelock import FileLock
 
 from xlm_utils import __version__
+from xlm_utils.settings import ROOT
 
 RECORDED_PACKAGES = ("torch", "transformers", "mergekit", "lm_eval", "tokenizers", "numpy")
+
+
+def cache_folder() -> Path:
+    """Where materialised constituents live, shared by all studies (``XLM_CACHE`` moves it)."""
+    return Path(os.environ.get("XLM_CACHE", ROOT / "data" / "cache"))
 
 
 def fingerprint(value: object) -> str:
@@ -41,7 +47,7 @@ def sha256(path: Path) -> str:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of an input: from its manifest where there is one, else of a file now, of a model folder once a process."""
+    """SHA-256 of an input: from its manifest where there is one, else of a file now, of a model folder when its files have changed."""
     if manifest := read_manifest(path):
         return manifest["sha256"]
     return _folder_sha256(path) if path.is_dir() else sha256(path)
@@ -49,7 +55,12 @@ def digest(path: Path) -> str:
 
 @cache
 def _folder_sha256(path: Path) -> str:
-    return sha256(path)
+    """A folder's hash, remembered with its files' sizes and times of change: 16 GB of weights are read once, not in every notebook."""
+    stamps = [(str(p.relative_to(path)), p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(path.rglob("*")) if p.is_file()]
+    memory = cache_folder() / "digests" / fingerprint([str(path.resolve()), stamps])
+    if not memory.exists():
+        write_text(memory, sha256(path))
+    return memory.read_text(encoding="utf-8")
 
 
 def write_text(path: Path, text: str) -> None:

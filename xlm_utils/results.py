@@ -100,7 +100,8 @@ def load_scores(study: Study, twins: bool = False) -> pd.DataFrame:
     }
     found = scores[key[:3]].drop_duplicates().sort_values(key[:3], key=lambda column: column.map(order[str(column.name)].index))
     whole = found.merge(table[["term_id"]], how="cross").merge(scores, on=key, how="left")
-    return whole.assign(status=whole["status"].fillna("not judged")).merge(table, on="term_id")
+    own = [column for column in table if column == "term_id" or column not in whole]  # a translation by an LLM has a status of its own
+    return whole.assign(status=whole["status"].fillna("not judged")).merge(table[own], on="term_id")
 
 
 def _checked(path: Path) -> list[dict]:

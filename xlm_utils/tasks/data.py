@@ -13,6 +13,8 @@ from typing import Literal
 from pydantic import BaseModel, Field, ValidationError, computed_field, model_validator
 
 HUB = "https://huggingface.co/datasets/"
+BEGINNING = 1 << 20  # bytes; a row of JAQKET with its hundred contexts has less
+SEARCHED = 1000  # rows, about, of a split that only a search may look at: medmcqa_jp has 182,000 of them
 PUBMEDQA_TEST = Path(__file__).with_name("pubmedqa_test_pmids.txt")  # official test_ground_truth.json, MIT
 
 
@@ -156,7 +158,7 @@ def load(
     import datasets
 
     found = {}
-    source = _from_folder(name, path, files, needs, raw or {}, data_dir) if data_dir else _from_hub(name, path, files, config, raw)
+    source = _from_folder(name, path, files, needs, raw or {}, data_dir) if data_dir else _from_hub(name, path, files, needs, config, raw)
     for split, rows in source:
         checked = [row for row in (_check(name, path, where, row) for where, row in rows) if row is not None]
         if not checked and split in needs:
@@ -211,7 +213,40 @@ def _read(name: str, path: str, file: Path) -> list[tuple[str, object]]:
     return rows
 
 
-def _from_hub(name: str, path: str, files: dict, config: str | None, raw: dict | None) -> Iterator[tuple[str, list]]:
+def first_rows(name: str, path: str, files: dict, needs: list, config: str | None = None, raw: dict | None = None, **_) -> int:
+    """Check the first row of each needed split on the hub, reading no more than a beginning of its file.
+
+    Returns:
+        the number of splits looked at.
+
+    Raises:
+        DataError: as ``load``.
+    """
+    import datasets
+    from huggingface_hub import HfFileSystem
+
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it logs what it raises
+    needed = ["train"] if name == "pubmedqa" else [split for split in files if split in needs]
+    try:
+        if raw:
+            starts = {split: HfFileSystem().open(f"datasets/{path}/{raw[split]}").read(BEGINNING).decode("utf-8", "ignore") for split in needed}
+            rows = {split: json.JSONDecoder().raw_decode(text.lstrip("[ \r\n"))[0] for split, text in starts.items()}
+        else:
+            loaded = datasets.load_dataset(path, config, streaming=True)
+            rows = {split: next(iter(loaded[split]), None) for split in needed}
+    except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:  # unreachable, unknown or changed
+        raise DataError(f"data set {name}: {path} can't be read from the hub ({_reason(error)}); see {HUB}{path}") from None
+    for split, row in rows.items():
+        _check(name, path, f"{path}, first {split} row", row)
+    return len(rows)
+
+
+def _reason(error: Exception) -> str:
+    """An error's type and the first sentence of what it says."""
+    return f"{type(error).__name__}: {str(error).splitlines()[0][:120] if str(error) else 'no details'}"
+
+
+def _from_hub(name: str, path: str, files: dict, needs: list, config: str | None, raw: dict | None) -> Iterator[tuple[str, list]]:
     import datasets
     from huggingface_hub import hf_hub_download
 
@@ -231,7 +266,8 @@ def _from_hub(name: str, path: str, files: dict, config: str | None, raw: dict |
         loaded = _official_split(loaded["train"])
     for split in files:
         if split in loaded:
-            yield split, [(f"{path}, {split} row {number}", row) for number, row in enumerate(loaded[split])]
+            step = 1 if split in needs else max(1, len(loaded[split]) // SEARCHED)
+            yield split, [(f"{path}, {split} row {number}", loaded[split][number]) for number in range(0, len(loaded[split]), step)]
 
 
 def _official_split(rows) -> dict[str, list[dict]]:

@@ -1,0 +1,123 @@
+"""`make rehearse`: the paper's run from its first check to its last figure, with only the far end of each wire replaced.
+
+The working tree is copied to a scratch folder, so that nothing lands in the user's. There the same command runs
+the same notebooks with the same YAML; the hub, the two judges and the SNOMED CT release are stand-ins
+(``hub.py`` with ``published.py``, ``loopback.py``, ``rf2.py``), reached through the clients' own settings.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pandas as pd
+
+from tests import published
+from tests.hub import TOKEN, Hub
+from tests.loopback import Loopback
+from xlm_utils.study import ROOT
+
+MODELS = ["japanese", "expert", "slerp", "ties", "linear", "task_arithmetic", "dare_ties", "evo_dare_ties"]
+COLUMNS = ["pubmedqa", "jaqket_v2", "jcommonsenseqa", "jsquad", "xwinograd_ja", "xlsum_ja", "mcqa", "dc", "sts"]
+
+
+def answer(prompt: str) -> str:
+    """What a judge who knows the invented terms says: a translation, or the likeness of a definition to a right one."""
+    row = next(row for row in published.TERMS if json.dumps(row[0].capitalize()) in prompt)
+    if prompt.startswith("Translate"):
+        return json.dumps({"translation": row[1], "established": True})
+    quoted = {field: json.loads(text) for field, text in re.findall(r'^(.*?): (".*")$', prompt, re.MULTILINE)}
+    reference, given = quoted["Reference definition"], quoted["Definition to grade"]
+    likeness = max(difflib.SequenceMatcher(None, given, right).ratio() for right in (reference, row[3]))
+    return json.dumps({"score": int(10 * likeness**2)})
+
+
+def copy_of_the_tree(folder: Path) -> Path:
+    """The files that git knows or would add, without the runs, caches and raw data that it ignores."""
+    listed = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+    return folder
+
+
+def environment(scratch: Path, hub: Hub, openai: Loopback, gemini: Loopback) -> dict[str, str]:
+    """This process's variables, with the clients' own settings pointing at the stand-ins."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "XLM_", "OPENAI_", "GEMINI_", "GOOGLE_"))}
+    return kept | {
+        "HF_ENDPOINT": hub.url, "HF_HOME": str(scratch / "hub"), "HF_TOKEN": TOKEN, "XLM_CACHE": str(scratch / "cache"),
+        "OPENAI_BASE_URL": openai.openai, "OPENAI_API_KEY": "sk-rehearsal", "GOOGLE_GEMINI_BASE_URL": gemini.root,
+        "GEMINI_API_KEY": "rehearsal", "NO_PROXY": "127.0.0.1",
+    }  # fmt: skip
+
+
+def run(tree: Path, settings: dict[str, str]) -> str:
+    """`make study STUDY=paper`, shown as it goes."""
+    command = [sys.executable, "-m", "xlm_utils.pipeline", "paper"]
+    with subprocess.Popen(command, cwd=tree, env=settings, stdout=subprocess.PIPE, text=True) as process:
+        lines = [print(line, end="", flush=True) or line for line in process.stdout]
+    if process.returncode:
+        sys.exit(f"the rehearsal failed (its files are kept in {tree})")
+    return "".join(lines)
+
+
+def findings(tree: Path) -> list[str]:
+    """What is not as the paper's run must leave it, one line each."""
+    folder, figures = tree / "data" / "runs" / "paper", tree / "figures" / "paper"
+    wrong = [f"no {name}" for name in ("table1.csv", "table2.csv", "figure1.html") if not (figures / name).is_file()]
+    if wrong:
+        return wrong
+    for judge in ("gpt-4o", "gemini-1.5-pro"):
+        for run in (*MODELS, "expert.ja"):
+            rows = [json.loads(line) for line in (folder / "scores" / judge / f"{run}.jsonl").read_text(encoding="utf-8").splitlines()]
+            if len(rows) != len(published.TERMS) or any(row["score"] is None for row in rows):
+                wrong.append(f"{judge} on {run}: {len(rows)} rows, {sum(row['score'] is None for row in rows)} without a score")
+    for model in MODELS:
+        result = json.loads((folder / "benchmarks" / f"{model}.json").read_text(encoding="utf-8"))
+        if result["unavailable"] or list(result["columns"]) != COLUMNS:
+            wrong.append(f"benchmarks of {model}: columns {list(result['columns'])}, unavailable {result['unavailable']}")
+        empty = [name for name, column in result["columns"].items() if column["value"] is None and name != "sts"]  # r of a constant
+        wrong += [f"benchmarks of {model}: {name} has no value" for name in empty]
+    table1, table2 = pd.read_csv(figures / "table1.csv"), pd.read_csv(figures / "table2.csv")
+    print(table1.to_string(), table2.to_string(), sep="\n")
+    files = [path for kind in ("*.jsonl", "*.csv", "benchmarks/*.json") for path in folder.rglob(kind)]
+    for path in [*files, *(folder / "models" / name for name in MODELS[2:])]:
+        if not path.with_name(f"{path.name}.manifest.json").is_file():
+            wrong.append(f"{path.relative_to(tree)} has no manifest")
+    return wrong
+
+
+def main() -> None:
+    """Rehearse, check what came out, and run once more: nothing may be left to do."""
+    started = time.monotonic()
+    scratch = Path(tempfile.mkdtemp(prefix="rehearsal-"))
+    with ExitStack() as servers:
+        hub = published.fill(servers.enter_context(Hub()))
+        openai = servers.enter_context(Loopback(["ok"] * 40 + ["429_after", "ok"], answer=answer, shutdown_date="2027-01-14"))
+        gemini = servers.enter_context(Loopback(answer=answer))
+        tree = copy_of_the_tree(scratch / "tree")
+        published.release().write(tree / "data" / "raw" / "snomed" / "SnomedCT_Rehearsal")
+        settings = environment(scratch, hub, openai, gemini)
+        run(tree, settings)
+        wrong, calls = findings(tree), len(openai.prompts) + len(gemini.prompts)
+        second = run(tree, settings)
+        if "running" in second or len(openai.prompts) + len(gemini.prompts) != calls:
+            wrong.append("a second run did something again")
+    if wrong:
+        sys.exit("\n".join(["the rehearsal came out wrong:", *wrong, f"(its files are kept in {scratch})"]))
+    shutil.rmtree(scratch)
+    print(f"rehearsed in {time.monotonic() - started:.0f} s: {calls} calls of two judges, {len(hub.requests)} requests to the hub")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Models from the hub: downloaded once, whole or not at all, at one commit that manifests name."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests import published
+from tests.hub import TOKEN, Hub
+from xlm_utils import models, records
+from xlm_utils.records import digest
+from xlm_utils.study import StudyError
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub that the client in this process takes for the real one, with an empty cache."""
+    from huggingface_hub import constants
+
+    with Hub() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}")
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        monkeypatch.setenv("XLM_CACHE", str(tmp_path / "cache"))
+        models.from_hub.cache_clear()
+        yield server
+    models.from_hub.cache_clear()
+
+
+FILES = {
+    "config.json": b"{}", "tokenizer.json": b"{}", "model.safetensors.index.json": b'{"weight_map": {"a": "a.safetensors", "b": "b.safetensors"}}',
+    "a.safetensors": b"\x02\0\0\0\0\0\0\0{}", "b.safetensors": b"\x02\0\0\0\0\0\0\0{}", "pytorch_model.bin": b"the same in another format",
+}  # fmt: skip
+
+
+def test_a_second_use_asks_the_hub_nothing_even_in_another_process(hub, capsys):
+    commit = hub.add("someone/model", FILES).commit
+    folder = models.from_hub("someone/model", None)
+    assert folder.name == commit
+    assert not (folder / "pytorch_model.bin").exists()
+    hub.requests.clear()
+    models.from_hub.cache_clear()  # as a new process
+    assert models.from_hub("someone/model", None) == folder
+    assert hub.requests == []
+    assert capsys.readouterr().out.count("downloading") == 1
+
+
+def test_a_study_stays_at_its_commit_when_the_repository_moves_on(hub):
+    first = models.from_hub("someone/model", None) if hub.add("someone/model", FILES) else None
+    hub.add("someone/model", {**FILES, "config.json": b'{"vocab_size": 1}'})
+    models.from_hub.cache_clear()
+    assert models.from_hub("someone/model", None) == first
+
+
+def test_an_interrupted_download_is_completed(hub):
+    hub.add("someone/model", FILES)
+    folder = models.from_hub("someone/model", None)
+    (folder / "b.safetensors").unlink()
+    models.from_hub.cache_clear()
+    assert models.whole_copy("someone/model", None) is None
+    assert (models.from_hub("someone/model", None) / "b.safetensors").exists()
+
+
+def test_a_gated_model_is_fetched_with_the_token_and_refused_without(hub, monkeypatch):
+    hub.add("someone/gated", FILES, gated=True)
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(StudyError, match="someone/gated: its licence must be accepted on the hub, then set HF_TOKEN"):
+        models.from_hub("someone/gated", None)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert (models.from_hub("someone/gated", None) / "a.safetensors").read_bytes() == FILES["a.safetensors"]
+
+
+def test_an_unknown_model_is_named(hub):
+    with pytest.raises(StudyError, match="someone/nothing: neither a folder nor a repository that the hub knows"):
+        models.from_hub("someone/nothing", None)
+
+
+def test_weights_are_read_once_to_know_their_hash_and_again_when_they_change(hub, monkeypatch):
+    hub.add("someone/model", FILES)
+    folder = models.from_hub("someone/model", None)
+    copy = shutil.copytree(folder, Path(folder.parent.parent / "copy"))
+    first = digest(copy)
+    records._folder_sha256.cache_clear()  # as a new process
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "sha256", lambda path: pytest.fail("read again"))
+        assert digest(copy) == first
+    (copy / "config.json").write_text('{"changed": true}')
+    records._folder_sha256.cache_clear()
+    assert digest(copy) != first
+
+
+def test_the_pico_repositories_are_llama_3_in_everything_but_size(tmp_path):
+    """Special tokens, chat template, two stop tokens, several shards; only the ancestor is gated."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    from xlm_utils.weights import Tensors, eos_ids
+
+    for repository, files in published.models(trained=False).items():
+        folder = tmp_path / repository
+        folder.mkdir(parents=True)
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        text = tokenizer.apply_chat_template([{"role": "user", "content": "喘息?"}], tokenize=False, add_generation_prompt=True)
+        assert text == (
+            "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n喘息?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+        )
+        assert tokenizer.convert_ids_to_tokens(eos_ids(folder)) == ["<|end_of_text|>", "<|eot_id|>"]
+        assert tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
+        assert AutoConfig.from_pretrained(folder).architectures == ["LlamaForCausalLM"]
+        assert len(list(folder.glob("*.safetensors"))) > 1
+        assert len(Tensors(folder).shapes) == 2 * 9 + 3

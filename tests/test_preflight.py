@@ -1,0 +1,117 @@
+"""What would stop a study is told before anything is downloaded or paid for: all of it at once, a sentence each."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections import namedtuple
+
+import pytest
+
+from tests import published
+from tests.hub import TOKEN, Hub
+from tests.loopback import Loopback
+from xlm_utils import models, pipeline, preflight
+from xlm_utils.study import ROOT, StudyError, open_study
+
+STAGES = ["01_curate", "02_translate", "03_merge", "04_generate", "05_judge", "06_benchmark", "07_figures"]
+
+
+@pytest.fixture(scope="module")
+def hub():
+    with Hub() as server:
+        yield published.fill(server, trained=False)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """`python -m xlm_utils.pipeline paper` as a user without a release and without keys, in scratch folders."""
+
+    def start(**settings: str) -> subprocess.CompletedProcess:
+        plain = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "OPENAI_", "GEMINI_", "GOOGLE_", "XLM_"))}
+        folders = {"HF_HOME": str(tmp_path / "hub"), "XLM_CACHE": str(tmp_path / "cache"), "XLM_HOME": str(tmp_path / "home")}
+        command = [sys.executable, "-m", "xlm_utils.pipeline", "paper"]
+        return subprocess.run(command, cwd=ROOT, env={**plain, **folders, **settings}, capture_output=True, text=True, timeout=250)
+
+    return start
+
+
+def sentences(done: subprocess.CompletedProcess) -> list[str]:
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert "running" not in done.stdout, "no notebook was started"
+    return done.stderr.splitlines()
+
+
+def test_everything_that_is_wrong_is_told_at_once_before_any_weights_are_read(hub, run):
+    expert, jsquad = hub.repositories["models", published.EXPERT], hub.repositories["datasets", "sbintuitions/JSQuAD"]
+    config = json.loads(expert.files["config.json"]) | {"vocab_size": 32000}
+    rows = [{"id": row["id"], "passage": row["context"], "question": row["question"]} for row in published._rows("jsquad_train")]
+    hub.add(expert.id, {**expert.files, "config.json": json.dumps(config).encode()})
+    changed = {path: published._parquet(rows) if path.endswith(".parquet") else file for path, file in jsquad.files.items()}
+    hub.add(jsquad.id, changed, kind="datasets")
+    hub.requests.clear()
+    with Loopback() as gemini:
+        told = sentences(run(HF_ENDPOINT=hub.url, GOOGLE_GEMINI_BASE_URL=gemini.root))
+    hub.add(expert.id, expert.files)
+    hub.add(jsquad.id, jsquad.files, kind="datasets")
+    for words in (
+        ["vocabulary.path = 'data/raw/snomed'", "no such file"],
+        ["judge gpt-4o: no key", "OPENAI_API_KEY"],
+        [f"model {published.ANCESTOR}: it is gated and there is no token", "HF_TOKEN"],
+        [f"model {published.EXPERT}: vocab_size is 32000", f"{published.JAPANESE} has 768"],
+        ["data set jsquad:", "context: Field required", "sbintuitions/JSQuAD"],
+    ):
+        assert len([line for line in told if all(word in line for word in words)]) == 1, (words, told)
+    assert told[0] == "error: 5 of the checks failed; nothing was downloaded or paid for"
+    assert len(told) == 6
+    assert not [path for _, path in hub.requests if "safetensors" in path and "/api/" not in path]
+
+
+def test_a_hub_that_does_not_answer_is_one_sentence_that_says_what_is_needed_from_it(run):
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        told = sentences(run(HF_ENDPOINT=address))
+    about = [line for line in told if address in line]
+    assert len(about) == 1
+    for word in (published.JAPANESE, published.ANCESTOR, "benchmark data sets", "can't be reached"):
+        assert word in about[0]
+    assert not [line for line in told if line.startswith("data set")]
+
+
+def test_a_token_without_access_is_told_apart_from_none(hub, run):
+    told = sentences(run(HF_ENDPOINT=hub.url, HF_TOKEN=f"{TOKEN}_of_another"))
+    assert [line for line in told if published.ANCESTOR in line and "your token has no access" in line]
+
+
+def test_a_disk_too_small_for_the_merges_is_told_in_one_sentence(pico_study, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(2**40, 2**40 - 2**20, 2**20))
+    with pytest.raises(StudyError, match=r"disk: 0\.0 GiB are free at .*, and downloads and 6 merges need 2\.\d GiB"):
+        preflight.preflight(pico_study(), ["03_merge"])
+
+
+def test_memory_too_small_is_told_in_one_sentence(pico_study, monkeypatch):
+    import psutil
+
+    monkeypatch.setattr(models, "pick_device", lambda: ("cpu", ""))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: namedtuple("memory", "available")(2**20))
+    with pytest.raises(StudyError, match="memory"):
+        preflight.preflight(pico_study(), ["04_generate"])
+
+
+def test_the_demo_s_checks_pass_without_a_hub_or_a_key(monkeypatch, capsys):
+    monkeypatch.setattr(preflight, "_hub", lambda *_: pytest.fail("the demo needs no hub"))
+    preflight.preflight(open_study("demo"), STAGES)
+    assert "ok  terminology hpo" in capsys.readouterr().out
+
+
+def test_a_finished_study_is_not_checked_again(monkeypatch, tmp_path):
+    monkeypatch.setenv("XLM_HOME", str(tmp_path))
+    monkeypatch.setattr(pipeline, "is_done", lambda *_: True)
+    monkeypatch.setattr(pipeline, "outputs", lambda study: {"01_curate": []})
+    monkeypatch.setattr(pipeline, "preflight", lambda *_: pytest.fail("nothing is to be done"))
+    pipeline.run("demo")

