@@ -2,6 +2,7 @@
 
     python benchmarks/table2.py --study demo                # every model of the study that exists
     python benchmarks/table2.py --models ancestor --batch 4
+    python benchmarks/table2.py --keep data/runs/table2 --runs 3   # in pieces: what the folder holds is not run again
 
 Both sides compute in float32, so that their answers can be compared item by item. The stopwatch is
 on whole processes, start-up and model loading included, and once more on the scoring alone.
@@ -58,19 +59,29 @@ def ours(study: Study, names: list[str], folder: Path) -> None:
     (folder / "seconds").write_text(str(seconds))
 
 
-def stock(study: Study, name: str, samples: dict[str, list[int]], batch: int, folder: Path) -> tuple[float, float]:
-    """One `lm-eval run`; seconds in all, and in its scoring."""
+def timed_process(command: list[str], folder: Path) -> None:
+    """Run a process that writes its scoring seconds to ``folder/seconds``; its own seconds go beside them, when it is done."""
+    folder.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    (folder / "whole").write_text(str(time.perf_counter() - start))
+
+
+def times(folder: Path) -> tuple[float, float]:
+    """Seconds in all, and in scoring."""
+    return float((folder / "whole").read_text()), float((folder / "seconds").read_text())
+
+
+def stock(study: Study, name: str, samples: dict[str, list[int]], batch: int, folder: Path) -> list[str]:
+    """The command line of one `lm-eval run`."""
     data_dir = study.benchmarks.data_dir
     metadata = {"data_dir": str(ROOT / data_dir)} if data_dir else {}
-    command = [
+    return [
         sys.executable, __file__, "--stopwatch", str(folder / "seconds"), "run", "--model", "hf",
         "--model_args", f"pretrained={models.locate(study, name)},dtype=float32", "--batch_size", str(batch),
         "--include_path", str(TASKS), "--tasks", *samples, "--samples", json.dumps(samples), "--metadata", json.dumps(metadata),
         "--log_samples", "--output_path", str(folder),
     ]  # fmt: skip
-    start = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return time.perf_counter() - start, float((folder / "seconds").read_text())
 
 
 def answers(folder: Path, task: str) -> dict[int, tuple[str, float | None]]:
@@ -111,6 +122,8 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", help="default: every model of the study")
     parser.add_argument("--items", type=int, default=0, help="per data set; default: as the study says")
     parser.add_argument("--batch", type=int, default=4, help="batch size of lm-eval; ours is by tokens")
+    parser.add_argument("--keep", type=Path, help="folder for answers and times; runs that it holds are not repeated")
+    parser.add_argument("--runs", type=int, help="at most so many processes this time (with --keep)")
     parser.add_argument("--ours", metavar="FOLDER", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     study = open_study(arguments.study, items=arguments.items)
@@ -118,23 +131,28 @@ def main() -> None:
     if arguments.ours:
         return ours(study, names, Path(arguments.ours))
     with tempfile.TemporaryDirectory() as scratch:
-        for name in names:
-            models.locate(study, name)  # made before the clock starts
-        mine = Path(scratch) / "ours"
-        mine.mkdir()
-        start = time.perf_counter()
-        command = [sys.executable, __file__, "--study", arguments.study, "--items", str(arguments.items), "--models", *names, "--ours", str(mine)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        our_time, our_scoring = time.perf_counter() - start, float((mine / "seconds").read_text())
-        prepared = benchmarks.prepare(study)
-        samples = {task.task_name: prepared.items[dataset] for dataset, task in prepared.tasks.items()}
-        times = []
-        for name in names:
-            folder = Path(scratch) / name
-            folder.mkdir()
-            times.append(stock(study, name, samples, arguments.batch, folder))
-            print(compare(name, mine, folder, prepared))
-    their_time, their_scoring = map(math.fsum, zip(*times, strict=True))
+        measure(study, names, arguments, arguments.keep or Path(scratch))
+
+
+def measure(study: Study, names: list[str], arguments: argparse.Namespace, folder: Path) -> None:
+    """Run what has no result yet, then compare answers and times."""
+    for name in names:
+        models.locate(study, name)  # made before the clock starts
+    prepared = benchmarks.prepare(study)
+    samples = {task.task_name: prepared.items[dataset] for dataset, task in prepared.tasks.items()}
+    mine = folder / "ours"
+    command = [sys.executable, __file__, "--study", arguments.study, "--items", str(arguments.items), "--models", *names, "--ours", str(mine)]
+    commands = {mine: command} | {folder / name: stock(study, name, samples, arguments.batch, folder / name) for name in names}
+    todo = [place for place in commands if not (place / "whole").exists()]
+    for place in todo[: arguments.runs]:
+        timed_process(commands[place], place)
+        print(f"{place.name}: {times(place)[0]:.0f} s", flush=True)
+    if left := todo[arguments.runs :] if arguments.runs else []:
+        return print(f"{len(left)} of {len(commands)} processes are still to run: {', '.join(place.name for place in left)}")
+    for name in names:
+        print(compare(name, mine, folder / name, prepared))
+    our_time, our_scoring = times(mine)
+    their_time, their_scoring = map(math.fsum, zip(*(times(folder / name) for name in names), strict=True))
     cores = len(os.sched_getaffinity(0))
     print(f"{len(names)} models, {sum(map(len, samples.values()))} items each, {cores} cores")
     print(f"in all:       lm-eval {their_time:.0f} s, here {our_time:.0f} s: {their_time / our_time:.1f} times as fast")

@@ -14,75 +14,24 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from xlm_utils.judges import Ask, Card, Fatal, Reply, Retry, address, open_client
+from xlm_utils.clients import Ask, Fatal, Reply, Retry
+from xlm_utils.judges import Card, address, open_client
+from xlm_utils.pacing import HEADROOM, Pacer
 from xlm_utils.records import fingerprint
 from xlm_utils.study import Study, StudyError
 
-HEADROOM = 0.94  # share of the stated rate that is used: arrivals jitter, and limits count sliding windows
-LATENESS = 0.02  # s that a late start may be made up for; more would crowd a sliding second
 WORKERS = 32
 TRIES = 8
 LONGEST_WAIT = 120.0  # s; a server that asks for more is not waited for
 PATIENCE = 300.0  # s without any reply before the run gives up (a fifth of it before the first reply)
-EASE = 10.0  # s without a complaint before the rate is raised again, by 5 %
 TABLE = """create table if not exists replies (
     key text primary key, identity text, judge text, repeat integer, prompt text, reply text, finish text, served_model text,
     value text, status text, tokens_in integer, tokens_out integer, usd real, at text)"""
-
-
-class Pacer:
-    """Spaces the starts of all threads' requests by the tighter of two limits, and slows down when told to."""
-
-    def __init__(self, requests_per_minute: float, tokens_per_minute: float):
-        self.seconds_per_request = 60 / requests_per_minute / HEADROOM
-        self.seconds_per_token = 60 / tokens_per_minute / HEADROOM if tokens_per_minute else 0.0
-        self.slowdown = 1.0
-        self._stopped = threading.Event()
-        self._turn, self._lock = threading.Lock(), threading.Lock()
-        self._next = self._cut = self._eased = time.monotonic()
-
-    def wait(self, tokens: float) -> bool:
-        """Wait for this request's turn; False if the run has been stopped meanwhile."""
-        gap = max(self.seconds_per_request, tokens * self.seconds_per_token)
-        with self._turn:  # one at a time, so that a thread that wakes late delays the next instead of crowding it
-            while not self._stopped.is_set():
-                with self._lock:
-                    now = time.monotonic()
-                    delay = self._next - now
-                    if delay <= 0:
-                        self._next = max(self._next, now - LATENESS) + gap * self.slowdown
-                        return True
-                self._stopped.wait(delay)
-        return False
-
-    def hold(self, seconds: float, started: float) -> None:
-        """Nobody starts for so long; the rate drops by a quarter, once for all requests that were already under way."""
-        with self._lock:
-            now = time.monotonic()
-            self._next = max(self._next, now + seconds)
-            if started > self._cut:
-                self.slowdown *= 4 / 3
-                self._cut = now
-
-    def ease(self) -> None:
-        """A request went well: after a while without complaints, approach the stated rate again."""
-        with self._lock:
-            now = time.monotonic()
-            if self.slowdown > 1 and now - max(self._cut, self._eased) > EASE:
-                self.slowdown, self._eased = max(1.0, self.slowdown / 1.05), now
-
-    def sleep(self, seconds: float) -> None:
-        """Wait without holding the others up."""
-        self._stopped.wait(seconds)
-
-    def stop(self) -> None:
-        """Wake every waiting thread and let none start again."""
-        self._stopped.set()
 
 
 def tokens_of(text: str) -> float:
@@ -195,16 +144,16 @@ class _Run:
 
     def finish(self, prompts: list[str]) -> None:
         """Work off all prompts, or raise the one sentence that says why not."""
-        from tqdm import tqdm
+        from tqdm.auto import tqdm
 
         with closing(self.database), ThreadPoolExecutor(min(WORKERS, len(prompts))) as threads:
             try:
-                with tqdm(total=len(prompts), desc=self.card.name, unit="call") as bar:
-                    bar.update(self.one(prompts[0]))  # alone: a wrong key costs one call, and the SDK's slow first use delays nobody
-                    futures = [threads.submit(self.one, prompt) for prompt in prompts[1:]]
-                    for future in as_completed(futures):
-                        bar.update(future.result())
+                with tqdm(total=len(prompts), desc=self.card.name, unit="call") as bar:  # its own: rate and time left
+                    first = threads.submit(self.one, prompts[0])  # alone: a wrong key costs one call, and the SDK's slow first use delays nobody
+                    wait([first])
+                    for future in as_completed([first, *(threads.submit(self.one, prompt) for prompt in prompts[1:])]):
                         bar.set_postfix_str(f"{self.usd:.2f} USD", refresh=False)
+                        bar.update(future.result())
             finally:  # Ctrl-C too: calls in flight finish and are stored
                 self.pacer.stop()
         if self.kept < len(prompts):
