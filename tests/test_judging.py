@@ -302,9 +302,9 @@ def test_the_plan_tells_calls_cost_and_shutdown_before_anything_is_spent(study, 
 
 
 def test_judges_share_one_budget(study):
-    judging.afford(study, 0)
+    calls.afford(study, 0)
     with pytest.raises(StudyError, match=r"max_cost_usd = 0 is below the 0\.70 USD that this takes \(0\.00 of them spent\)"):
-        judging.afford(study, 0.3 + 0.4)
+        calls.afford(study, 0.3 + 0.4)
 
 
 def test_missing_definitions_are_told_with_the_notebook_that_makes_them(study):

@@ -14,9 +14,10 @@ from pathlib import Path
 import pandas as pd
 
 from xlm_utils import proxy
-from xlm_utils.calls import estimate, identity, replies_file, run_calls, spent, stored
-from xlm_utils.judges import Card, load_card, shutdown_date
+from xlm_utils.calls import announce, run_calls
+from xlm_utils.judges import Card, load_card
 from xlm_utils.records import Step, digest, fingerprint, read_jsonl, read_manifest, write_text
+from xlm_utils.replies import identity, replies_file
 from xlm_utils.study import PARAMS, Study, StudyError
 from xlm_utils.translation import terms
 
@@ -192,28 +193,4 @@ def plan(study: Study, name: str, runs: list[str], base_url: str = "", more: Seq
         print(f"{card.label}: no calls and no cost; {card.note}")
         return {"calls": 0, "usd": 0.0}
     asked = [q for run in runs for q in questions(study, run)] + list(more)
-    calls = dict.fromkeys((prompt_for(study, q), q.get("repeat", 0)) for q in asked if q["reference_text"])
-    done = {repeat: stored(replies_file(study), card, SCHEMA, base_url, repeat) for _, repeat in calls}
-    needed = estimate(card, [prompt for prompt, repeat in calls if prompt not in done[repeat]], SCHEMA)
-    needed |= {"stored": len(calls) - int(needed["calls"]), "spent": spent(replies_file(study)), "shutdown": shutdown_date(card, base_url)}
-    print(
-        f"{card.label} ({card.model}): {needed['calls']:,} calls to make, {needed['stored']:,} stored;"
-        f" about {needed['tokens_in'] / 1000:,.0f}k tokens in, {needed['tokens_out'] / 1000:,.0f}k out,"
-        f" {needed['usd']:.2f} USD on top of {needed['spent']:.2f} spent, {needed['minutes']:.0f} min; shutdown: {needed['shutdown']}; {card.note}"
-    )
-    afford(study, needed["usd"])
-    return needed
-
-
-def afford(study: Study, usd: float) -> None:
-    """Stop before the first call if so much more, for all judges together, is above the study's limit.
-
-    Raises:
-        StudyError: it is.
-    """
-    limit, before = study.judging.max_cost_usd, spent(replies_file(study))
-    if before + usd > limit:
-        raise StudyError(
-            f"judging.max_cost_usd = {limit:g} is below the {before + usd:.2f} USD that this takes ({before:.2f} of them spent);"
-            " raise it in the study's file, or judge fewer terms"
-        )
+    return announce(study, card, [(prompt_for(study, q), q.get("repeat", 0)) for q in asked if q["reference_text"]], SCHEMA, base_url)

@@ -80,10 +80,9 @@ def answers(study: Study) -> pd.DataFrame:
 
 def controls_table(study: Study) -> pd.DataFrame:
     """Each judge's controls with what was expected of them, and in words whether it passed; empty without ``controls.jsonl``."""
-    rows = []
-    for judge in dict.fromkeys(load_scores(study)["judge"]):
-        asked = read_jsonl(study.folder / "scores" / judge / "controls.jsonl")
-        if asked:
+    rows, folder = [], study.folder / "scores"
+    for judge in dict.fromkeys([*study.judges, *sorted(path.parent.name for path in folder.glob("*/controls.jsonl"))]):
+        if asked := read_jsonl(folder / judge / "controls.jsonl"):
             found = controls.verdicts(asked)
             rows.append(found.assign(judge=judge_label(judge), verdict=found["passed"].map({True: "passed", False: "FAILED"})))
     columns = ["judge", "control", "expected", "n", "missing", "median", "mean", "below_reference", "verdict"]
