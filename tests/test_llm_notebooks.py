@@ -43,7 +43,8 @@ def finished_definitions() -> list[str]:
     terms, names = translation.terms(study), [run.name for run in runs(study)]
     for name in names:
         with Step(study.folder / "definitions" / f"{name}.jsonl", made_up=name) as step:
-            append_jsonl(step.partial, [{"term_id": row.term_id, "run": name, "definition": f"{row.term}, as {name} says"} for row in terms.itertuples()])
+            rows = [{"term_id": row.term_id, "run": name, "definition": f"{row.term}, as {name} says"} for row in terms.itertuples()]
+            append_jsonl(step.partial, rows)
             step.finish()
     return [name for name in names if not name.endswith(".reference")]
 
