@@ -204,21 +204,6 @@ def test_models_in_reverse_order_have_tau_minus_one():
     assert st.same_order([1, 1], [1, 2])["reason"] == "the means of all 2 models are equal"
 
 
-def test_items_right_or_wrong_get_mcnemars_exact_test():
-    a, b = [1, 1, 1, 1, 1, 0, 1], [0, 0, 0, 0, 0, 0, 1]  # five discordant, all one way: 2 / 2⁵
-    found = st.compare_items(a, b)
-    assert (found["test"], found["n"], found["p"]) == ("McNemar", 7, pytest.approx(2 / 32))
-    assert found["difference"] == pytest.approx(5 / 7)
-    assert st.compare_items([1, 0, 1], [1, 0, 1])["p"] == 1
-
-
-def test_graded_items_get_wilcoxons_test_and_missing_items_none():
-    found = st.compare_items([0.5, 0.7, 0.9, NAN], [0.1, 0.2, 0.2, 1])
-    assert (found["test"], found["n"]) == ("Wilcoxon", 3)
-    assert found["p"] == pytest.approx(2 / 8)
-    assert math.isnan(st.compare_items([NAN], [NAN])["p"])
-
-
 @pytest.mark.parametrize("n", [2, 3, 4, 5])
 def test_tiny_samples_of_every_shape_neither_warn_nor_fail(n):
     draw = np.random.default_rng(n)
@@ -230,4 +215,3 @@ def test_tiny_samples_of_every_shape_neither_warn_nor_fail(n):
         st.compare(a, b, clusters=["p", "p", "q", "", None][:n])
         st.agreement(a, b)
         st.same_order(a, b)
-        st.compare_items(a, b)

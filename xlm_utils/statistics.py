@@ -224,22 +224,3 @@ def same_order(a: Sequence[float], b: Sequence[float]) -> dict:
         return {"models": len(a), "tau": NAN, "p": NAN, "reason": reason.replace("all", "the means of all")}
     found = stats.kendalltau(a, b)
     return {"models": len(a), "tau": float(found.statistic), "p": float(found.pvalue), "reason": ""}
-
-
-def compare_items(a: Sequence[float], b: Sequence[float], seed: int = 0) -> dict:
-    """Paired comparison of two models on the items of one benchmark, shape (items,) each, NaN where missing.
-
-    Returns:
-        n, difference (mean of a − b), low and high (paired BCa bootstrap), p and test: the exact
-        McNemar test (1947) where every item is right (1) or wrong (0), else Wilcoxon's; reason.
-    """
-    from statsmodels.stats.contingency_tables import mcnemar
-
-    found = compare(a, b, seed=seed)
-    a, b = np.asarray(a, float), np.asarray(b, float)
-    both = ~np.isnan(a) & ~np.isnan(b)
-    test, p = "Wilcoxon", found["p"]
-    if both.any() and np.isin([a[both], b[both]], (0, 1)).all():
-        table = [[np.sum((a == x) & (b == y)) for y in (1, 0)] for x in (1, 0)]
-        test, p = "McNemar", float(mcnemar(table, exact=True).pvalue)
-    return {key: found[key] for key in ("n", "difference", "low", "high")} | {"p": p, "test": test, "reason": found["reason"]}

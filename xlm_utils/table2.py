@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from pathlib import Path
+
 import pandas as pd
 
 from xlm_utils import resampling, statistics
@@ -76,20 +79,21 @@ def item_differences(study: Study) -> pd.DataFrame:
     """Every merge against the general model, paired by benchmark item; a Holm family per data set.
 
     Returns:
-        dataset, model, then what ``statistics.compare_items`` gives, with ``p_holm``; empty without ``*.samples.jsonl``.
+        dataset, model, then what ``resampling.compare_items`` gives, with ``p_holm``; empty without ``*.samples.jsonl``.
     """
     models, items, rows = [study.by_role("general"), *study.methods], _items(study), []
     for dataset, block in items.groupby("dataset", sort=False) if len(items) else ():
         table = block.pivot(index="item", columns="model", values="score").astype(float)
         merges = [model for model in models[1:] if model in table and models[0] in table]
-        found = pd.DataFrame([statistics.compare_items(table[model], table[models[0]], study.seed) for model in merges])
+        found = pd.DataFrame([resampling.compare_items(table[model], table[models[0]], study.seed) for model in merges])
         if merges:
             rows.append(found.assign(dataset=dataset, model=[row_label(study, m) for m in merges], p_holm=statistics.holm(found["p"])))
     columns = ["dataset", "model", "n", "difference", "low", "high", "test", "p", "p_holm", "reason"]
     frame = pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
     frame.attrs["title"] = f"Benchmark items: paired differences from {study.label(models[0])}"
     frame.attrs["caption"] = (
-        "Intervals: 95 % BCa bootstrap over items. p: exact McNemar where items are right or wrong, else Wilcoxon; adjusted by Holm per data set."
+        "Intervals: 95 % percentile bootstrap over items. p: exact McNemar where items are right or wrong, else randomisation; "
+        "adjusted by Holm per data set."
     )
     return frame
 
@@ -97,6 +101,11 @@ def item_differences(study: Study) -> pd.DataFrame:
 def _items(study: Study) -> pd.DataFrame:
     """One row per item of the general model and the merges: model, dataset, item, score, gold, prediction; empty without samples."""
     files = [study.folder / "benchmarks" / f"{model}.samples.jsonl" for model in (study.by_role("general"), *study.methods)]
+    return _read(tuple((file, file.stat().st_mtime_ns) for file in files if file.exists()))
+
+
+@lru_cache(maxsize=1)  # three tables look at the same files
+def _read(files: tuple[tuple[Path, int], ...]) -> pd.DataFrame:
     columns = ["model", "dataset", "item", "score", "gold", "prediction"]
-    table = pd.DataFrame([{key: row.get(key) for key in columns} for file in files for row in read_jsonl(file)], columns=columns)
+    table = pd.DataFrame([{key: row.get(key) for key in columns} for file, _ in files for row in read_jsonl(file)], columns=columns)
     return table.astype({"score": float})
