@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from synthetic import make_study, write_lines
 
-from xlm_utils import gains, published, statistics
+from xlm_utils import association, gains, published
 from xlm_utils.records import read_jsonl
 from xlm_utils.study import StudyError
 
@@ -70,15 +70,15 @@ def test_a_run_that_was_not_scored_is_named(study):
 
 def test_spearman_by_hand_with_an_exact_p_for_few_models():
     """Ranks 1 2 3 4 5 against 2 1 4 3 5: Σd² = 4, ρ = 1 − 6·4/(5·24) = .8; of 120 orders 16 are as far from 0 as that."""
-    found = statistics.correlate([10, 20, 30, 40, 50], [2, 1, 4, 3, 5])
+    found = association.correlate([10, 20, 30, 40, 50], [2, 1, 4, 3, 5])
     assert found["rho"] == pytest.approx(0.8)
     assert found["p"] == pytest.approx(16 / 120)
     assert found["low"] < 0 < 0.8 < found["high"] < 1
 
 
 def test_a_constant_or_missing_side_has_no_correlation():
-    assert "all 3 values are equal" in statistics.correlate([1, 1, 1], [1, 2, 3])["reason"]
-    assert statistics.correlate([1, float("nan"), 3, 4], [1, 2, float("nan"), 4])["n"] == 2
+    assert "all 3 values are equal" in association.correlate([1, 1, 1], [1, 2, 3])["reason"]
+    assert association.correlate([1, float("nan"), 3, 4], [1, 2, float("nan"), 4])["n"] == 2
 
 
 def test_models_with_identical_results_count_once_over_models(study):

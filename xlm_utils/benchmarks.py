@@ -173,6 +173,15 @@ def fitness_rows(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["column", "data set", "split", "searched on", "reported", "both"])
 
 
+def datasets_table(study: Study, names: list[str]) -> pd.DataFrame:
+    """Finished results of these models, one row per model and data set: column, metric, value, stderr, n, of, shots, truncated, normalised_em."""
+    files = {model: study.folder / "benchmarks" / f"{model}.json" for model in names}
+    found = {model: json.loads(file.read_text(encoding="utf-8"))["datasets"] for model, file in files.items() if read_manifest(file)}
+    rows = [{"model": model, "data set": name, **result} for model, datasets in found.items() for name, result in datasets.items()]
+    columns = ["model", "column", "data set", "metric", "value", "stderr", "n", "of", "shots", "truncated", "normalised_em"]
+    return pd.DataFrame(rows, columns=columns).astype({"value": float, "stderr": float, "normalised_em": float})
+
+
 def fitness(study: Study) -> Callable[[PreTrainedModel, PreTrainedTokenizerBase], dict[str, float]]:
     """What a search maximises, on ``evolution.items`` items of each data set of ``evolution.columns``.
 

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from xlm_utils import statistics
+from xlm_utils import association
 from xlm_utils.canvas import BELOW, BLUE, INK, MODELS, ORANGE, SMALL, SYMBOLS, finish
 
 
@@ -64,7 +64,7 @@ def together(tables: Mapping[str, pd.DataFrame], columns: Mapping[str, str]) -> 
 
 
 def _correlated(name: str, a: pd.Series, b: pd.Series) -> str:
-    found = statistics.correlate(a, b)
+    found = association.correlate(a, b)
     if np.isnan(found["rho"]):
         return f"{name}<br>{found['reason']}"
     return f"{name}<br>ρ = {found['rho']:.2f} [{found['low']:.2f}, {found['high']:.2f}], n = {found['n']}"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from xlm_utils import statistics
+from xlm_utils import association, statistics
 from xlm_utils.generation import definitions
 from xlm_utils.results import load_scores, row_label
 from xlm_utils.study import Study, StudyError
@@ -64,14 +64,14 @@ def in_common(study: Study, run: str, tokenizer: PreTrainedTokenizerBase | None 
 
     Returns:
         feature, n, ``low half`` and ``high half``: mean gain of the terms below and above the feature's mean (without and
-        with it), then what ``statistics.correlate`` gives, with ``p_holm`` over the features.
+        with it), then what ``association.correlate`` gives, with ``p_holm`` over the features.
     """
     table = gains(study, run, **which)
     rows = []
     for name, values in features(table, tokenizer).items():
         above = values > values.mean()
         halves = {"low half": table["gain"][~above].mean(), "high half": table["gain"][above].mean()}
-        found = statistics.correlate(values, table["gain"])
+        found = association.correlate(values, table["gain"])
         rows.append({"feature": name, "n": found.pop("n"), **halves, **found})
     frame = pd.DataFrame(rows, columns=["feature", "n", "low half", "high half", "rho", "low", "high", "p", "reason"])
     frame.insert(8, "p_holm", statistics.holm(frame["p"]))

@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import pandas as pd
 
-from xlm_utils import statistics
-from xlm_utils.results import BENCHMARKS, judge_label, load_benchmarks, load_scores, note, published_key, row_label
-from xlm_utils.study import ROOT, Study
+from xlm_utils import association
+from xlm_utils.results import BENCHMARKS, PUBLISHED, judge_label, load_benchmarks, load_scores, note, published_key, row_label
+from xlm_utils.study import Study
 
-FOLDER = ROOT / "data" / "published"
 JMEDBENCH = ("mcqa", "dc", "sts")
 
 
 def scores(statistic: str = "mean") -> pd.DataFrame:
     """Published Table 1: a row per model (its role or method), a column per judge; ``statistic``: median, mean or std."""
-    return pd.read_csv(FOLDER / "table1.csv").pivot(index="model", columns="judge", values=statistic)[["GPT-4o", "Gemini 1.5 Pro"]]
+    return pd.read_csv(PUBLISHED / "table1.csv").pivot(index="model", columns="judge", values=statistic)[["GPT-4o", "Gemini 1.5 Pro"]]
 
 
 def benchmarks() -> pd.DataFrame:
     """Published Table 2: a row per model (its role or method), a column per benchmark, named as in ``results.BENCHMARKS``."""
-    return pd.read_csv(FOLDER / "table2.csv", index_col="model")
+    return pd.read_csv(PUBLISHED / "table2.csv", index_col="model")
 
 
 def differences(study: Study, table: pd.DataFrame) -> pd.DataFrame:
@@ -90,7 +89,7 @@ def correlations(study: Study) -> pd.DataFrame:
     columns = {}
     for title, table in together(study).items():
         source = title.partition(":")[0]
-        found = pd.DataFrame([statistics.correlate(table[key], table["score"]) for key in BENCHMARKS])
+        found = pd.DataFrame([association.correlate(table[key], table["score"]) for key in BENCHMARKS])
         columns |= {(source, name): found[name].to_numpy() for name in ("rho", "low", "high", "n")}
     frame = pd.DataFrame(columns, index=pd.Index(BENCHMARKS.values(), name="benchmark"))
     frame.attrs["title"] = "Do definitions and benchmarks move together?"

@@ -11,9 +11,10 @@ from xlm_utils import statistics
 from xlm_utils.judges import load_card
 from xlm_utils.names import parse
 from xlm_utils.records import read_jsonl
-from xlm_utils.study import Study, StudyError, relative
+from xlm_utils.study import ROOT, Study, StudyError, relative
 from xlm_utils.translation import terms
 
+PUBLISHED = ROOT / "data" / "published"
 BENCHMARKS = {
     "pubmedqa": "PubMedQA", "jaqket_v2": "JAQKET v2", "jcommonsenseqa": "JComQA", "jsquad": "JSQuAD", "xwinograd_ja": "XWinograd",
     "xlsum_ja": "XL-Sum", "mcqa": "MCQA", "dc": "DC", "sts": "STS",

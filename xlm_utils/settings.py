@@ -131,6 +131,9 @@ class Settings(_Part):
         only_snomed = self.vocabulary.model_fields_set & {"labels", "language", "semantic_tags"}
         if only_snomed and self.vocabulary.source != "snomed":
             raise ValueError(f"vocabulary.{min(only_snomed)}: only source snomed has it, and the source is {self.vocabulary.source}")
+        translators = ["jmdict", *sorted(p.stem for p in (PARAMS / "judges").glob("*.yaml"))]
+        if self.translation.translator not in translators:
+            raise ValueError(f"translator: {self.translation.translator!r} is not one of {', '.join(translators)}")
         cards = sorted(p.stem for p in (PARAMS / "methods").glob("*.yaml"))
         for method in self.methods:
             if re.split("[~@#]", method)[0] not in cards:

@@ -23,6 +23,7 @@ from xlm_utils.settings import PARAMS, ROOT, Language, Settings, StudyError, val
 # notebook parameter → where it lands in the preset; its "as the study says" value is 0 or ""
 OVERRIDES = {
     "limit": ("vocabulary", "sample"),
+    "translator": ("translation", "translator"),
     "items": ("benchmarks", "items"),
     "data_dir": ("benchmarks", "data_dir"),
     "chat_template": ("benchmarks", "chat_template"),
