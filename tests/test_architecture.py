@@ -9,18 +9,19 @@ from xlm_utils.study import ROOT
 
 # from the ground up: a room may import those before it
 ROOMS = [
-    "settings", "notebook", "records", "names", "study", "colab", "models", "snomed", "terminologies", "vocabulary", "training", "judges",
-    "calls", "translation", "methods", "weights", "chunked", "merging", "tasks", "benchmarks", "workers", "evolution", "generation",
-    "proxy", "judging", "statistics", "results", "published", "gains", "pages", "tables", "canvas", "charts",
-    "comparisons", "spreads", "figures", "pipeline",
+    "settings", "notebook", "records", "names", "study", "colab", "models", "snomed", "terminologies", "vocabulary", "training",
+    "clients", "judges", "pacing", "replies", "calls", "translation", "methods", "weights", "chunked", "merging", "tasks", "benchmarks",
+    "workers", "evolution", "decoding", "generation", "proxy", "statistics", "association", "resampling", "judging", "controls", "results",
+    "published", "gains", "pages", "tables", "table2", "canvas", "charts", "comparisons", "spreads", "figures", "budget", "preflight", "pipeline",
 ]  # fmt: skip
 FILES = {path.stem: path for path in sorted((ROOT / "xlm_utils").glob("*.py")) if path.stem != "__init__"}
 
 
 def imported(path):
-    """Rooms that a file imports, anywhere in it (a lazy import inside a function is an import too)."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    """Rooms that a file imports, anywhere in it (a lazy import inside a function is an import too; one for type hints alone is none)."""
+    found, tree = set(), ast.parse(path.read_text(encoding="utf-8"))
+    hints = [node for node in tree.body if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"]
+    for node in set(ast.walk(tree)) - {inner for block in hints for inner in ast.walk(block)}:
         if isinstance(node, ast.ImportFrom) and node.module == "xlm_utils":
             found |= {alias.name for alias in node.names if not alias.name.startswith("__")}
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("xlm_utils."):

@@ -30,6 +30,11 @@ def cards(study: Study, stages: Collection[str]) -> list[str]:
 
 
 def answers(card: Card) -> str:
+    """Ask a judge's server whether it serves the model, without paying for a reply; what to print where it does.
+
+    Raises:
+        StudyError: no key, no server, or no such model there.
+    """
     if card.proxy:
         from xlm_utils.proxy import open_encoder
 
