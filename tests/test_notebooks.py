@@ -36,7 +36,7 @@ def test_notebook_has_the_shape_of_the_house(name):
     notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
     nbformat.validate(notebook)
     code, prose = cells(name, "code"), cells(name, "markdown")
-    assert 12 <= len(notebook.cells) <= 34
+    assert 12 <= len(notebook.cells) <= (44 if name == "07_figures" else 34)  # the tables and figures of all others
     assert notebook.metadata.kernelspec.name == "python3"
     assert prose[0].source.startswith(f"# {name[:2]} · ")
     assert "colab-badge.svg" in prose[0].source
