@@ -62,7 +62,7 @@ def test_finished_rows_are_not_computed_any_further(writing, monkeypatch):
 
     monkeypatch.setattr(model, "generate", watched)
     rows = decoding.complete(model, tokenizer, TEXTS, MOST)
-    unfinished = [sum(row["tokens"] >= done for row in rows) for done in range(0, MOST, decoding.SEGMENT)]
+    unfinished = [sum(row["tokens"] >= done for row in rows) for done in range(0, MOST, decoding.SEGMENT["cpu"])]
     assert sizes == [count for count in unfinished if count]
     assert sizes[-1] < sizes[0]
 

@@ -19,7 +19,7 @@ from xlm_utils.study import Study, StudyError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-SEGMENT = 8  # steps between two looks at which rows have finished
+SEGMENT = {"cuda": 16, "cpu": 4}  # steps between two looks at which rows have finished; on a GPU a row costs little and a look a wait
 SHARE = {"cuda": 0.8, "cpu": 0.5}  # of the free memory; on a CPU other programs live there, too, and overstepping kills without a word
 MOST_ROWS = {"cuda": 512, "cpu": 256}  # more gain little, and a killed run loses a batch
 VLLM_ROWS = 512  # vLLM forms its own batches; this many definitions are written to disk at once
@@ -93,7 +93,7 @@ def complete(
 
     batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not templated).to(model.device)
     ids, mask, cache = batch["input_ids"], batch["attention_mask"], None
-    last = ids.shape[1] + max_new_tokens
+    last, segment = ids.shape[1] + max_new_tokens, SEGMENT[ids.device.type]
     stops = models.as_list(model.generation_config.eos_token_id)
     ends = torch.tensor(stops, device=ids.device)
     said: list[list[int]] = [[] for _ in texts]
@@ -101,7 +101,7 @@ def complete(
     with torch.inference_mode():
         while rows and ids.shape[1] < last:
             output = model.generate(
-                input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=min(SEGMENT, last - ids.shape[1]),
+                input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=min(segment, last - ids.shape[1]),
                 do_sample=False, num_beams=1, pad_token_id=tokenizer.pad_token_id, return_dict_in_generate=True,
             )  # fmt: skip
             new = output.sequences[:, ids.shape[1] :]
