@@ -103,7 +103,7 @@ def test_a_new_method_starts_its_own_jobs_and_those_that_show_all_models(snakema
 
 
 @needs_snakemake
-def test_a_changed_setting_starts_the_jobs_again_and_results_are_there_meanwhile(snakemake):
+def test_a_changed_setting_plans_every_job_again(snakemake):
     snakemake()
     status, started, out = snakemake("--dry-run", seed=1)
     assert (status, started) == (0, [])
