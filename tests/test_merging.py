@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +14,11 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from synthetic import make_study
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from xlm_utils import merging, methods
+from xlm_utils import figures, merging, methods, settings, tables
+from xlm_utils import study as study_module
 from xlm_utils.models import locate
 from xlm_utils.records import read_manifest, sha256
 from xlm_utils.study import PARAMS, ROOT, StudyError
@@ -364,6 +367,27 @@ def test_a_full_disk_leaves_no_folder(pico_study, monkeypatch):
         locate(study, "ties")
 
 
+FULL = """
+import resource, signal, sys
+from xlm_utils import merging
+from xlm_utils.study import open_study
+study = open_study(sys.argv[1])
+merging.merge(study, "linear")
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write past the limit is then an error, as on a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+merging.merge(study, "slerp")
+"""
+
+
+def test_a_disk_that_really_ends_in_the_middle_of_the_weights_leaves_only_what_was_finished(pico_study, tmp_path):
+    study = pico_study("llama")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    run = subprocess.run([sys.executable, "-c", FULL, tmp_path / "preset" / "pico.yaml"], env=environment, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert "File too large" in run.stderr
+    assert sorted(path.name for path in study.models_folder.iterdir()) == [".locks", "linear", "linear.manifest.json", "linear.mergekit.yml"]
+
+
 SCRIPT = """
 import os, sys
 from xlm_utils import merging
@@ -458,6 +482,31 @@ def test_a_wrong_card_is_one_sentence_before_anything_is_merged(pico_study, tmp_
     assert not (study.models_folder / "ties").exists()
 
 
+def test_every_method_of_mergekit_for_two_fine_tunes_has_a_card():
+    from mergekit.merge_methods.registry import registered_methods
+
+    offered = {method.spec.name for method in registered_methods()} - {"passthrough"}  # which merges nothing
+    assert {merging.read_card(name)["mergekit"]["merge_method"] for name in merging.cards()} == {n for n in offered if "chunked_" not in n}
+
+
+def test_one_new_file_is_a_new_method_in_every_table_and_figure(tmp_path, monkeypatch, pico_study):
+    params = tmp_path / "params"
+    shutil.copytree(PARAMS, params)
+    card = yaml.safe_load((params / "methods" / "ties.yaml").read_text(encoding="utf-8")) | {"label": "Gentle TIES"}
+    (params / "methods" / "gentle.yaml").write_text(yaml.safe_dump(card), encoding="utf-8")
+    demo = (params / "demo.yaml").read_text(encoding="utf-8")
+    preset = yaml.safe_load(demo)
+    (params / "demo.yaml").write_text(yaml.safe_dump(preset | {"methods": [*preset["methods"], "gentle@ancestor"]}), encoding="utf-8")
+    for module in (methods, settings, study_module):
+        monkeypatch.setattr(module, "PARAMS", params)
+    assert merging.merge(pico_study("llama"), "gentle@ancestor").name == "gentle@ancestor"
+    study, label = make_study(tmp_path / "made", monkeypatch), "Gentle TIES (base: ancestor)"
+    for table in (tables.table1(study), tables.table2(study)):
+        assert label in table.index
+    for figure in (figures.histograms(study), figures.forest(study), figures.seen_unseen(study), figures.benchmark_heatmap(study)):
+        assert label in figure.to_json()
+
+
 def test_rendering_writes_every_parameter_and_names_models_not_folders(pico_study):
     study = pico_study("llama")
     assert yaml.safe_load(merging.config_yaml(study, "ties@ancestor", density=0.2)) == {
@@ -497,10 +546,12 @@ def test_differences_between_parents_are_named_with_what_is_done(pico_study, pic
 
     expert = copy_model(pico_siblings["llama"] / "expert", tmp_path / "stranger", stranger)
     (expert / "chat_template.jinja").write_text("{{ messages }}")
+    (expert / "generation_config.json").write_text('{"eos_token_id": [1]}')
     table = merging.check_parents(pico_study("llama", weights={"expert": expert}))
     assert not table.loc["chat template", "same"]
     assert table.loc["chat template", "what is done"] == "the merge takes japanese's"
     assert table.loc["tokenizer", "same"]
+    assert table.loc["stops at tokens", ["japanese", "expert", "what is done"]].to_list() == ["1 4", "1", "the merge takes japanese's"]
     assert "expert is no fine-tune of ancestor" in table.loc["distance to ancestor", "what is done"]
     siblings = merging.check_parents(pico_study("llama"))
     assert siblings["same"].all()
