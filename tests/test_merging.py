@@ -191,6 +191,107 @@ def test_dare_ties_is_mergekits_bit_for_bit_also_where_a_fine_tune_left_a_tensor
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+# ---- the further methods, on the task vectors x (general) and y (expert) of each tensor --------------------
+
+
+def unit(vector: torch.Tensor) -> torch.Tensor:
+    return vector / vector.norm()
+
+
+def arc(x: torch.Tensor, y: torch.Tensor, t: float) -> torch.Tensor:
+    angle = torch.arccos((unit(x) * unit(y)).sum())
+    return (torch.sin((1 - t) * angle) * x + torch.sin(t * angle) * y) / torch.sin(angle)
+
+
+def model_stock(x, y):
+    cosine = (unit(x) * unit(y)).sum()
+    return 2 * cosine / (1 + cosine) * (x + y) / 2
+
+
+def multislerp(x, y):
+    mean = unit(unit(x) + unit(y))
+    tangents = [unit(v) - (unit(v) * mean).sum() * mean for v in (x, y)]
+    step = sum(tangents) / 2
+    size = step.norm() + 1e-8
+    return (torch.cos(size) * mean + torch.sin(size) * step / size) * (x.norm() + y.norm()) / 2
+
+
+def ram(x, y, enlarge=lambda shared, own: 1.0):
+    a, b = x.abs() > 1e-5, y.abs() > 1e-5
+    shared, only_a, only_b = a & b, a & ~b, b & ~a
+    x_own, y_own = x * only_a * enlarge(shared.sum(), only_a.sum()), y * only_b * enlarge(shared.sum(), only_b.sum())
+    return shared * (x + y) / 2 + x_own + y_own
+
+
+def ram_plus(x, y):
+    return ram(x, y, lambda shared, own: 1 + 0.1 * min(float(shared / max(float(own), 1e-5)), 0.2))
+
+
+def sce(x, y):
+    variance = (x - y).square()
+    k = int(int((variance > 0).sum()) * 0.5)
+    chosen = variance >= variance.flatten().sort(descending=True).values[k - 1]
+    shares = torch.stack([x * chosen, y * chosen]).square().flatten(1).mean(1)
+    shares = shares / shares.sum() if shares.sum() >= 1e-6 else torch.full((2,), 0.5).double()  # MergeKit's guard
+    total = x * chosen + y * chosen
+    agree = [(v * chosen).sign() == torch.where(total >= 0, 1, -1) for v in (x, y)]
+    return sum(v * chosen * s * g for v, s, g in zip((x, y), shares, agree, strict=True)) / sum(
+        s * g for s, g in zip(shares, agree, strict=True)
+    ).clamp(min=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "formula"),
+    [("nuslerp", lambda x, y: arc(x, y, 0.5)), ("model_stock", model_stock), ("multislerp", multislerp), ("ram", ram), ("ramplus_tl", ram_plus),
+     ("sce", sce)],
+)  # fmt: skip
+def test_methods_on_the_ancestor_follow_their_formulas(pico_study, pico_siblings, tmp_path, name, formula):
+    root = load_file(pico_siblings["llama"] / "ancestor" / "model.safetensors")
+
+    def leave(start):  # each fine-tune leaves every third row alone, another one each, so that some changes are not shared
+        return lambda tensors: [tensors[n][start::3].copy_(root[n][start::3]) for n in tensors]
+
+    parents = {n: copy_model(pico_siblings["llama"] / n, tmp_path / n, leave(start)) for start, n in enumerate(("japanese", "expert"))}
+    study = pico_study("llama", weights=parents)
+    base, general, expert = (of(study, n) for n in ("ancestor", "japanese", "expert"))
+    merged = weights(merging.merge(study, name))
+    tied = {n: torch.zeros_like(base[n], dtype=torch.bool) for n in base}
+    if name == "sce":  # variances that tie at the threshold
+        for n in base:
+            variance = (general[n] - expert[n]).square()
+            k = int(int((variance > 0).sum()) * 0.5)
+            threshold = variance.flatten().sort(descending=True).values[k - 1]
+            tied[n] = (variance - threshold).abs() <= 1e-5 * threshold  # MergeKit's variances are float32's
+    assert_equal(merged, {n: base[n] + formula(general[n] - base[n], expert[n] - base[n]) for n in base}, but=tied)
+
+
+def test_nearswap_steps_towards_the_expert_by_t_at_most(pico_study):
+    study = pico_study("gemma")
+    a, b = of(study, "japanese"), of(study, "expert")
+    assert_equal(weights(merging.merge(study, "nearswap")), {n: a[n] + (b[n] - a[n]).clamp(-0.001, 0.001) for n in a})
+
+
+def test_the_karcher_mean_of_two_is_the_middle_of_the_arc(pico_study):
+    study = pico_study("llama")
+    a, b = of(study, "japanese"), of(study, "expert")
+    expected = {n: arc(unit(a[n]), unit(b[n]), 0.5) * (a[n].norm() + b[n].norm()) / 2 for n in a if not torch.equal(a[n], b[n])}
+    merged = weights(merging.merge(study, "karcher"))
+    assert_equal({n: merged[n] for n in expected}, expected)
+
+
+def test_dare_linear_adds_the_masked_changes_without_a_vote(pico_study):
+    study = pico_study("gemma", base="ancestor")
+    merged = weights(merging.merge(study, "dare_linear#4", {"density": 0.4, "weight": 0.8}))
+    root, tuned = of(study, "ancestor"), [of(study, name) for name in ("japanese", "expert")]
+    torch.manual_seed(4)
+    expected = {}
+    for name in root:
+        changes = [model[name] - root[name] for model in tuned]
+        masks = [torch.bernoulli(torch.full(change.shape, 0.4, dtype=torch.float32)).double() for change in changes]
+        expected[name] = root[name] + sum(0.8 * c * m * c.abs().sum() / (c * m).abs().sum() for c, m in zip(changes, masks, strict=True))
+    assert_equal(merged, expected)
+
+
 @pytest.mark.parametrize("name", ["ties@ancestor", "dare_ties@ancestor"])
 def test_parents_in_float32_are_merged_as_mergekit_merges_them(pico_study, pico_siblings, tmp_path, name):
     def widen(tensors):
