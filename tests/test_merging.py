@@ -40,11 +40,11 @@ def files(folder: Path) -> dict[str, str]:
     return {file.name: sha256(file) for file in sorted(folder.iterdir())}
 
 
-def assert_equal(merged: dict, expected: dict, but: dict | None = None) -> None:
+def assert_equal(merged: dict, expected: dict, but: dict | None = None, ulps: int = 1) -> None:
     """Equal to the precision of bfloat16, and of float32 where a sum cancels; ``but`` elements are set aside."""
     assert merged.keys() == expected.keys()
     for name, tensor in merged.items():
-        off = (tensor - expected[name]).abs() > ULP * expected[name].abs() + 1e-8
+        off = (tensor - expected[name]).abs() > ulps * ULP * expected[name].abs() + 1e-8
         if but:
             off &= ~but[name]
         assert not off.any(), f"{name}: {int(off.sum())} of {off.numel()}"
@@ -261,8 +261,8 @@ def test_methods_on_the_ancestor_follow_their_formulas(pico_study, pico_siblings
             variance = (general[n] - expert[n]).square()
             k = int(int((variance > 0).sum()) * 0.5)
             threshold = variance.flatten().sort(descending=True).values[k - 1]
-            tied[n] = (variance - threshold).abs() <= 1e-5 * threshold  # MergeKit's variances are float32's
-    assert_equal(merged, {n: base[n] + formula(general[n] - base[n], expert[n] - base[n]) for n in base}, but=tied)
+            tied[n] = (variance - threshold).abs() <= 1e-5 * threshold  # which of them are chosen moves the shares a little
+    assert_equal(merged, {n: base[n] + formula(general[n] - base[n], expert[n] - base[n]) for n in base}, but=tied, ulps=2 if name == "sce" else 1)
 
 
 def test_nearswap_steps_towards_the_expert_by_t_at_most(pico_study):
