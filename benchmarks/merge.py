@@ -28,8 +28,8 @@ CLI = str(Path(sys.executable).with_name("mergekit-yaml"))
 SEED = "0"
 
 
-def run(*command: str | Path) -> tuple[float, float]:
-    """Seconds and peak resident GiB of a process; pages of the parents' files that it maps count, too."""
+def run(*command: str | Path) -> tuple[float, float, float]:
+    """Seconds, CPU seconds and peak resident GiB of a process; pages of the parents' files that it maps count, too."""
     started = time.perf_counter()
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     process = subprocess.Popen(list(map(str, command)), **pipes, env=os.environ | {"HF_HUB_OFFLINE": "1"})
@@ -38,7 +38,7 @@ def run(*command: str | Path) -> tuple[float, float]:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         sys.exit(f"{' '.join(map(str, command))} failed:\n{output}")
-    return time.perf_counter() - started, usage.ru_maxrss / 2**20
+    return time.perf_counter() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 2**20
 
 
 def preset(folder: Path, parents: dict[str, Path]) -> Path:
@@ -111,7 +111,7 @@ def compare(preset_file: Path, name: str, repeats: int, scratch: Path) -> dict[s
         taken["mergekit-yaml"].append(run(CLI, "--quiet", "--random-seed", SEED, f"{folder}.mergekit.yml", theirs))
     config = merging.render(study, name)
     weights, differ, untied = differences(folder, theirs, config, merging.parents(study, config))
-    row = {f"{way} {unit}": statistics.median(run[i] for run in runs) for way, runs in taken.items() for i, unit in enumerate(("s", "GiB"))}
+    row = {f"{way} {unit}": statistics.median(run[i] for run in runs) for way, runs in taken.items() for i, unit in enumerate(("s", "CPU s", "GiB"))}
     return {**row, "differ": differ, "share": differ / weights, "differ but don't tie": untied}
 
 
@@ -132,10 +132,8 @@ def main() -> None:
     parents = {name: locate(demo, name) for name in demo.constituents}
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as scratch:
         os.environ["XLM_HOME"] = scratch
-        imports = {
-            "ours": statistics.median(run(sys.executable, "-c", IMPORTS)[0] for _ in range(options.repeats)),
-            "mergekit-yaml": statistics.median(run(CLI, "--help")[0] for _ in range(options.repeats)),
-        }  # fmt: skip
+        starts = {"ours": (sys.executable, "-c", IMPORTS), "mergekit-yaml": (CLI, "--help")}
+        imports = {way: statistics.median(run(*command)[0] for _ in range(options.repeats)) for way, command in starts.items()}
         print(f"{torch.get_num_threads()} threads; imports take {imports['ours']:.1f} s, mergekit-yaml's {imports['mergekit-yaml']:.1f} s")
         for pair in options.pair or ("parents", "changed"):
             folder = Path(scratch) / pair
@@ -144,6 +142,7 @@ def main() -> None:
             table = pd.DataFrame({name: compare(file, name, options.repeats, folder) for name in options.methods.split(",")}).T
             table["faster"] = table["mergekit-yaml s"] / table["ours s"]
             table["but for imports"] = (table["mergekit-yaml s"] - imports["mergekit-yaml"]) / (table["ours s"] - imports["ours"])
+            table["less CPU"] = table["mergekit-yaml CPU s"] / table["ours CPU s"]
             table["memory"] = table["ours GiB"] / table["mergekit-yaml GiB"]
             print(f"\n{pair}, medians of {options.repeats}\n{table.round(3).to_string()}", flush=True)
 
