@@ -77,7 +77,7 @@ def test_a_hub_that_does_not_answer_is_one_sentence_that_says_what_is_needed_fro
         told = sentences(run(HF_ENDPOINT=address))
     about = [line for line in told if address in line]
     assert len(about) == 1
-    for word in (published.JAPANESE, published.ANCESTOR, "benchmark data sets", "can't be reached"):
+    for word in ("can't be reached", published.JAPANESE, published.EXPERT, published.ANCESTOR, "the benchmark data sets"):
         assert word in about[0]
     assert not [line for line in told if line.startswith("data set")]
 
@@ -107,6 +107,12 @@ def test_the_demo_s_checks_pass_without_a_hub_or_a_key(monkeypatch, capsys):
     monkeypatch.setattr(preflight, "_hub", lambda *_: pytest.fail("the demo needs no hub"))
     preflight.preflight(open_study("demo"), STAGES)
     assert "ok  terminology hpo" in capsys.readouterr().out
+
+
+def test_the_last_stage_alone_needs_neither_hub_nor_judges(monkeypatch, capsys):
+    monkeypatch.setattr(preflight, "_hub", lambda *_: pytest.fail("tables need no hub"))
+    preflight.preflight(open_study("paper"), ["07_figures"])
+    assert capsys.readouterr().out.count("  ok  ") == 1
 
 
 def test_a_finished_study_is_not_checked_again(monkeypatch, tmp_path):
