@@ -163,7 +163,7 @@ def _parents(study: Study, facts: Facts) -> str:
     first, *others = facts
     for other in others:
         for key in MUST_MATCH:
-            ours, theirs = (facts[name]["config"].get(key) for name in (first, other))
+            ours, theirs = (facts[name]["config"].get(key) or None for name in (first, other))  # a flag left out is false
             if ours != theirs:
                 names = [study.constituents[name].weights for name in (other, first)]
                 raise StudyError(f"model {names[0]}: {key} is {theirs}, and {names[1]} has {ours}; only models of one shape and vocabulary merge")
