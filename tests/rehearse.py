@@ -27,6 +27,7 @@ from tests.loopback import Loopback
 from xlm_utils.study import ROOT
 
 MODELS = ["japanese", "expert", "slerp", "ties", "linear", "task_arithmetic", "dare_ties", "evo_dare_ties"]
+JUDGES = {"gpt-4o": "GPT-4o", "gemini-1.5-pro": "Gemini 1.5 Pro"}
 COLUMNS = ["pubmedqa", "jaqket_v2", "jcommonsenseqa", "jsquad", "xwinograd_ja", "xlsum_ja", "mcqa", "dc", "sts"]
 
 
@@ -71,30 +72,49 @@ def run(tree: Path, settings: dict[str, str]) -> str:
     return "".join(lines)
 
 
-def findings(tree: Path) -> list[str]:
+def findings(tree: Path, hub: Hub) -> list[str]:
     """What is not as the paper's run must leave it, one line each."""
     folder, figures = tree / "data" / "runs" / "paper", tree / "figures" / "paper"
     wrong = [f"no {name}" for name in ("table1.csv", "table2.csv", "figure1.html") if not (figures / name).is_file()]
     if wrong:
         return wrong
-    for judge in ("gpt-4o", "gemini-1.5-pro"):
-        for run in (*MODELS, "expert.ja"):
-            rows = [json.loads(line) for line in (folder / "scores" / judge / f"{run}.jsonl").read_text(encoding="utf-8").splitlines()]
-            if len(rows) != len(published.TERMS) or any(row["score"] is None for row in rows):
-                wrong.append(f"{judge} on {run}: {len(rows)} rows, {sum(row['score'] is None for row in rows)} without a score")
+    table1, table2 = (pd.read_csv(figures / name, index_col="model") for name in ("table1.csv", "table2.csv"))
+    for judge in JUDGES.values():
+        columns = {column.rpartition(": ")[2]: column for column in table1 if column.startswith(f"{judge}, against")}
+        measured = table1[list(columns.values())].rename(columns={column: name for name, column in columns.items()})
+        if list(measured["n"]) != [len(published.TERMS)] * len(table1) or measured["mean"].isna().any() or measured["missing"].any():
+            wrong.append(f"Table 1, {judge}: {measured.to_dict('list')}")
+    measured = table2[[column for column in table2 if column.endswith(": value")]]
+    if measured.shape != (len(MODELS), len(COLUMNS)):
+        wrong.append(f"Table 2 has {measured.shape[0]} models and {measured.shape[1]} columns")
+    wrong += [f"Table 2, {column}" for column in measured if measured[column].isna().any() and "STS" not in column]  # no r of a constant
     for model in MODELS:
         result = json.loads((folder / "benchmarks" / f"{model}.json").read_text(encoding="utf-8"))
-        if result["unavailable"] or list(result["columns"]) != COLUMNS:
-            wrong.append(f"benchmarks of {model}: columns {list(result['columns'])}, unavailable {result['unavailable']}")
-        empty = [name for name, column in result["columns"].items() if column["value"] is None and name != "sts"]  # r of a constant
-        wrong += [f"benchmarks of {model}: {name} has no value" for name in empty]
-    table1, table2 = pd.read_csv(figures / "table1.csv"), pd.read_csv(figures / "table2.csv")
-    print(table1.to_string(), table2.to_string(), sep="\n")
-    files = [path for kind in ("*.jsonl", "*.csv", "benchmarks/*.json") for path in folder.rglob(kind)]
-    for path in [*files, *(folder / "models" / name for name in MODELS[2:])]:
+        if result["unavailable"] or list(result["columns"]) != COLUMNS or len(result["datasets"]) != 17:
+            wrong.append(f"benchmarks of {model}: {list(result['datasets'])}, unavailable {result['unavailable']}")
+    made = [*(folder / name for name in ("vocabulary.csv", "translated.csv", "terms.csv")), *(folder / "models" / name for name in MODELS[2:])]
+    for path in [*made, *(path for kind in ("*.jsonl", "benchmarks/*.json") for path in folder.rglob(kind) if "manifest" not in path.name)]:
         if not path.with_name(f"{path.name}.manifest.json").is_file():
             wrong.append(f"{path.relative_to(tree)} has no manifest")
+    sources = json.loads((folder / "models" / "ties.manifest.json").read_text(encoding="utf-8"))["sources"]
+    parents = {"japanese": published.JAPANESE, "expert": published.EXPERT}
+    expected = {name: f"{id}@{hub.repositories['models', id].commit}" for name, id in parents.items()}
+    if sources != expected:
+        wrong.append(f"the manifest of a merge names {sources}")
+    fetched = [path for method, path in hub.requests if method == "GET" and "/storage/" in path and path.endswith(".safetensors")]
+    if len(fetched) != len(set(fetched)):
+        wrong.append("a file of a model was downloaded twice")
     return wrong
+
+
+def complaints(tree: Path) -> list[str]:
+    """Lines that the notebooks wrote to standard error: progress bars aside, a reader can't act on any."""
+    found = []
+    for path in sorted((tree / "data" / "runs" / "paper" / "notebooks").glob("*.ipynb")):
+        outputs = [output for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] for output in cell.get("outputs", [])]
+        text = "".join("".join(output["text"]) for output in outputs if output.get("name") == "stderr")
+        found += [f"{path.stem}: {line}" for line in re.split(r"[\r\n]+", text) if line.strip() and "it/s" not in line and "call/s" not in line]
+    return found
 
 
 def main() -> None:
@@ -109,7 +129,7 @@ def main() -> None:
         published.release().write(tree / "data" / "raw" / "snomed" / "SnomedCT_Rehearsal")
         settings = environment(scratch, hub, openai, gemini)
         run(tree, settings)
-        wrong, calls = findings(tree), len(openai.prompts) + len(gemini.prompts)
+        wrong, calls = findings(tree, hub) + complaints(tree), len(openai.prompts) + len(gemini.prompts)
         second = run(tree, settings)
         if "running" in second or len(openai.prompts) + len(gemini.prompts) != calls:
             wrong.append("a second run did something again")

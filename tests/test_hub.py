@@ -4,12 +4,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests import published
 from tests.hub import TOKEN, Hub
 from xlm_utils import models, records
 from xlm_utils.records import digest
 from xlm_utils.study import StudyError
+from xlm_utils.tasks import data
 
 
 @pytest.fixture
@@ -99,8 +101,8 @@ def test_the_pico_repositories_are_llama_3_in_everything_but_size(tmp_path):
     for repository, files in published.models(trained=False).items():
         folder = tmp_path / repository
         folder.mkdir(parents=True)
-        for name, data in files.items():
-            (folder / name).write_bytes(data)
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         text = tokenizer.apply_chat_template([{"role": "user", "content": "喘息?"}], tokenize=False, add_generation_prompt=True)
         assert text == (
@@ -111,3 +113,42 @@ def test_the_pico_repositories_are_llama_3_in_everything_but_size(tmp_path):
         assert AutoConfig.from_pretrained(folder).architectures == ["LlamaForCausalLM"]
         assert len(list(folder.glob("*.safetensors"))) > 1
         assert len(Tensors(folder).shapes) == 2 * 9 + 3
+
+
+@pytest.fixture
+def data_hub(hub, tmp_path, monkeypatch):
+    """The same hub for ``datasets``, with the published data sets."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", hub.url)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+    for id, files in published.data_sets().items():
+        hub.add(id, files, kind="datasets")
+    return hub
+
+
+def kwargs_of(name):
+    from xlm_utils.preflight import _Plain
+    from xlm_utils.tasks.prepared import TASKS
+
+    return yaml.load((TASKS / f"{name}.yaml").read_text(encoding="utf-8"), _Plain)["dataset_kwargs"]
+
+
+@pytest.mark.parametrize("name", ["pubmedqa", "jaqket_v2", "xwinograd_ja", "xlsum_ja", "jsquad", "crade"])
+def test_rows_come_from_the_upstream_files_as_from_the_demo_s(data_hub, name):
+    """Parquet, a raw JSON list, JSON Lines and CSV; each with its upstream path."""
+    splits = data.load(**kwargs_of(name))
+    assert data.first_rows(**kwargs_of(name)) >= 1
+    if name == "pubmedqa":
+        assert (len(splits["test"]), len(splits["train"])) == (500, 10)
+        return
+    for split in kwargs_of(name)["needs"]:
+        local = data.load(**kwargs_of(name), data_dir=str(published.ITEMS))[split]
+        assert splits[split].to_list() == local.to_list()
+
+
+def test_a_split_that_only_a_search_looks_at_is_thinned_evenly(data_hub):
+    splits = data.load(**kwargs_of("medmcqa_jp"))
+    there = len(published._rows("medmcqa_jp"))
+    assert len(splits["test"]) == there
+    assert data.SEARCHED <= len(splits["train"]) < 2 * data.SEARCHED < there * 400

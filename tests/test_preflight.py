@@ -13,7 +13,8 @@ import pytest
 from tests import published
 from tests.hub import TOKEN, Hub
 from tests.loopback import Loopback
-from xlm_utils import models, pipeline, preflight
+from xlm_utils import budget, models, pipeline, preflight
+from xlm_utils.judges import load_card
 from xlm_utils.study import ROOT, StudyError, open_study
 
 STAGES = ["01_curate", "02_translate", "03_merge", "04_generate", "05_judge", "06_benchmark", "07_figures"]
@@ -77,7 +78,7 @@ def test_a_hub_that_does_not_answer_is_one_sentence_that_says_what_is_needed_fro
         told = sentences(run(HF_ENDPOINT=address))
     about = [line for line in told if address in line]
     assert len(about) == 1
-    for word in (published.JAPANESE, published.ANCESTOR, "benchmark data sets", "can't be reached"):
+    for word in ("can't be reached", published.JAPANESE, published.EXPERT, published.ANCESTOR, "the benchmark data sets"):
         assert word in about[0]
     assert not [line for line in told if line.startswith("data set")]
 
@@ -109,9 +110,52 @@ def test_the_demo_s_checks_pass_without_a_hub_or_a_key(monkeypatch, capsys):
     assert "ok  terminology hpo" in capsys.readouterr().out
 
 
+def test_the_last_stage_alone_needs_neither_hub_nor_judges(monkeypatch, capsys):
+    monkeypatch.setattr(preflight, "_hub", lambda *_: pytest.fail("tables need no hub"))
+    preflight.preflight(open_study("paper"), ["07_figures"])
+    assert capsys.readouterr().out.count("  ok  ") == 1
+
+
 def test_a_finished_study_is_not_checked_again(monkeypatch, tmp_path):
     monkeypatch.setenv("XLM_HOME", str(tmp_path))
     monkeypatch.setattr(pipeline, "is_done", lambda *_: True)
     monkeypatch.setattr(pipeline, "outputs", lambda study: {"01_curate": []})
     monkeypatch.setattr(pipeline, "preflight", lambda *_: pytest.fail("nothing is to be done"))
     pipeline.run("demo")
+
+
+@pytest.mark.parametrize(("card", "variable", "words"), [
+    ("gpt-4o", "OPENAI_BASE_URL", "judge gpt-4o: the server has no model gpt-4o-2024-08-06"),
+    ("gemini-1.5-pro", "GOOGLE_GEMINI_BASE_URL", "judge gemini-1.5-pro: the server refuses the key in GEMINI_API_KEY or GOOGLE_API_KEY"),
+])  # fmt: skip
+def test_a_judge_that_is_gone_or_a_refused_key_is_told_before_any_call(monkeypatch, card, variable, words):
+    """An empty hub stands for the judge's server: 404 to who brings a bearer token, 401 to others."""
+    for name in ("OPENAI_API_KEY", "GEMINI_API_KEY"):
+        monkeypatch.setenv(name, "some-key")
+    with Hub() as server:
+        monkeypatch.setenv(variable, server.url)
+        with pytest.raises(StudyError, match=words):
+            budget.answers(load_card(card))
+
+
+def test_a_living_judge_s_shutdown_is_a_warning(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "some-key")
+    with Loopback(shutdown_date="2027-01-14") as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.openai)
+        assert "warning: to be shut down on 2027-01-14" in budget.answers(load_card("gpt-4o"))
+        assert server.prompts == [], "asking whether it lives costs nothing"
+
+
+def test_a_study_dearer_than_its_limit_stops_with_the_sum(monkeypatch, tmp_path):
+    monkeypatch.setenv("XLM_HOME", str(tmp_path))
+    study = open_study("paper")
+    assert "1,782 terms (as many as the paper's), about 2" in budget.cost(study, STAGES, 8e9)
+    study.settings = study.settings.model_copy(update={"judging": study.judging.model_copy(update={"max_cost_usd": 5})})
+    with pytest.raises(StudyError, match=r"cost: about 2\d\.\d\d USD for 1,782 terms \(0.00 spent\), above judging.max_cost_usd = 5"):
+        budget.cost(study, STAGES, 8e9)
+
+
+def test_the_presets_fit_their_own_limits(monkeypatch, tmp_path):
+    monkeypatch.setenv("XLM_HOME", str(tmp_path))
+    for name in ("demo", "open", "paper"):
+        budget.cost(open_study(name), STAGES, 8e9)

@@ -124,8 +124,14 @@ def main() -> None:
     """Command line: the name of a study."""
     parser = argparse.ArgumentParser(description="Run a study's seven notebooks, resuming where they stopped.")
     parser.add_argument("study", nargs="?", default="demo")
+    parser.add_argument("--check", action="store_true", help="only the checks before all of its stages")
+    asked = parser.parse_args()
     try:
-        run(parser.parse_args().study)
+        if asked.check:
+            study = open_study(asked.study)
+            preflight(study, list(outputs(study)))
+        else:
+            run(asked.study)
     except StudyError as error:
         sys.exit(f"error: {error}")
 

