@@ -175,7 +175,8 @@ def _disk(study: Study, facts: Facts) -> str:
     """Downloads and merges against the free space of the disks they go to."""
     from huggingface_hub import constants
 
-    to_merge = [method for method in study.methods if not read_manifest(study.models_folder / method)]
+    wanted = dict.fromkeys([*study.merges, *(study.swept().methods if study.sweep else ())])
+    to_merge = [method for method in wanted if not read_manifest(study.models_folder / method)]
     goes = [(Path(constants.HF_HUB_CACHE), sum(f["to_download"] for f in facts.values())),
             (cache_folder(), 0), (study.models_folder, len(to_merge) * _largest(facts) * 2 + SPARE)]  # fmt: skip
     disks: dict[int, list] = {}
