@@ -11,6 +11,7 @@ manifests, so one that starts without need does no work; and results are never d
 import shlex
 import sys
 
+from xlm_utils.names import parse
 from xlm_utils.pipeline import NOTEBOOKS, code_of, outputs
 from xlm_utils.records import fingerprint, manifest_path
 from xlm_utils.study import PARAMS, open_study
@@ -29,7 +30,7 @@ def files(stage, **part):
 
 
 def card(method):
-    return str(PARAMS / "methods" / f"{method.partition('#')[0].partition('@')[0]}.yaml")
+    return str(PARAMS / "methods" / f"{parse(method).card}.yaml")
 
 
 PROMPTS = [str(PARAMS / "prompts" / language.prompt) for language in (STUDY.source, STUDY.target)]

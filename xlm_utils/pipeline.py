@@ -100,7 +100,7 @@ def run(name: str) -> None:
         started, key = time.monotonic(), stage_key(study, notebook, before)
         done = is_done(record, key, files)
         if not done and not checked:
-            preflight(study, list(outputs(study))[number:])
+            preflight(study, {left.removesuffix(SWEEP) for left in list(outputs(study))[number:]})
             checked = True
         if done:
             print(f"{stage}: nothing to do", flush=True)
