@@ -53,8 +53,22 @@ def stub(prepared: benchmarks.Prepared, right: bool):
     return Stub()
 
 
-def test_a_model_that_prefers_the_gold_answer_scores_one_on_every_column_and_its_opposite_zero(study):
-    prepared = benchmarks.prepare(study(items=0))
+@pytest.fixture(params=["demo", "real"])
+def folder(request, tmp_path):
+    """The demo's items, or every row of the real slices with the demo's for the sets that have none."""
+    if request.param == "demo":
+        return DEMO
+    if not REAL.is_dir():
+        pytest.skip("no real slices in XLM_TEST_DATA")
+    for source in (DEMO, REAL):
+        shutil.copytree(source, tmp_path / "items", dirs_exist_ok=True)
+        for path in (tmp_path / "items").iterdir():
+            path.chmod(0o644)  # the slices are read-only
+    return tmp_path / "items"
+
+
+def test_a_model_that_prefers_the_gold_answer_scores_one_on_every_column_and_its_opposite_zero(study, folder):
+    prepared = benchmarks.prepare(study(items=0, benchmarks={"data_dir": str(folder)}))
     good, rows = benchmarks.run(stub(prepared, True), prepared, "good")
     assert {column: result["value"] for column, result in good["columns"].items()} == dict.fromkeys(benchmarks.COLUMNS, pytest.approx(1.0))
     assert {row["dataset"] for row in rows} == set(COLUMN_OF)
@@ -174,6 +188,10 @@ def test_results_are_written_once_and_redone_only_when_what_they_are_made_from_c
     assert result["columns"]["sts"]["value"] is None  # one pair has no correlation
     assert result["datasets"]["jcommonsenseqa"]["shots"] == 3
     assert list(benchmarks.columns_table(the_study).index) == ["expert"]
+    table = benchmarks.datasets_table(the_study, ["expert", "japanese"]).set_index("data set")
+    assert list(table.index) == list(COLUMN_OF)
+    assert table.loc["jcommonsenseqa", ["model", "column", "n", "of", "shots"]].tolist() == ["expert", "jcommonsenseqa", 1, 16, 3]
+    assert table["normalised_em"].notna().sum() == 2
 
     with monkeypatch.context() as patch:
         patch.setattr(models, "load", lambda *_: pytest.fail("a finished step loaded the model"))

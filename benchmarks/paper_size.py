@@ -1,6 +1,6 @@
 """How long notebook 07's statistics take at the size of the published study.
 
-    python benchmarks/statistics.py         # 8 models × 1,782 synthetic terms × 2 judges × 2 references, and full-sized benchmarks
+    python benchmarks/paper_size.py     # 8 models × 1,782 synthetic terms × 2 judges × 2 references, and full-sized benchmarks
 
 Scores and items are made up (tests/synthetic.py); nothing is read but the files made here.
 """
@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path = [str(ROOT), str(ROOT / "tests"), *sys.path[1:]]  # without this folder, which has a `statistics` of its own
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from synthetic import make_study, write_lines  # noqa: E402
 
