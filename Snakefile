@@ -33,19 +33,30 @@ def card(method):
     return str(PARAMS / "methods" / f"{parse(method).card}.yaml")
 
 
+def rater(judge):
+    return str(PARAMS / "judges" / f"{judge}.yaml")
+
+
 PROMPTS = [str(PARAMS / "prompts" / language.prompt) for language in (STUDY.source, STUDY.target)]
-MERGE = {method: files("03_merge", method=method) for method in STUDY.methods}
-RATING = [str(PARAMS / "prompts" / "judge.txt"), *files("04_generate")]
+MERGE = {method: files("03_merge", method=method) for method in STUDY.merges}
+SWEEP = {"sweep": "true"}  # the grids' points, on terms of their own
+POINTS = {point: files("03_merge", method=point, **SWEEP) for point in (STUDY.swept().methods if STUDY.sweep else ())}
+SWEPT = [STUDY.by_role("expert"), STUDY.by_role("general"), *POINTS] if POINTS else []
+RATING = str(PARAMS / "prompts" / "judge.txt")
 JOBS = [  # stage, the notebook parameter that makes it a part, what it reads, what it needs
     ("01_curate", {}, [], HERE),
     ("02_translate", {}, files("01_curate"), HERE),
-    *[("03_merge", {"method": method}, [card(method)], NODE) for method in STUDY.methods],
+    *[("03_merge", {"method": method}, [card(method)], NODE) for method in STUDY.merges],
     ("03_merge", {}, sum(MERGE.values(), []), NODE),  # merges nothing: where the merges landed, side by side
-    *[("04_generate", {"method": model}, [*PROMPTS, *files("02_translate"), *MERGE.get(model, [])], NODE) for model in STUDY.models],
+    *[("04_generate", {"method": model}, [*PROMPTS, *files("02_translate"), *MERGE.get(model, [])], NODE)
+      for model in (*STUDY.models[:2], *STUDY.merges)],
     # a judge's rate limit, budget and controls are one process's: a job a judge, not one a model and judge
-    *[("05_judge", {"judge": judge}, [str(PARAMS / "judges" / f"{judge}.yaml"), *RATING], HERE) for judge in STUDY.judges],
+    *[("05_judge", {"judge": judge}, [rater(judge), RATING, *files("04_generate")], HERE) for judge in STUDY.judges],
+    *[("03_merge", SWEEP | {"method": point}, [card(point)], NODE) for point in POINTS],
+    *[("04_generate", SWEEP | {"method": model}, [*PROMPTS, *files("02_translate"), *POINTS.get(model, [])], NODE) for model in SWEPT],
+    *[("05_judge", SWEEP | {"judge": judge}, [rater(judge), RATING, *files("04_generate", **SWEEP)], HERE) for judge in STUDY.judges if POINTS],
     *[("06_benchmark", {"method": model}, MERGE.get(model, []), NODE) for model in STUDY.models],
-    ("07_figures", {}, files("05_judge") + files("06_benchmark"), HERE),
+    ("07_figures", {}, files("05_judge") + (files("05_judge", **SWEEP) if POINTS else []) + files("06_benchmark"), HERE),
 ]
 
 
@@ -54,7 +65,7 @@ rule all:
 
 
 for stage, part, reads, needs in JOBS:
-    name = "+".join([stage, *part.values()])
+    name = "+".join([stage, *("sweep" if key == "sweep" else value for key, value in part.items())])
 
     rule:
         name: name

@@ -11,7 +11,7 @@ import yaml
 from scipy import stats
 from synthetic import make_study, write_lines
 
-from xlm_utils import generation, merging, names, results, spreads, tables, translation
+from xlm_utils import generation, merging, names, results, spreads, table2, tables, translation
 from xlm_utils.methods import resolve
 from xlm_utils.names import parse
 from xlm_utils.records import Step, read_manifest
@@ -183,9 +183,9 @@ def test_mask_seeds_are_merges_to_make_and_no_rows_of_a_table(monkeypatch, tmp_p
 
 def test_table_2_says_what_a_contaminated_search_has_seen(tmp_path, monkeypatch):
     study = make_study(tmp_path, monkeypatch)
-    assert "contaminated" not in tables.table2(study).attrs["caption"]
+    assert "contaminated" not in table2.table2(study).attrs["caption"]
     study.settings = study.settings.model_copy(update={"evolution": study.evolution.model_copy(update={"fitness": "published"})})
-    table = tables.table2(study)
+    table = table2.table2(study)
     assert "searched on the items reported here (PubMedQA, JComQA)" in table.attrs["caption"]
     assert table.index[-1] == "Evo. DARE TIES (contaminated)"
 
