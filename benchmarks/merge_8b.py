@@ -168,9 +168,10 @@ def main() -> None:
                 "mergekit-yaml s": theirs[0], "mergekit-yaml GiB": theirs[-1],
                 "faster": theirs[0] / ours[0], "less CPU": theirs[1] / ours[1], "times floor": ours[0] / (reading + writing),
             }  # fmt: skip
+            print(f"{name}: " + ", ".join(f"{what} {value:.2f}" for what, value in rows[name].items()), flush=True)
             shutil.rmtree(folder / "theirs")
             shutil.rmtree(study.models_folder)
-        print(pd.DataFrame(rows).T.round(2).to_string(), flush=True)
+        print(f"\n{pd.DataFrame(rows).T.round(2).to_string()}", flush=True)
         if device == "cuda":
             print(candidates(file, "evo_dare_ties@ancestor", made["japanese"]))
         else:
