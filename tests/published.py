@@ -193,6 +193,15 @@ def jaqket(name: str) -> bytes:
     return json.dumps(rows, ensure_ascii=False).encode()
 
 
+def jmedbench() -> dict[str, bytes]:
+    """A folder per data set; medmcqa_jp with a training split as much longer than its test split as upstream's, or nearly."""
+    parts = {name: {"test": _rows(name)} for name in JMEDBENCH}
+    parts["medmcqa_jp"]["train"] = _rows("medmcqa_jp") * 400
+    files = {f"{name}/{part}.jsonl": _jsonl(rows) for name, own in parts.items() for part, rows in own.items()}
+    heads = [{"config_name": name, "data_files": [{"split": part, "path": f"{name}/{part}.jsonl"} for part in own]} for name, own in parts.items()]
+    return {"README.md": _card(heads), **files}
+
+
 def data_sets() -> dict[str, dict[str, bytes]]:
     """Repository → file → content, for all seventeen data sets."""
     split = {"train": "data/train-*", "validation": "data/validation-*"}
@@ -207,9 +216,7 @@ def data_sets() -> dict[str, dict[str, bytes]]:
         },
         "polm-stability/xwinograd-ja": {"test/xwinograd-ja.json": _jsonl(_rows("xwinograd_ja"))},
         "mkshing/xlsum_ja": {f"data/{name}.csv": _csv(_rows(f"xlsum_ja_{name}")) for name in ("train", "test")},
-        "Coldog2333/JMedBench": {"README.md": _card([
-            {"config_name": name, "data_files": [{"split": part, "path": f"{name}/{part}.jsonl"} for part in ("train", "test")]} for name in JMEDBENCH
-        ])} | {f"{name}/{part}.jsonl": _jsonl(_rows(name) * (400 if part == "train" else 1)) for name in JMEDBENCH for part in ("train", "test")},
+        "Coldog2333/JMedBench": jmedbench(),
     }  # fmt: skip
     for repository, name in (("sbintuitions/JCommonsenseQA", "jcommonsenseqa"), ("sbintuitions/JSQuAD", "jsquad")):
         parts = {f"data/{part}-00000-of-00001.parquet": _parquet(_rows(f"{name}_{part}")) for part in split}

@@ -31,7 +31,7 @@ JUDGES = {"gpt-4o": "GPT-4o", "gemini-1.5-pro": "Gemini 1.5 Pro"}
 COLUMNS = ["pubmedqa", "jaqket_v2", "jcommonsenseqa", "jsquad", "xwinograd_ja", "xlsum_ja", "mcqa", "dc", "sts"]
 
 
-def answer(prompt: str) -> str:
+def answer(prompt: str, strictness: float = 2) -> str:
     """What a judge who knows the invented terms says: a translation, or the likeness of a definition to a right one."""
     row = next(row for row in published.TERMS if json.dumps(row[0].capitalize()) in prompt)
     if prompt.startswith("Translate"):
@@ -39,7 +39,7 @@ def answer(prompt: str) -> str:
     quoted = {field: json.loads(text) for field, text in re.findall(r'^(.*?): (".*")$', prompt, re.MULTILINE)}
     reference, given = quoted["Reference definition"], quoted["Definition to grade"]
     likeness = max(difflib.SequenceMatcher(None, given, right).ratio() for right in (reference, row[3]))
-    return json.dumps({"score": int(10 * likeness**2)})
+    return json.dumps({"score": int(10 * likeness**strictness)})
 
 
 def copy_of_the_tree(folder: Path) -> Path:
@@ -93,7 +93,8 @@ def findings(tree: Path, hub: Hub) -> list[str]:
         if result["unavailable"] or list(result["columns"]) != COLUMNS or len(result["datasets"]) != 17:
             wrong.append(f"benchmarks of {model}: {list(result['datasets'])}, unavailable {result['unavailable']}")
     made = [*(folder / name for name in ("vocabulary.csv", "translated.csv", "terms.csv")), *(folder / "models" / name for name in MODELS[2:])]
-    for path in [*made, *(path for kind in ("*.jsonl", "benchmarks/*.json") for path in folder.rglob(kind) if "manifest" not in path.name)]:
+    results = [path for kind in ("definitions/*.jsonl", "scores/*/*.jsonl", "benchmarks/*.json*", "*.jsonl") for path in folder.glob(kind)]
+    for path in [*made, *(path for path in results if not path.name.endswith(".manifest.json"))]:
         if not path.with_name(f"{path.name}.manifest.json").is_file():
             wrong.append(f"{path.relative_to(tree)} has no manifest")
     sources = json.loads((folder / "models" / "ties.manifest.json").read_text(encoding="utf-8"))["sources"]
@@ -124,7 +125,7 @@ def main() -> None:
     with ExitStack() as servers:
         hub = published.fill(servers.enter_context(Hub()))
         openai = servers.enter_context(Loopback(["ok"] * 40 + ["429_after", "ok"], answer=answer, shutdown_date="2027-01-14"))
-        gemini = servers.enter_context(Loopback(answer=answer))
+        gemini = servers.enter_context(Loopback(answer=lambda prompt: answer(prompt, strictness=1.6)))
         tree = copy_of_the_tree(scratch / "tree")
         published.release().write(tree / "data" / "raw" / "snomed" / "SnomedCT_Rehearsal")
         settings = environment(scratch, hub, openai, gemini)
