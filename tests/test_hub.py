@@ -8,10 +8,11 @@ import yaml
 
 from tests import published
 from tests.hub import TOKEN, Hub
-from xlm_utils import models, records
+from xlm_utils import records
+from xlm_utils.hub import from_hub, whole_copy
 from xlm_utils.records import digest
 from xlm_utils.study import StudyError
-from xlm_utils.tasks import data
+from xlm_utils.tasks import data, probe
 
 
 @pytest.fixture
@@ -25,9 +26,9 @@ def hub(tmp_path, monkeypatch):
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         monkeypatch.setenv("XLM_CACHE", str(tmp_path / "cache"))
-        models.from_hub.cache_clear()
+        from_hub.cache_clear()
         yield server
-    models.from_hub.cache_clear()
+    from_hub.cache_clear()
 
 
 FILES = {
@@ -38,49 +39,49 @@ FILES = {
 
 def test_a_second_use_asks_the_hub_nothing_even_in_another_process(hub, capsys):
     commit = hub.add("someone/model", FILES).commit
-    folder = models.from_hub("someone/model", None)
+    folder = from_hub("someone/model", None)
     assert folder.name == commit
     assert not (folder / "pytorch_model.bin").exists()
     hub.requests.clear()
-    models.from_hub.cache_clear()  # as a new process
-    assert models.from_hub("someone/model", None) == folder
+    from_hub.cache_clear()  # as a new process
+    assert from_hub("someone/model", None) == folder
     assert hub.requests == []
     assert capsys.readouterr().out.count("downloading") == 1
 
 
 def test_a_study_stays_at_its_commit_when_the_repository_moves_on(hub):
-    first = models.from_hub("someone/model", None) if hub.add("someone/model", FILES) else None
+    first = from_hub("someone/model", None) if hub.add("someone/model", FILES) else None
     hub.add("someone/model", {**FILES, "config.json": b'{"vocab_size": 1}'})
-    models.from_hub.cache_clear()
-    assert models.from_hub("someone/model", None) == first
+    from_hub.cache_clear()
+    assert from_hub("someone/model", None) == first
 
 
 def test_an_interrupted_download_is_completed(hub):
     hub.add("someone/model", FILES)
-    folder = models.from_hub("someone/model", None)
+    folder = from_hub("someone/model", None)
     (folder / "b.safetensors").unlink()
-    models.from_hub.cache_clear()
-    assert models.whole_copy("someone/model", None) is None
-    assert (models.from_hub("someone/model", None) / "b.safetensors").exists()
+    from_hub.cache_clear()
+    assert whole_copy("someone/model", None) is None
+    assert (from_hub("someone/model", None) / "b.safetensors").exists()
 
 
 def test_a_gated_model_is_fetched_with_the_token_and_refused_without(hub, monkeypatch):
     hub.add("someone/gated", FILES, gated=True)
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(StudyError, match="someone/gated: its licence must be accepted on the hub, then set HF_TOKEN"):
-        models.from_hub("someone/gated", None)
+        from_hub("someone/gated", None)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    assert (models.from_hub("someone/gated", None) / "a.safetensors").read_bytes() == FILES["a.safetensors"]
+    assert (from_hub("someone/gated", None) / "a.safetensors").read_bytes() == FILES["a.safetensors"]
 
 
 def test_an_unknown_model_is_named(hub):
     with pytest.raises(StudyError, match="someone/nothing: neither a folder nor a repository that the hub knows"):
-        models.from_hub("someone/nothing", None)
+        from_hub("someone/nothing", None)
 
 
 def test_weights_are_read_once_to_know_their_hash_and_again_when_they_change(hub, monkeypatch):
     hub.add("someone/model", FILES)
-    folder = models.from_hub("someone/model", None)
+    folder = from_hub("someone/model", None)
     copy = shutil.copytree(folder, Path(folder.parent.parent / "copy"))
     first = digest(copy)
     records._folder_sha256.cache_clear()  # as a new process
@@ -138,7 +139,7 @@ def kwargs_of(name):
 def test_rows_come_from_the_upstream_files_as_from_the_demo_s(data_hub, name):
     """Parquet, a raw JSON list, JSON Lines and CSV; each with its upstream path."""
     splits = data.load(**kwargs_of(name))
-    assert data.first_rows(**kwargs_of(name)) >= 1
+    assert probe.first_rows(**kwargs_of(name)) >= 1
     if name == "pubmedqa":
         assert (len(splits["test"]), len(splits["train"])) == (500, 10)
         return

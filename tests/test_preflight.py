@@ -116,13 +116,13 @@ def test_memory_too_small_is_told_in_one_sentence(pico_study, monkeypatch):
 
 
 def test_the_demo_s_checks_pass_without_a_hub_or_a_key(monkeypatch, capsys):
-    monkeypatch.setattr(preflight, "_hub", lambda *_: pytest.fail("the demo needs no hub"))
+    monkeypatch.setattr(preflight.hub, "check_reachable", lambda *_: pytest.fail("the demo needs no hub"))
     preflight.preflight(open_study("demo"), STAGES)
     assert "ok  terminology hpo" in capsys.readouterr().out
 
 
 def test_the_last_stage_alone_needs_neither_hub_nor_judges(monkeypatch, capsys):
-    monkeypatch.setattr(preflight, "_hub", lambda *_: pytest.fail("tables need no hub"))
+    monkeypatch.setattr(preflight.hub, "check_reachable", lambda *_: pytest.fail("tables need no hub"))
     preflight.preflight(open_study("paper"), ["07_figures"])
     assert capsys.readouterr().out.count("  ok  ") == 1
 

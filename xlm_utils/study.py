@@ -18,6 +18,7 @@ import yaml
 from xlm_utils import __version__
 from xlm_utils.names import grid, grids, parse
 from xlm_utils.notebook import hush_kernel, mount_drive, parameter_cells
+from xlm_utils.records import versions
 from xlm_utils.settings import PARAMS, ROOT, Language, Settings, StudyError, validate
 
 # notebook parameter → where it lands in the preset; its "as the study says" value is 0 or ""
@@ -121,8 +122,6 @@ class Study:
 
     def show(self, device: bool = False) -> None:
         """Print every resolved value, the versions and the commit; with ``device``, where it runs and why."""
-        from xlm_utils.records import versions
-
         changed = "".join(f", {key}={value}" for key, value in self.changed.items())
         rows = {"study": f"{self.name} ({self.title}){changed}", "files": relative(self.folder) if self.folder.is_relative_to(ROOT) else self.folder}
         for part, value in self.settings.model_dump(exclude_none=True).items():

@@ -13,17 +13,12 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, computed_field, model_validator
 
 HUB = "https://huggingface.co/datasets/"
-BEGINNING = 1 << 20  # bytes; a row of JAQKET with its hundred contexts has less
 SEARCHED = 1000  # rows, about, of a split that only a search may look at: medmcqa_jp has 182,000 of them
 PUBMEDQA_TEST = Path(__file__).with_name("pubmedqa_test_pmids.txt")  # official test_ground_truth.json, MIT
 
 
 class DataError(Exception):
     """A data set that can't be reached or read; one sentence with the way out."""
-
-
-class Context(BaseModel):
-    context: str = ""
 
 
 class Answers(BaseModel):
@@ -36,6 +31,10 @@ class MultipleChoice(BaseModel):
     question: str
     options: list[str] = Field(min_length=2)
     answer_idx: int = Field(ge=0)
+
+    class Context(BaseModel):
+        context: str = ""
+
     metadata: Context
 
     @model_validator(mode="after")
@@ -135,10 +134,7 @@ SHAPES: dict[str, type[BaseModel]] = {
 }  # fmt: skip
 
 
-def load(
-    name: str, path: str, files: dict, needs: list,
-    config: str | None = None, raw: dict | None = None, data_dir: str | None = None, **_,
-):  # fmt: skip
+def load(name: str, path: str, files: dict, needs: list, config: str | None = None, raw: dict | None = None, data_dir: str | None = None, **_):
     """Rows of one data set as the harness wants them.
 
     Args:
@@ -160,7 +156,7 @@ def load(
     found = {}
     source = _from_folder(name, path, files, needs, raw or {}, data_dir) if data_dir else _from_hub(name, path, files, needs, config, raw)
     for split, rows in source:
-        checked = [row for row in (_check(name, path, where, row) for where, row in rows) if row is not None]
+        checked = [row for row in (check_row(name, path, where, row) for where, row in rows) if row is not None]
         if not checked and split in needs:
             raise DataError(f"data set {name}: no usable rows for its {split} split, get a whole copy from {HUB}{path}")
         if checked:
@@ -170,7 +166,12 @@ def load(
     return datasets.DatasetDict(found)
 
 
-def _check(name: str, path: str, where: str, row: object) -> dict | None:
+def check_row(name: str, path: str, where: str, row: object) -> dict | None:
+    """A row in the data set's schema, or None where the stock data set drops it.
+
+    Raises:
+        DataError: it does not fit; with ``where`` it stands.
+    """
     if not isinstance(row, dict):
         raise DataError(f"data set {name}: {where}: not an object with named fields; a good copy is at {HUB}{path}")
     try:
@@ -211,39 +212,6 @@ def _read(name: str, path: str, file: Path) -> list[tuple[str, object]]:
     if not rows:
         raise DataError(f"data set {name}: {file.name} is empty; a good copy is at {HUB}{path}")
     return rows
-
-
-def first_rows(name: str, path: str, files: dict, needs: list, config: str | None = None, raw: dict | None = None, **_) -> int:
-    """Check the first row of each needed split on the hub, reading no more than a beginning of its file.
-
-    Returns:
-        the number of splits looked at.
-
-    Raises:
-        DataError: as ``load``.
-    """
-    import datasets
-    from huggingface_hub import HfFileSystem
-
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it logs what it raises
-    needed = ["train"] if name == "pubmedqa" else [split for split in files if split in needs]
-    try:
-        if raw:
-            starts = {split: HfFileSystem().open(f"datasets/{path}/{raw[split]}").read(BEGINNING).decode("utf-8", "ignore") for split in needed}
-            rows = {split: json.JSONDecoder().raw_decode(text.lstrip("[ \r\n"))[0] for split, text in starts.items()}
-        else:
-            loaded = datasets.load_dataset(path, config, streaming=True)
-            rows = {split: next(iter(loaded[split]), None) for split in needed}
-    except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:  # unreachable, unknown or changed
-        raise DataError(f"data set {name}: {path} can't be read from the hub ({_reason(error)}); see {HUB}{path}") from None
-    for split, row in rows.items():
-        _check(name, path, f"{path}, first {split} row", row)
-    return len(rows)
-
-
-def _reason(error: Exception) -> str:
-    """An error's type and the first sentence of what it says."""
-    return f"{type(error).__name__}: {str(error).splitlines()[0][:120] if str(error) else 'no details'}"
 
 
 def _from_hub(name: str, path: str, files: dict, needs: list, config: str | None, raw: dict | None) -> Iterator[tuple[str, list]]:
