@@ -5,7 +5,7 @@ BIN := .venv/bin
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo study test rehearse check-demo notebooks lock lab clean-runs
+.PHONY: help install demo study test rehearse test-colab test-ray check-demo notebooks lock lab clean-runs
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -32,6 +32,13 @@ test: install  ## ruff, unit tests, and every notebook executed at smoke size
 rehearse: install  ## run STUDY=paper from its first check to its last figure, with a loopback hub and loopback judges (minutes)
 	@$(BIN)/python -m tests.rehearse
 
+test-colab: install  ## notebooks on a bare runtime with Colab's packages, in a scratch environment (downloads gigabytes)
+	@$(BIN)/python -m tests.colab
+
+test-ray: install  ## two local Ray workers against one process; installs Ray, and its cluster can take minutes to start
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'ray>=2.50'
+	$(BIN)/python -m pytest tests/ray_workers.py
+
 check-demo: install  ## run the demo afresh in a scratch folder and compare its tables with the committed ones
 	@$(BIN)/python -m tests.check_demo
 
@@ -47,5 +54,8 @@ lock:  ## resolve requirements.lock again, in a scratch environment
 lab: install  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks
 
-clean-runs:  ## remove one study's runs after asking: make clean-runs STUDY=demo
-	@printf 'remove data/runs/%s and figures made from it? [y/N] ' '$(STUDY)' && read answer && [ "$$answer" = y ] && rm -rf 'data/runs/$(STUDY)' || echo kept
+clean-runs:  ## remove one study's runs and figures (the demo's figures stay) after asking: make clean-runs STUDY=mine
+	@case '$(STUDY)' in ''|*[!A-Za-z0-9_-]*) echo "STUDY must be the name of a study"; exit 1;; esac; \
+	found=$$(ls -d data/runs/$(STUDY) data/runs/$(STUDY)+* figures/$(STUDY)+* $(if $(filter-out demo,$(STUDY)),figures/$(STUDY)) 2>/dev/null); \
+	if [ -z "$$found" ]; then echo "nothing there of $(STUDY)"; else du -shc $$found && printf 'remove these? [y/N] ' \
+	&& read answer && if [ "$$answer" = y ]; then rm -rf $$found; else echo kept; fi; fi

@@ -3,14 +3,15 @@
     python benchmarks/evolution.py --study demo --candidates 3
 
 The second way is that of ``mergekit-evolve``: MergeKit's own merge to a folder, then ``from_pretrained``.
-Both evaluate the same candidates with the study's fitness, one after the other in this process; the
-objectives must agree. Writes nothing into the study's folders.
+Both merge on the GPU where there is one, and evaluate the same candidates with the study's fitness, one
+after the other in this process; the objectives must agree. Writes nothing into the study's folders.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -49,37 +50,46 @@ def measure(study_name: str, name: str, candidates: int, scratch: Path) -> None:
     study = open_study(study_name)
     fitness, free = benchmarks.fitness(study), methods.resolve(study, name).free
     model, tokenizer, how = models.load(study, study.by_role("general"))
-    generator = np.random.default_rng(study.seed)
-    rows = []
+    device, generator, rows = model.device.type, np.random.default_rng(study.seed), []
+
+    def now() -> float:
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
     for candidate in range(-1, candidates):  # number -1 warms both ways up and is left out
         values = {parameter: low + generator.random() * (high - low) for parameter, (low, high) in free.items()}
 
-        started = time.perf_counter()
+        started = now()
         merging.merge_into(model, study, name, values, seed=1)
-        merged = time.perf_counter()
+        merged = now()
         ours = fitness(model, tokenizer)["objective"]
-        ended = time.perf_counter()
+        ended = now()
         rows.append(("in memory", candidate, merged - started, 0.0, ended - merged))
 
         config = methods.render(study, name, **values)
         folders = merging._with_folders(config, merging.parents(study, config))
-        started = time.perf_counter()
+        started = now()
         out = scratch / f"candidate{candidate}"
-        run_merge(MergeConfiguration.model_validate(folders), str(out), MergeOptions(quiet=True, random_seed=1, write_model_card=False))
-        merged = time.perf_counter()
+        to_disk = MergeOptions(quiet=True, random_seed=1, write_model_card=False, device=device)
+        run_merge(MergeConfiguration.model_validate(folders), str(out), to_disk)
+        merged = now()
         loaded_model = AutoModelForCausalLM.from_pretrained(out, dtype=model.dtype, device_map=model.device).eval()
-        loaded = time.perf_counter()
+        loaded = now()
         theirs = fitness(loaded_model, tokenizer)["objective"]
-        ended = time.perf_counter()
+        ended = now()
         rows.append(("checkpoint", candidate, merged - started, loaded - merged, ended - loaded))
         del loaded_model
+        shutil.rmtree(out)
         assert ours == theirs, f"candidate {candidate}: {ours} in memory, {theirs} from the checkpoint"
 
     table = pd.DataFrame(rows, columns=["way", "candidate", "merge s", "load s", "evaluate s"])
-    table = table[table["candidate"] >= 0].groupby("way").mean().drop(columns="candidate")
-    table["candidates/min"] = 60 / table.sum(axis=1)
+    table["total s"] = table[["merge s", "load s", "evaluate s"]].sum(axis=1)
+    table = table[table["candidate"] >= 0].groupby("way").median().drop(columns="candidate")
+    table["candidates/min"] = 60 / table["total s"]
     ratio = table.loc["in memory", "candidates/min"] / table.loc["checkpoint", "candidates/min"]
-    print(f"{how}; {torch.get_num_threads()} threads; {name}, n = {candidates}\n{table.round(2).to_string()}\nin memory / checkpoint: {ratio:.2f}")
+    print(f"{how}; {torch.get_num_threads()} threads; {name}, medians of {candidates} candidates")
+    print(f"{table.round(2).to_string()}\nin memory / checkpoint: {ratio:.2f}")
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
     python benchmarks/table2.py --study demo                # every model of the study that exists
     python benchmarks/table2.py --models ancestor --batch 4
+    python benchmarks/table2.py --keep data/runs/table2 --runs 3   # in pieces: what the folder holds is not run again
 
 Both sides compute in float32, so that their answers can be compared item by item. The stopwatch is
-on whole processes, start-up and model loading included, and once more on the scoring alone.
+on whole processes, start-up and model loading included, and once more on the scoring alone; seconds
+of the clock, and of processor time, which other work on the machine disturbs less.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import argparse
 import json
 import math
 import os
+import resource
 import runpy
 import subprocess
 import sys
@@ -35,9 +38,9 @@ def stopwatch(seconds: Path) -> None:
     untimed = lm_eval.evaluator.evaluate
 
     def timed(*args, **options):
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         results = untimed(*args, **options)
-        seconds.write_text(str(time.perf_counter() - start))
+        seconds.write_text(f"{time.perf_counter() - start} {time.process_time() - cpu}")
         return results
 
     lm_eval.evaluator.evaluate = timed
@@ -48,29 +51,43 @@ def ours(study: Study, names: list[str], folder: Path) -> None:
     """All models in this process, as notebook 06 runs them, but nothing resumed or taken over from a twin."""
     from xlm_utils.tasks.harness import SharedPromptLM
 
-    prepared, seconds, pairs = benchmarks.prepare(study), 0.0, {}
+    prepared, seconds, processor, pairs = benchmarks.prepare(study), 0.0, 0.0, {}
     for name in names:
         model, tokenizer, _ = models.load(study, name, dtype="float32")
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         _, rows = benchmarks.run(SharedPromptLM(model, tokenizer, study.benchmarks.batch_tokens, pairs), prepared, name)
-        seconds += time.perf_counter() - start
+        seconds, processor = seconds + time.perf_counter() - start, processor + time.process_time() - cpu
         (folder / f"{name}.json").write_text(json.dumps(rows), encoding="utf-8")
-    (folder / "seconds").write_text(str(seconds))
+    (folder / "seconds").write_text(f"{seconds} {processor}")
 
 
-def stock(study: Study, name: str, samples: dict[str, list[int]], batch: int, folder: Path) -> tuple[float, float]:
-    """One `lm-eval run`; seconds in all, and in its scoring."""
+def timed_process(command: list[str], folder: Path) -> None:
+    """Run a process that writes what its scoring took to ``folder/seconds``; what it took in all goes beside it, when it is done."""
+    folder.mkdir(parents=True, exist_ok=True)
+    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    (folder / "whole").write_text(f"{time.perf_counter() - start} {cpu}")
+
+
+def times(folders: list[Path], name: str) -> tuple[float, float]:
+    """Seconds of the clock and of the processor, summed over folders: ``whole`` processes, or their scoring (``seconds``)."""
+    found = [map(float, (folder / name).read_text().split()) for folder in folders]
+    wall, cpu = map(math.fsum, zip(*found, strict=True))
+    return wall, cpu
+
+
+def stock(study: Study, name: str, samples: dict[str, list[int]], batch: int, folder: Path) -> list[str]:
+    """The command line of one `lm-eval run`."""
     data_dir = study.benchmarks.data_dir
     metadata = {"data_dir": str(ROOT / data_dir)} if data_dir else {}
-    command = [
+    return [
         sys.executable, __file__, "--stopwatch", str(folder / "seconds"), "run", "--model", "hf",
         "--model_args", f"pretrained={models.locate(study, name)},dtype=float32", "--batch_size", str(batch),
         "--include_path", str(TASKS), "--tasks", *samples, "--samples", json.dumps(samples), "--metadata", json.dumps(metadata),
         "--log_samples", "--output_path", str(folder),
     ]  # fmt: skip
-    start = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return time.perf_counter() - start, float((folder / "seconds").read_text())
 
 
 def answers(folder: Path, task: str) -> dict[int, tuple[str, float | None]]:
@@ -111,6 +128,8 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", help="default: every model of the study")
     parser.add_argument("--items", type=int, default=0, help="per data set; default: as the study says")
     parser.add_argument("--batch", type=int, default=4, help="batch size of lm-eval; ours is by tokens")
+    parser.add_argument("--keep", type=Path, help="folder for answers and times; runs that it holds are not repeated")
+    parser.add_argument("--runs", type=int, help="at most so many processes this time (with --keep)")
     parser.add_argument("--ours", metavar="FOLDER", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     study = open_study(arguments.study, items=arguments.items)
@@ -118,27 +137,31 @@ def main() -> None:
     if arguments.ours:
         return ours(study, names, Path(arguments.ours))
     with tempfile.TemporaryDirectory() as scratch:
-        for name in names:
-            models.locate(study, name)  # made before the clock starts
-        mine = Path(scratch) / "ours"
-        mine.mkdir()
-        start = time.perf_counter()
-        command = [sys.executable, __file__, "--study", arguments.study, "--items", str(arguments.items), "--models", *names, "--ours", str(mine)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        our_time, our_scoring = time.perf_counter() - start, float((mine / "seconds").read_text())
-        prepared = benchmarks.prepare(study)
-        samples = {task.task_name: prepared.items[dataset] for dataset, task in prepared.tasks.items()}
-        times = []
-        for name in names:
-            folder = Path(scratch) / name
-            folder.mkdir()
-            times.append(stock(study, name, samples, arguments.batch, folder))
-            print(compare(name, mine, folder, prepared))
-    their_time, their_scoring = map(math.fsum, zip(*times, strict=True))
-    cores = len(os.sched_getaffinity(0))
-    print(f"{len(names)} models, {sum(map(len, samples.values()))} items each, {cores} cores")
-    print(f"in all:       lm-eval {their_time:.0f} s, here {our_time:.0f} s: {their_time / our_time:.1f} times as fast")
-    print(f"scoring only: lm-eval {their_scoring:.0f} s, here {our_scoring:.0f} s: {their_scoring / our_scoring:.1f} times as fast")
+        measure(study, names, arguments, arguments.keep or Path(scratch))
+
+
+def measure(study: Study, names: list[str], arguments: argparse.Namespace, folder: Path) -> None:
+    """Run what has no result yet, then compare answers and times."""
+    for name in names:
+        models.locate(study, name)  # made before the clock starts
+    prepared = benchmarks.prepare(study)
+    samples = {task.task_name: prepared.items[dataset] for dataset, task in prepared.tasks.items()}
+    mine = folder / "ours"
+    command = [sys.executable, __file__, "--study", arguments.study, "--items", str(arguments.items), "--models", *names, "--ours", str(mine)]
+    commands = {mine: command} | {folder / name: stock(study, name, samples, arguments.batch, folder / name) for name in names}
+    todo = [place for place in commands if not (place / "whole").exists()]
+    for place in todo[: arguments.runs]:
+        timed_process(commands[place], place)
+        print(f"{place.name}: {times([place], 'whole')[0]:.0f} s", flush=True)
+    if left := todo[arguments.runs :] if arguments.runs else []:
+        return print(f"{len(left)} of {len(commands)} processes are still to run: {', '.join(place.name for place in left)}")
+    for name in names:
+        print(compare(name, mine, folder / name, prepared))
+    print(f"{len(names)} models, {sum(map(len, samples.values()))} items each, {len(os.sched_getaffinity(0))} cores")
+    for what, file in (("in all", "whole"), ("scoring only", "seconds")):
+        (wall, cpu), (our_wall, our_cpu) = times([folder / name for name in names], file), times([mine], file)
+        print(f"{what}: lm-eval {wall:.0f} s, here {our_wall:.0f} s, {wall / our_wall:.1f} times as fast;", end=" ")
+        print(f"processor time {cpu:.0f} s, here {our_cpu:.0f} s, {cpu / our_cpu:.1f} times")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def compare(name: str, fresh: Path, committed: Path) -> list[str]:
     if list(new.columns) != list(old.columns) or len(new) != len(old):
         return [f"{name}: {len(new)} rows and columns {list(new.columns)} instead of {len(old)} and {list(old.columns)}"]
     lines, largest = [], 0.0
-    checked = [c for c in new.columns if "mean" in c.lower() or "value" in c.lower() or name == "table2.csv"]
+    checked = [c for c in new.columns if "mean" in c.lower() or "value" in c.lower() or (name == "table2.csv" and "p_holm" not in c)]
     for column in checked:
         a, b = pd.to_numeric(new[column], errors="coerce"), pd.to_numeric(old[column], errors="coerce")
         gap = (a - b).abs().max()

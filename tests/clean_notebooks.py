@@ -10,6 +10,11 @@ from pathlib import Path
 import nbformat
 
 
+def is_noise(output: nbformat.NotebookNode) -> bool:
+    """Whether an output is a progress bar (a widget, or on stderr) or another line on stderr."""
+    return output.get("name") == "stderr" or "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+
+
 def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """The notebook without what differs from run to run though nothing changed."""
     kernel = notebook.metadata.kernelspec
@@ -23,7 +28,7 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
             continue
         count += 1
         cell.execution_count = count
-        cell.outputs = [output for output in cell.outputs if not (output.output_type == "stream" and output.name == "stderr")]
+        cell.outputs = [output for output in cell.outputs if not is_noise(output)]
         for output in cell.outputs:
             if output.output_type == "execute_result":
                 output.execution_count = count

@@ -53,8 +53,22 @@ def stub(prepared: benchmarks.Prepared, right: bool):
     return Stub()
 
 
-def test_a_model_that_prefers_the_gold_answer_scores_one_on_every_column_and_its_opposite_zero(study):
-    prepared = benchmarks.prepare(study(items=0))
+@pytest.fixture(params=["demo", "real"])
+def folder(request, tmp_path):
+    """The demo's items, or every row of the real slices with the demo's for the sets that have none."""
+    if request.param == "demo":
+        return DEMO
+    if not REAL.is_dir():
+        pytest.skip("no real slices in XLM_TEST_DATA")
+    for source in (DEMO, REAL):
+        shutil.copytree(source, tmp_path / "items", dirs_exist_ok=True)
+        for path in (tmp_path / "items").iterdir():
+            path.chmod(0o644)  # the slices are read-only
+    return tmp_path / "items"
+
+
+def test_a_model_that_prefers_the_gold_answer_scores_one_on_every_column_and_its_opposite_zero(study, folder):
+    prepared = benchmarks.prepare(study(items=0, benchmarks={"data_dir": str(folder)}))
     good, rows = benchmarks.run(stub(prepared, True), prepared, "good")
     assert {column: result["value"] for column, result in good["columns"].items()} == dict.fromkeys(benchmarks.COLUMNS, pytest.approx(1.0))
     assert {row["dataset"] for row in rows} == set(COLUMN_OF)
@@ -174,6 +188,10 @@ def test_results_are_written_once_and_redone_only_when_what_they_are_made_from_c
     assert result["columns"]["sts"]["value"] is None  # one pair has no correlation
     assert result["datasets"]["jcommonsenseqa"]["shots"] == 3
     assert list(benchmarks.columns_table(the_study).index) == ["expert"]
+    table = benchmarks.datasets_table(the_study, ["expert", "japanese"]).set_index("data set")
+    assert list(table.index) == list(COLUMN_OF)
+    assert table.loc["jcommonsenseqa", ["model", "column", "n", "of", "shots"]].tolist() == ["expert", "jcommonsenseqa", 1, 16, 3]
+    assert table["normalised_em"].notna().sum() == 2
 
     with monkeypatch.context() as patch:
         patch.setattr(models, "load", lambda *_: pytest.fail("a finished step loaded the model"))
@@ -257,6 +275,14 @@ def test_a_disjoint_search_never_sees_a_reported_row(study, dataset):
     published = study(evolution={"columns": [COLUMN_OF[dataset]], "fitness": "published"})
     first, second = pools(published, dataset, config, splits)
     assert first == second == (split, list(range(len(splits[split]))))
+
+
+@pytest.mark.parametrize(("fitness", "both"), [("disjoint", 0), ("published", 3)])
+def test_the_rows_of_a_search_are_named_with_those_that_are_reported_too(study, fitness, both):
+    found = benchmarks.fitness_rows(study(evolution={"columns": ["pubmedqa", "dc"], "items": 3, "fitness": fitness})).set_index("data set")
+    assert list(found.index) == ["pubmedqa", *benchmarks.COLUMNS["dc"]]
+    assert (found["searched on"] == 3).all()
+    assert (found["both"] == both).all()
 
 
 def test_fitness_is_the_mean_gold_log_probability_of_its_items_and_leaves_the_global_generators_alone(study):

@@ -11,7 +11,7 @@ import plotly.io as pio
 import pytest
 from synthetic import make_study, write_lines
 
-from xlm_utils import canvas, figures, results
+from xlm_utils import canvas, figures, published, results
 from xlm_utils.records import read_jsonl
 from xlm_utils.study import StudyError
 
@@ -92,14 +92,41 @@ def test_seen_and_unseen_are_told_apart_by_shape_too(study):
     assert {(trace.name, trace.marker.symbol) for trace in fig.data} == {("seen in training", "circle"), ("unseen", "circle-open")}
 
 
-def test_benchmark_heatmap_subtracts_each_parent(study):
-    fig = figures.benchmark_heatmap(study)
+def test_benchmark_gaps_are_from_each_parent_here_and_from_the_published_one(study):
+    fig = figures.benchmark_gaps(*published.gaps(study))
     path = study.folder / "benchmarks"
     dc = {m: json.loads((path / f"{m}.json").read_text(encoding="utf-8"))["columns"]["dc"]["value"] for m in study.models}
-    assert [trace.y[0] for trace in fig.data] == ["Baseline (English expert)", "Base Japanese"]
+    assert [trace.y[0] for trace in fig.data] == ["Baseline (English expert)", "Base Japanese", "Baseline (English expert)"]
     assert fig.data[0].z[-1][7] == pytest.approx(dc["evo_dare_ties"] - dc["japanese"])
     assert fig.data[1].z[-1][7] == pytest.approx(dc["evo_dare_ties"] - dc["expert"])
+    assert fig.data[2].z[-1][8] == pytest.approx(0.405 - 0.559)  # STS of Evo. DARE TIES and of the Japanese model, as printed
+    assert fig.data[0].x[7] == "DC<br>n = 100"
+    assert fig.data[2].x[7] == "DC"
     assert fig.data[0].zmin == -fig.data[0].zmax
+
+
+def test_definitions_and_benchmarks_are_drawn_here_and_as_published(study):
+    fig = figures.together(published.together(study), {"dc": "DC", "sts": "STS"})
+    drawn = [trace for trace in fig.data if trace.name == "SLERP" and trace.xaxis == "x3"]  # second row, first column
+    assert (drawn[0].x[0], drawn[0].y[0]) == (0.401, 5.64)
+    assert "n = 7" in words(fig)
+    dots = figures.correlations(published.correlations(study))
+    assert [trace.name for trace in dots.data] == ["here", "published"]
+    assert len(dots.data[0].x) == 9
+
+
+def test_published_differences_stand_beside_those_against_the_expert_s_definition_only(study):
+    diamonds = [trace for trace in figures.forest(study).data if trace.name.startswith("published")]
+    assert [trace.name for trace in diamonds] == ["published (GPT-4o)"] * 2  # the proxy's and GPT-4o's own panel
+    assert diamonds[0].x[0] == pytest.approx(5.64 - 5.46)  # SLERP
+
+
+def test_a_control_s_tall_bar_leaves_the_shared_axis_and_says_its_height(study):
+    fig = figures.histograms(study)
+    tallest = max(max(bars.y) for bars in fig.data if bars.marker.color != canvas.GREY)
+    assert fig.layout.yaxis.range[1] == pytest.approx(1.05 * tallest)
+    cut = [bars for bars in fig.data if max(bars.y) > 1.05 * tallest]
+    assert len(cut) == words(fig).count("↑") > 0
 
 
 def test_a_term_is_on_hover_in_japanese_and_english_with_both_scores(study):
@@ -172,8 +199,20 @@ def test_landing_triangulates_merges_and_names_equal_ones_once():
     assert drawn["ancestor"] == (0.5, 0.87)  # equilateral
 
 
+def test_layers_of_a_merge_have_a_panel_per_unit_and_need_no_ancestor():
+    columns = ["to_general", "to_expert", "to_ancestor", "cosine_general", "cosine_expert", "cosine_parents", "sign_conflicts", "kept"]
+    geometry = pd.DataFrame({column: [0.5, None, 0.25] for column in columns}, index=["whole", "embeddings", "0"])
+    fig = figures.landing_layers(geometry, "ties")
+    assert [list(trace.x) for trace in fig.data] == [["emb.", "0"]] * len(columns)
+    assert {trace.yaxis for trace in fig.data} == {"y", "y2", "y3"}
+    assert "to the expert: 0.25 to 0.25, whole 0.50" in fig.layout.meta["alt"]
+    bare = figures.landing_layers(geometry[["to_general", "to_expert", "kept"]], "linear")
+    assert [trace.name for trace in bare.data] == ["to the general model", "to the expert", "changed weights kept"]
+
+
 def test_every_figure_has_words_for_those_who_can_not_see_it(study):
-    for fig in (figures.histograms(study), figures.forest(study), figures.seen_unseen(study), figures.benchmark_heatmap(study),
+    for fig in (figures.histograms(study), figures.forest(study), figures.seen_unseen(study), figures.benchmark_gaps(*published.gaps(study)),
+                figures.together(published.together(study), {"dc": "DC"}), figures.correlations(published.correlations(study)),
                 figures.scatter_terms(study, "japanese", "ties"), figures.agreement(study), figures.funnel(FUNNEL)):  # fmt: skip
         assert len(fig.layout.meta["alt"]) > 20
 

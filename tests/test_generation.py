@@ -1,14 +1,15 @@
 """Definitions: fixed batches, whole batches on disk, the same bytes after a kill, greedy twins copied."""
 
 import json
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
 
-from xlm_utils import generation, models
+from xlm_utils import decoding, generation, models
 from xlm_utils.records import read_jsonl
-from xlm_utils.study import open_study
+from xlm_utils.study import StudyError, open_study
 
 
 @pytest.mark.parametrize(
@@ -22,9 +23,14 @@ def test_language_is_the_script_of_most_letters(text, language):
     assert generation.language_of(text) == language
 
 
-def test_batches_are_a_fixed_partition_by_length():
-    texts = ["aaa", "a", "aa", "aaaa", "b"]
-    assert generation.batches(texts, 2) == [[1, 4], [2, 0], [3]]
+@pytest.mark.parametrize(("text", "language"), [("Entzündung der Bauchspeicheldrüse.", "de"), ("Inflammation of the pancreas.", "en"), ("", "other")])
+def test_other_pairs_of_languages_are_told_apart_too(text, language):
+    assert generation.language_of(text, ("en", "de")) == language
+
+
+def test_a_language_that_can_t_be_told_is_named_before_a_model_is_loaded():
+    with pytest.raises(StudyError, match=r"language code 'xx': not one of .*de"):
+        generation.language_of("a", ("en", "xx"))
 
 
 def test_the_expert_runs_twice_and_once_more_as_a_control():
@@ -36,47 +42,22 @@ def test_the_expert_runs_twice_and_once_more_as_a_control():
     assert (columns["expert"], columns["expert.ja"], columns["japanese"]) == ("term", "translation", "translation")
 
 
-class Letters:
-    """A tokenizer of single characters, and a model that says the last prompt character n times and stops."""
+class Clerk:
+    """Stands in for a loaded model: says back each prompt's last letter, and can be given a memory that holds few rows."""
 
-    pad_token_id, eos_token_id = 0, 1
-    calls = 0
+    def __init__(self, holds=100, auto=8):
+        self.holds, self.auto, self.calls = holds, auto, []
 
-    class generation_config:
-        eos_token_id = (1, 2)
+    def __call__(self, study, name, backend="hf"):
+        facts = {"backend": backend, "device": "cpu", "dtype": "float32", "quantization": "none", "stop_tokens": ["<eos>"]}
+        return decoding.Writer(None, f"loaded {name}", facts, self.complete, lambda texts: (self.auto, "for a test"))
 
-    device = torch.device("cpu")
-
-    def __call__(self, texts, **_):
-        width = max(map(len, texts))
-        rows = [[0] * (width - len(t)) + [ord(c) for c in t] for t in texts]
-        ids = torch.tensor(rows)
-        return _Batch(input_ids=ids, attention_mask=(ids != 0).long())
-
-    def decode(self, tokens, **_):
-        return "".join(map(chr, tokens))
-
-    def generate(self, input_ids, attention_mask, max_new_tokens, **_):
-        Letters.calls += 1
-        last = input_ids[:, -1]
-        rows = []
-        for token in last.tolist():
-            say = {ord("s"): [115, 115, 2], ord("e"): [1], ord("l"): [108] * max_new_tokens}[token][:max_new_tokens]
-            rows.append(say + [0] * (max_new_tokens - len(say)))
-        return torch.cat([input_ids, torch.tensor(rows)], dim=1)
-
-
-class _Batch(dict):
-    def to(self, _):
-        return self
-
-
-def test_every_row_says_how_it_ended():
-    letters = Letters()
-    rows = generation.complete(letters, letters, ["ps", "longer e", "l"], max_new_tokens=5)
-    assert [row["finish"] for row in rows] == ["stop", "empty", "length"]
-    assert [row["definition"] for row in rows] == ["ss", "", "lllll"]
-    assert [row["tokens"] for row in rows] == [2, 0, 5]
+    def complete(self, texts):
+        self.calls.append(len(texts))
+        if len(texts) > self.holds:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        ends = {"s": ("ss", 2, "stop"), "e": ("", 0, "empty"), "l": ("lllll", 5, "length")}
+        return [dict(zip(("definition", "tokens", "finish"), ends[text[-1]], strict=True)) for text in texts]
 
 
 @pytest.fixture
@@ -89,7 +70,6 @@ def study(tmp_path, monkeypatch):
         return folder
 
     monkeypatch.setattr(models, "locate", locate)
-    monkeypatch.setattr(models, "load", lambda study, name: (Letters(), Letters(), f"loaded {name}"))
     study = open_study("demo")
     monkeypatch.setattr(type(study), "prompt", lambda self, language, term: term)
     study.folder.mkdir(parents=True)
@@ -98,54 +78,143 @@ def study(tmp_path, monkeypatch):
     return study, table
 
 
-def test_a_killed_run_resumes_at_the_next_batch_with_the_same_bytes(study):
-    study, table = study
-    run = generation.runs(study)[0]
-    for _ in generation.define(study, run, table):
-        pass
-    file = study.folder / "definitions" / f"{run.name}.jsonl"
-    whole = file.read_bytes()
+@pytest.fixture
+def clerk(monkeypatch):
+    clerk = Clerk()
+    monkeypatch.setattr(decoding, "writer", lambda *arguments: clerk(*arguments))
+    return clerk
+
+
+def read(study, name):
+    file = study.folder / "definitions" / f"{name}.jsonl"
+    return read_jsonl(file), json.loads((file.parent / f"{file.name}.manifest.json").read_text())
+
+
+def forget(study, name):
+    file = study.folder / "definitions" / f"{name}.jsonl"
     file.unlink()
     file.with_name(file.name + ".manifest.json").unlink()
-    partial = generation.define(study, run, table)
-    next(partial)
-    partial.close()  # killed after the first batch
-    Letters.calls = 0
-    for _ in generation.define(study, run, table):
-        pass
-    assert file.read_bytes() == whole
-    assert Letters.calls == 2  # of three batches
 
 
-def test_a_finished_run_does_nothing(study, capsys):
+def test_a_killed_run_resumes_at_the_next_batch_with_the_same_bytes_though_the_memory_has_changed(study, clerk):
     study, table = study
     run = generation.runs(study)[0]
     list(generation.define(study, run, table))
-    Letters.calls = 0
+    file = study.folder / "definitions" / f"{run.name}.jsonl"
+    whole = file.read_bytes()
+    forget(study, run.name)
+    partial = generation.define(study, run, table)
+    next(partial)
+    partial.close()  # killed after the first batch
+    clerk.calls, clerk.auto = [], 2
+    list(generation.define(study, run, table))
+    assert file.read_bytes() == whole
+    assert clerk.calls == [8, 4]  # of 8, 8, 4: as it was begun
+
+
+def test_a_batch_that_memory_does_not_hold_is_halved_and_no_row_is_lost(study, clerk, capsys):
+    study, table = study
+    run = generation.runs(study)[0]
+    clerk.holds = 3
+    list(generation.define(study, run, table))
+    rows, manifest = read(study, run.name)
+    assert clerk.calls == [8, 4, 2, *[2] * 9]
+    assert sorted(row["term_id"] for row in rows) == sorted(table["term_id"])
+    assert {(row["batch"], row["batch_size"]) for row in rows} == {(batch, 2) for batch in range(10)}
+    assert manifest["made_by"]["batch_size"] == [2]
+    assert "out of memory with 8 rows; going on in batches of 4" in capsys.readouterr().out
+
+
+def test_finished_batches_survive_an_out_of_memory_that_comes_later(study, clerk, monkeypatch):
+    study, table = study
+    run = generation.runs(study)[0]
+    for number, _ in enumerate(generation.define(study, run, table)):
+        clerk.holds = 4 if number == 0 else 100
+    rows, manifest = read(study, run.name)
+    assert [row["batch_size"] for row in rows] == [8] * 8 + [4] * 12
+    assert manifest["made_by"]["batch_size"] == [4, 8]
+
+
+def test_one_row_that_memory_does_not_hold_is_one_sentence(study, clerk):
+    study, table = study
+    clerk.holds = 0
+    with pytest.raises(StudyError, match="does not hold one row"):
+        list(generation.define(study, generation.runs(study)[0], table))
+
+
+def test_another_error_of_the_model_is_not_taken_for_a_lack_of_memory(study, clerk, monkeypatch):
+    study, table = study
+    monkeypatch.setattr(clerk, "complete", lambda texts: (_ for _ in ()).throw(RuntimeError("shapes do not match")))
+    with pytest.raises(RuntimeError, match="shapes"):
+        list(generation.define(study, generation.runs(study)[0], table))
+
+
+def test_the_manifest_says_how_the_definitions_were_made(study, clerk):
+    study, table = study
+    run = generation.runs(study)[0]
+    list(generation.define(study, run, table))
+    assert read(study, run.name)[1]["made_by"] == {
+        "backend": "hf", "device": "cpu", "dtype": ["float32"], "quantization": "none", "stop_tokens": ["<eos>"], "batch_size": [8],
+    }  # fmt: skip
+
+
+def test_a_finished_run_does_nothing(study, clerk, capsys):
+    study, table = study
+    run = generation.runs(study)[0]
+    list(generation.define(study, run, table))
+    clerk.calls = []
     assert list(generation.define(study, run, table)) == []
-    assert Letters.calls == 0
+    assert not clerk.calls
     assert "done before" in capsys.readouterr().out
 
 
-def test_the_greedy_twin_of_the_reference_is_copied_under_its_own_name(study):
+def test_the_greedy_twin_of_the_reference_is_copied_under_its_own_name(study, clerk):
     study, table = study
     reference, baseline = generation.runs(study)[:2]
     list(generation.define(study, reference, table))
-    Letters.calls = 0
+    clerk.calls = []
     list(generation.define(study, baseline, table))
-    rows = read_jsonl(study.folder / "definitions" / "expert.jsonl")
-    assert Letters.calls == 0
+    rows, manifest = read(study, "expert")
+    assert not clerk.calls
     assert {row["run"] for row in rows} == {"expert"}
-    assert json.loads((study.folder / "definitions" / "expert.jsonl.manifest.json").read_text())["same_as"] == "expert.reference"
+    assert manifest["same_as"] == "expert.reference"
+    assert generation.identity(study) == (20, 20)
 
 
-def test_other_weights_in_a_folder_of_the_same_name_are_no_twin(study):
+def test_another_baseline_prompt_is_generated_and_leaves_every_other_run_as_it_is(study, clerk, monkeypatch):
+    study, table = study
+    for run in generation.runs(study)[:4]:
+        list(generation.define(study, run, table))
+    clerk.calls = []
+    settings = study.settings
+    study.settings = settings.model_copy(update={"generation": settings.generation.model_copy(update={"baseline_prompt": "explain_en.txt"})})
+    said = clerk.complete
+    monkeypatch.setattr(clerk, "complete", lambda texts: [
+        {**answer, "definition": answer["definition"].upper()} if text == "s" else answer for text, answer in zip(texts, said(texts), strict=True)
+    ])  # fmt: skip
+    for run in generation.runs(study)[:4]:
+        list(generation.define(study, run, table))
+    assert clerk.calls == [8, 8, 4]  # the scored baseline alone
+    assert generation.identity(study) == (10, 20)
+
+
+def test_the_baseline_prompt_must_be_a_file(pico_study):
+    with pytest.raises(StudyError, match=r"baseline_prompt: no file params/prompts/nosuch\.txt"):
+        pico_study(generation={"baseline_prompt": "nosuch.txt"})
+    study = pico_study(generation={"baseline_prompt": "explain_en.txt"})
+    first, second, control = generation.runs(study)[:3]
+    assert study.prompt(second.language, "asthma") != study.prompt(first.language, "asthma")
+    assert "asthma" in study.prompt(second.language, "asthma")
+    assert control.language.prompt == study.target.prompt
+
+
+def test_other_weights_in_a_folder_of_the_same_name_are_no_twin(study, clerk):
     study, table = study
     control, general = generation.runs(study)[2:4]
     list(generation.define(study, control, table))
-    Letters.calls = 0
+    clerk.calls = []
     list(generation.define(study, general, table))
-    assert Letters.calls == 3
+    assert len(clerk.calls) == 3
 
 
 def test_a_run_in_the_source_language_takes_the_terms_whatever_that_language_is():
@@ -155,10 +224,34 @@ def test_a_run_in_the_source_language_takes_the_terms_whatever_that_language_is(
     assert [run.column for run in generation.runs(study)[:3]] == ["term", "term", "translation"]
 
 
-def test_the_summary_counts_cut_off_empty_and_language(study):
+def test_the_summary_counts_cut_off_empty_and_other_language(study, clerk):
     study, table = study
-    reference = generation.runs(study)[0]
+    reference, _, control = generation.runs(study)[:3]
     list(generation.define(study, reference, table))
-    row = generation.summary(study, [reference.name]).iloc[0]
-    assert (row["n"], row["stopped"], row["cut off"], row["empty"]) == (20, 10, 10, 0)
-    assert row["in the asked-for language"] == 1.0
+    list(generation.define(study, control, table.assign(translation=["e"] * 5 + ["s"] * 15)))
+    english, japanese = generation.summary(study, [reference.name, control.name]).to_dict("records")
+    counts = ["n", "stopped", "cut off", "empty", "other language"]
+    assert [english[key] for key in counts] == [20, 10, 10, 0, 0]
+    assert [japanese[key] for key in counts] == [20, 15, 0, 5, 15]  # it says ss, in Latin letters
+
+
+def test_chat_template_without_a_template_is_one_sentence(study):
+    study, table = study
+    settings = study.settings
+    study.settings = settings.model_copy(update={"generation": settings.generation.model_copy(update={"chat_template": True})})
+    run = generation.runs(study)[3]
+    with pytest.raises(StudyError, match="the tokenizer of japanese has no template"):
+        generation.prompts(study, run, table, SimpleNamespace(chat_template=None))
+
+
+def test_side_by_side_has_one_row_a_term_and_a_hole_where_a_run_is_missing(study, clerk):
+    study, table = study
+    table = table.assign(definition="by clinicians")
+    reference, _, control = generation.runs(study)[:3]
+    list(generation.define(study, reference, table))
+    wide = generation.side_by_side(study, table, [reference.name, control.name])
+    assert list(wide["term_id"]) == list(table["term_id"])
+    assert list(wide[reference.name]) == ["ss"] * 10 + ["lllll"] * 10
+    assert wide[control.name].isna().all()
+    assert set(wide["clinicians"]) == {"by clinicians"}
+    assert generation.identity(study) == (0, 0)  # the scored run is missing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 import traceback
@@ -12,8 +13,9 @@ from pathlib import Path
 import pytest
 from loopback import SERVED, Loopback
 
-from xlm_utils import calls, judges
-from xlm_utils.judges import Card, Reply, find_key, load_card, open_client, shutdown_date
+from xlm_utils import calls, clients, judges
+from xlm_utils.clients import Reply
+from xlm_utils.judges import Card, find_key, load_card, open_client, shutdown_date
 from xlm_utils.judging import SCHEMA, parse
 from xlm_utils.study import PARAMS, StudyError
 
@@ -76,11 +78,12 @@ def test_a_passing_failure_is_tried_again_and_never_stored(client, scenario, tmp
         ("429_hour", "asks to wait 3600 s"), ("no_access", "HTTP 403"),
     ],
 )  # fmt: skip
-def test_a_hopeless_failure_stops_at_the_first_call_in_one_sentence_without_the_key(client, scenario, sentence, tmp_path, capfd):
+def test_a_hopeless_failure_stops_at_the_first_call_in_one_sentence_without_the_key(client, scenario, sentence, tmp_path, capfd, caplog):
+    caplog.set_level(logging.DEBUG)
     with Loopback(scenario) as server, pytest.raises(StudyError, match=sentence) as caught:
         calls.run_calls(card(client), ["a", "b"], SCHEMA, parse, tmp_path / "replies.sqlite", base_url=server.url(client))
     assert server.keys == [KEY]  # one call, with the key, which some of these servers repeat in their message
-    shown = "".join(traceback.format_exception(caught.value)) + "".join(capfd.readouterr())
+    shown = "".join(traceback.format_exception(caught.value)) + "".join(capfd.readouterr()) + caplog.text
     assert KEY not in shown
     assert KEY[:12] not in shown
     assert "\n" not in str(caught.value)
@@ -204,7 +207,7 @@ def test_the_sdks_own_address_variable_works(client, monkeypatch):
 
 
 def test_a_retry_after_is_read_as_seconds_milliseconds_date_or_google_detail():
-    after = judges._retry_after
+    after = clients._retry_after
     assert after({"retry-after": "2"}, "") == 2
     assert after({"retry-after-ms": "250", "retry-after": "9"}, "") == 0.25
     assert after({}, "{'retryDelay': '1.5s'}") == 1.5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -17,7 +18,7 @@ import pandas as pd
 import pytest
 from loopback import SERVED, Loopback
 
-from xlm_utils import calls, judging, proxy
+from xlm_utils import calls, controls, judging, pacing, proxy
 from xlm_utils.judges import Card, load_card
 from xlm_utils.judging import SCHEMA, fill, parse, prompt_for
 from xlm_utils.records import Step, append_jsonl, read_jsonl, read_manifest
@@ -94,8 +95,16 @@ def test_at_the_right_rate_nothing_is_refused_and_nine_tenths_of_the_limit_are_u
     assert 58 / (server.times[-1] - server.times[1]) >= 10  # the first call goes alone
 
 
+def test_the_progress_bar_shows_rate_time_left_and_cost(tmp_path, capfd):
+    with Loopback(latency=0.05) as server:
+        priced = card(price_in=1e4, price_out=1e4, reply_tokens=1, requests_per_minute=600)  # 105 tokens a call: 1.05 USD
+        calls.run_calls(priced, list("abcdef"), SCHEMA, parse, tmp_path / "r.sqlite", base_url=server.openai, max_cost_usd=10)
+    last_but_one = capfd.readouterr().err.split("\r")[-2]
+    assert re.search(r"test: .* \d/6 \[00:\d\d<00:\d\d, .*call/s, \d\.\d\d USD\]", last_but_one), last_but_one
+
+
 def test_the_pacer_keeps_the_tighter_of_the_two_limits():
-    pacer = calls.Pacer(requests_per_minute=6000, tokens_per_minute=60_000 / calls.HEADROOM)
+    pacer = pacing.Pacer(requests_per_minute=6000, tokens_per_minute=60_000 / pacing.HEADROOM)
     start = time.monotonic()
     for _ in range(4):
         assert pacer.wait(100)  # 100 tokens at 1,000 tokens/s: 0.1 s each, though 100 requests/s are allowed
@@ -103,7 +112,7 @@ def test_the_pacer_keeps_the_tighter_of_the_two_limits():
 
 
 def test_one_refusal_holds_everybody_and_lowers_the_rate_once_for_all_requests_under_way():
-    pacer = calls.Pacer(60_000, 0)
+    pacer = pacing.Pacer(60_000, 0)
     time.sleep(0.01)
     started = time.monotonic()
     for _ in range(5):
@@ -116,8 +125,8 @@ def test_one_refusal_holds_everybody_and_lowers_the_rate_once_for_all_requests_u
 
 
 def test_the_rate_recovers_slowly_and_never_above_the_card(monkeypatch):
-    monkeypatch.setattr(calls, "EASE", 0.0)
-    pacer = calls.Pacer(60, 0)
+    monkeypatch.setattr(pacing, "EASE", 0.0)
+    pacer = pacing.Pacer(60, 0)
     pacer.hold(0, time.monotonic())
     pacer.ease()
     assert pacer.slowdown == pytest.approx(4 / 3 / 1.05)
@@ -261,11 +270,9 @@ def test_an_llm_judge_scores_every_term_against_every_reference_once(study, caps
         expert = read_jsonl(judging.judge(study, run="expert", **judge))
         assert {row["score"] for row in expert if row["reference"] == "expert"} == {10}  # the circular baseline
         asked = len(server.prompts)
-        retest = read_jsonl(judging.retest(study, run="japanese", sample=3, **judge))
-        assert (len(retest), len(server.prompts) - asked) == (3, 3)
         define(study, "japanese", [row[4] for row in ROWS])  # one definition changes: only its two questions are asked
         judging.judge(study, run="japanese", **judge)
-        assert len(server.prompts) - asked - 3 == 2
+        assert len(server.prompts) - asked == 2
 
 
 def test_a_blocked_reply_and_a_missing_reference_are_missing_scores(study):
@@ -280,13 +287,24 @@ def test_a_blocked_reply_and_a_missing_reference_are_missing_scores(study):
 def test_the_plan_tells_calls_cost_and_shutdown_before_anything_is_spent(study, capsys, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "x")
     with Loopback(shutdown_date="2027-01-14") as server:
-        with pytest.raises(StudyError, match=r"max_cost_usd = 0 is below this"):
+        with pytest.raises(StudyError, match=r"max_cost_usd = 0 is below the 0.01 USD"):
             judging.plan(study, "gpt-4o", ["expert", "japanese"], base_url=server.openai)
         assert server.prompts == []
         out = capsys.readouterr().out
         assert "24 calls to make, 0 stored" in out
         assert "2027-01-14" in out
         assert judging.plan(study, "proxy", ["expert"]) == {"calls": 0, "usd": 0.0}
+        again = [*controls.questions(study), *controls.repeated(study, ["japanese"])]
+        planned = judging.plan(study, "local", ["japanese"], base_url=server.openai, more=again)
+        # 12 of the run; 36 controls, six of them the reference itself, which no run has said; 6 asked a second time
+        assert (planned["calls"], planned["stored"]) == (12 + 36 + 6, 0)
+        assert server.prompts == []
+
+
+def test_judges_share_one_budget(study):
+    calls.afford(study, 0)
+    with pytest.raises(StudyError, match=r"max_cost_usd = 0 is below the 0\.70 USD that this takes \(0\.00 of them spent\)"):
+        calls.afford(study, 0.3 + 0.4)
 
 
 def test_missing_definitions_are_told_with_the_notebook_that_makes_them(study):
@@ -347,7 +365,7 @@ def test_an_embedding_does_not_depend_on_what_else_is_in_the_batch():
 
 def test_controls_ask_the_same_judge_and_report_failures_honestly(study):
     with Loopback(answer=graded) as server:
-        table = judging.controls(study, "local", base_url=server.openai).set_index("control")
+        table = controls.ask(study, "local", base_url=server.openai).set_index("control")
         asked = Counter(server.prompts)
     # six terms, six controls; the fake judge gives 3 to everything wrong but the empty text (0): all pass
     assert table["n"].tolist() == [6] * 6
@@ -355,17 +373,33 @@ def test_controls_ask_the_same_judge_and_report_failures_honestly(study):
     assert table.loc["empty", "median"] == 0
     assert table.loc["shuffled", "below_reference"] == 1
     assert max(asked.values()) == 1
-    with Loopback(answer=lambda prompt: json.dumps({"score": 10 if judging.INJECTION in prompt else 3})) as server:
-        gullible = judging.controls(study, "local", base_url=server.openai).set_index("control")
+    with Loopback(answer=lambda prompt: json.dumps({"score": 10 if controls.INJECTION in prompt else 3})) as server:
+        gullible = controls.ask(study, "local", base_url=server.openai).set_index("control")
     assert not gullible.loc["injection", "passed"]
     assert not gullible.loc["reference_itself", "passed"]
     assert not gullible.loc["empty", "passed"]
     assert gullible.loc["shuffled", "passed"]
 
 
+def test_a_judge_asked_again_shows_its_noise_and_the_proxy_has_none(study, capsys):
+    gives = iter([*[3] * 12, *[3, 3, 3, 4, 5, 1]])
+    with Loopback(answer=lambda prompt: json.dumps({"score": next(gives)})) as server:
+        judging.judge(study, "local", "japanese", server.openai)
+        found = controls.retest(study, "local", ["japanese"], server.openai).iloc[0]
+        assert len(server.prompts) == 12 + 6  # all six of the first reference, asked a second time
+        controls.retest(study, "local", ["japanese"], server.openai)
+        assert len(server.prompts) == 12 + 6
+    # differences 0, 0, 0, 1, 2, −2: half the same, mean distance 5/6, sum of squares 9 − 6·(1/6)² = 8.833, over 5, over 2
+    assert (found["n"], found["missing"], found["same"], found["largest"]) == (6, 0, 0.5, 2)
+    assert found["mean distance"] == pytest.approx(5 / 6)
+    assert found["noise"] == pytest.approx(np.sqrt((9 - 1 / 6) / 5 / 2))
+    assert controls.retest(study, "proxy", ["japanese"]) is None
+    assert "no test–retest noise to measure" in capsys.readouterr().out
+
+
 def test_a_control_without_any_score_has_not_passed():
-    rows = [{"term_id": "T", "control": control, "score": None if control == "empty" else 0} for control in judging.EXPECTED]
-    table = judging.verdicts(rows).set_index("control")
+    rows = [{"term_id": "T", "control": control, "score": None if control == "empty" else 0} for control in controls.EXPECTED]
+    table = controls.verdicts(rows).set_index("control")
     assert (table.loc["empty", "n"], table.loc["empty", "missing"]) == (0, 1)
     assert not table.loc["empty", "passed"]
     assert table.loc["shuffled", "passed"]
@@ -377,12 +411,12 @@ def test_the_nearest_neighbour_is_the_most_similar_text_of_another_concept(study
         "A very low blood pressure.", "Fear of heights.", "Fear of high places.",
     ])  # fmt: skip
     with Loopback() as server:
-        judging.controls(study, "local", base_url=server.openai)
+        controls.ask(study, "local", base_url=server.openai)
         near = [prompt for prompt in server.prompts if '"Swelling of the left knee."\nDefinition to grade: "Swelling of the right knee."' in prompt]
     assert near
 
 
 def test_the_proxys_own_controls_tell_wrong_subjects_from_right_ones(study):
-    table = judging.controls(study, "proxy").set_index("control")
+    table = controls.ask(study, "proxy").set_index("control")
     assert table.loc[["reference_itself", "shuffled", "empty"], "passed"].all()
     assert read_manifest(study.folder / "scores" / "proxy" / "controls.jsonl")["proxy"] is True

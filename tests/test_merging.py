@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +14,11 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from synthetic import make_study
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from xlm_utils import merging, methods
+from xlm_utils import figures, merging, methods, settings, tables
+from xlm_utils import study as study_module
 from xlm_utils.models import locate
 from xlm_utils.records import read_manifest, sha256
 from xlm_utils.study import PARAMS, ROOT, StudyError
@@ -188,6 +191,128 @@ def test_dare_ties_is_mergekits_bit_for_bit_also_where_a_fine_tune_left_a_tensor
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+# ---- the further methods, on the task vectors x (general) and y (expert) of each tensor --------------------
+
+
+def unit(vector: torch.Tensor) -> torch.Tensor:
+    return vector / vector.norm()
+
+
+def arc(x: torch.Tensor, y: torch.Tensor, t: float) -> torch.Tensor:
+    angle = torch.arccos((unit(x) * unit(y)).sum())
+    return (torch.sin((1 - t) * angle) * x + torch.sin(t * angle) * y) / torch.sin(angle)
+
+
+def model_stock(x, y):
+    cosine = (unit(x) * unit(y)).sum()
+    return 2 * cosine / (1 + cosine) * (x + y) / 2
+
+
+def multislerp(x, y):
+    mean = unit(unit(x) + unit(y))
+    tangents = [unit(v) - (unit(v) * mean).sum() * mean for v in (x, y)]
+    step = sum(tangents) / 2
+    size = step.norm() + 1e-8
+    return (torch.cos(size) * mean + torch.sin(size) * step / size) * (x.norm() + y.norm()) / 2
+
+
+def ram(x, y, enlarge=lambda shared, own: 1.0):
+    a, b = x.abs() > 1e-5, y.abs() > 1e-5
+    shared, only_a, only_b = a & b, a & ~b, b & ~a
+    x_own, y_own = x * only_a * enlarge(shared.sum(), only_a.sum()), y * only_b * enlarge(shared.sum(), only_b.sum())
+    return shared * (x + y) / 2 + x_own + y_own
+
+
+def ram_plus(x, y):
+    return ram(x, y, lambda shared, own: 1 + 0.1 * min(float(shared / max(float(own), 1e-5)), 0.2))
+
+
+@pytest.mark.parametrize(
+    ("name", "formula"),
+    [("nuslerp", lambda x, y: arc(x, y, 0.5)), ("model_stock", model_stock), ("multislerp", multislerp), ("ram", ram), ("ramplus_tl", ram_plus)],
+)
+def test_methods_on_the_ancestor_follow_their_formulas(pico_study, pico_siblings, tmp_path, name, formula):
+    root = load_file(pico_siblings["llama"] / "ancestor" / "model.safetensors")
+
+    def leave(start):  # each fine-tune leaves every third row alone, another one each, so that some changes are not shared
+        return lambda tensors: [tensors[n][start::3].copy_(root[n][start::3]) for n in tensors]
+
+    parents = {n: copy_model(pico_siblings["llama"] / n, tmp_path / n, leave(start)) for start, n in enumerate(("japanese", "expert"))}
+    study = pico_study("llama", weights=parents)
+    base, general, expert = (of(study, n) for n in ("ancestor", "japanese", "expert"))
+    merged = weights(merging.merge(study, name))
+    assert_equal(merged, {n: base[n] + formula(general[n] - base[n], expert[n] - base[n]) for n in base})
+
+
+def test_nearswap_steps_towards_the_expert_by_t_at_most(pico_study):
+    study = pico_study("gemma")
+    a, b = of(study, "japanese"), of(study, "expert")
+    assert_equal(weights(merging.merge(study, "nearswap")), {n: a[n] + (b[n] - a[n]).clamp(-0.001, 0.001) for n in a})
+
+
+def test_the_karcher_mean_of_two_is_the_middle_of_the_arc(pico_study):
+    study = pico_study("llama")
+    a, b = of(study, "japanese"), of(study, "expert")
+    expected = {n: arc(unit(a[n]), unit(b[n]), 0.5) * (a[n].norm() + b[n].norm()) / 2 for n in a if not torch.equal(a[n], b[n])}
+    merged = weights(merging.merge(study, "karcher"))
+    assert_equal({n: merged[n] for n in expected}, expected)
+
+
+def test_dare_linear_adds_the_masked_changes_without_a_vote(pico_study):
+    study = pico_study("gemma", base="ancestor")
+    merged = weights(merging.merge(study, "dare_linear#4", {"density": 0.4, "weight": 0.8}))
+    root, tuned = of(study, "ancestor"), [of(study, name) for name in ("japanese", "expert")]
+    torch.manual_seed(4)
+    expected = {}
+    for name in root:
+        changes = [model[name] - root[name] for model in tuned]
+        masks = [torch.bernoulli(torch.full(change.shape, 0.4, dtype=torch.float32)).double() for change in changes]
+        expected[name] = root[name] + sum(0.8 * c * m * c.abs().sum() / (c * m).abs().sum() for c, m in zip(changes, masks, strict=True))
+    assert_equal(merged, expected)
+
+
+@pytest.mark.parametrize("name", ["ties@ancestor", "dare_ties@ancestor"])
+def test_parents_in_float32_are_merged_as_mergekit_merges_them(pico_study, pico_siblings, tmp_path, name):
+    def widen(tensors):
+        tensors.update({key: tensor.float() * 1.001 for key, tensor in tensors.items()})
+
+    parents = {n: copy_model(pico_siblings["llama"] / n, tmp_path / n, widen) for n in ("japanese", "expert", "ancestor")}
+    study = pico_study("llama", weights=parents)
+    ours = weights(merging.merge(study, name))
+    theirs = _stock(study, name, tmp_path / "stock")
+    differ = sum(int((ours[n] != theirs[n]).sum()) for n in theirs)
+    tied = 0
+    if name.startswith("ties"):
+        root = of(study, "ancestor")
+        tied = sum(int(trim((of(study, t)[n].float() - root[n].float()).double(), 0.5)[1].sum()) for n in root for t in ("japanese", "expert"))
+    assert differ <= tied
+
+
+def test_a_misleading_sample_still_gives_the_exact_threshold(monkeypatch):
+    from xlm_utils import chunked
+
+    monkeypatch.setattr(chunked, "CHUNK", 64)
+    monkeypatch.setattr(chunked, "SAMPLE", 10)
+    base, model = torch.zeros(1000), torch.randn(1000, generator=torch.Generator().manual_seed(1))
+    model[::100] = 9  # all that a sample of every hundredth sees
+    model[:500:7] = 0.25  # ties, of which the first are kept
+    for density in (0.005, 0.3, 0.5, 0.9, 0.999):
+        trimmed = chunked._largest(model, base, density)
+        ours = torch.cat([trimmed(part) for part in chunked._parts(1000)])
+        assert torch.equal(ours, trim(model, density)[0]), density
+
+
+def test_masks_are_those_that_torch_draws():
+    from xlm_utils import chunked
+
+    for n, density in ((7, 0.5), (chunked.CHUNK + 5, 0.3), (100_000, 0.999)):
+        torch.manual_seed(n)
+        expected, after = torch.bernoulli(torch.full((n,), density)).bool(), torch.get_rng_state()
+        torch.manual_seed(n)
+        assert torch.equal(chunked._draw(n, density), expected)
+        assert torch.equal(torch.get_rng_state(), after)
+
+
 def test_dare_keeps_every_change_in_expectation(pico_study):
     study = pico_study("llama")
     root, expert = of(study, "japanese"), of(study, "expert")
@@ -322,6 +447,27 @@ def test_a_full_disk_leaves_no_folder(pico_study, monkeypatch):
         locate(study, "ties")
 
 
+FULL = """
+import resource, signal, sys
+from xlm_utils import merging
+from xlm_utils.study import open_study
+study = open_study(sys.argv[1])
+merging.merge(study, "linear")
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write past the limit is then an error, as on a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+merging.merge(study, "slerp")
+"""
+
+
+def test_a_disk_that_really_ends_in_the_middle_of_the_weights_leaves_only_what_was_finished(pico_study, tmp_path):
+    study = pico_study("llama")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    run = subprocess.run([sys.executable, "-c", FULL, tmp_path / "preset" / "pico.yaml"], env=environment, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert "File too large" in run.stderr
+    assert sorted(path.name for path in study.models_folder.iterdir()) == [".locks", "linear", "linear.manifest.json", "linear.mergekit.yml"]
+
+
 SCRIPT = """
 import os, sys
 from xlm_utils import merging
@@ -416,6 +562,31 @@ def test_a_wrong_card_is_one_sentence_before_anything_is_merged(pico_study, tmp_
     assert not (study.models_folder / "ties").exists()
 
 
+def test_every_method_of_mergekit_for_two_fine_tunes_has_a_card():
+    from mergekit.merge_methods.registry import registered_methods
+
+    offered = {method.spec.name for method in registered_methods()} - {"passthrough"}  # which merges nothing
+    assert {merging.read_card(name)["mergekit"]["merge_method"] for name in merging.cards()} == {n for n in offered if "chunked_" not in n}
+
+
+def test_one_new_file_is_a_new_method_in_every_table_and_figure(tmp_path, monkeypatch, pico_study):
+    params = tmp_path / "params"
+    shutil.copytree(PARAMS, params)
+    card = yaml.safe_load((params / "methods" / "ties.yaml").read_text(encoding="utf-8")) | {"label": "Gentle TIES"}
+    (params / "methods" / "gentle.yaml").write_text(yaml.safe_dump(card), encoding="utf-8")
+    demo = (params / "demo.yaml").read_text(encoding="utf-8")
+    preset = yaml.safe_load(demo)
+    (params / "demo.yaml").write_text(yaml.safe_dump(preset | {"methods": [*preset["methods"], "gentle@ancestor"]}), encoding="utf-8")
+    for module in (methods, settings, study_module):
+        monkeypatch.setattr(module, "PARAMS", params)
+    assert merging.merge(pico_study("llama"), "gentle@ancestor").name == "gentle@ancestor"
+    study, label = make_study(tmp_path / "made", monkeypatch), "Gentle TIES (base: ancestor)"
+    for table in (tables.table1(study), tables.table2(study)):
+        assert label in table.index
+    for figure in (figures.histograms(study), figures.forest(study), figures.seen_unseen(study), figures.benchmark_heatmap(study)):
+        assert label in figure.to_json()
+
+
 def test_rendering_writes_every_parameter_and_names_models_not_folders(pico_study):
     study = pico_study("llama")
     assert yaml.safe_load(merging.config_yaml(study, "ties@ancestor", density=0.2)) == {
@@ -455,10 +626,12 @@ def test_differences_between_parents_are_named_with_what_is_done(pico_study, pic
 
     expert = copy_model(pico_siblings["llama"] / "expert", tmp_path / "stranger", stranger)
     (expert / "chat_template.jinja").write_text("{{ messages }}")
+    (expert / "generation_config.json").write_text('{"eos_token_id": [1]}')
     table = merging.check_parents(pico_study("llama", weights={"expert": expert}))
     assert not table.loc["chat template", "same"]
     assert table.loc["chat template", "what is done"] == "the merge takes japanese's"
     assert table.loc["tokenizer", "same"]
+    assert table.loc["stops at tokens", ["japanese", "expert", "what is done"]].to_list() == ["1 4", "1", "the merge takes japanese's"]
     assert "expert is no fine-tune of ancestor" in table.loc["distance to ancestor", "what is done"]
     siblings = merging.check_parents(pico_study("llama"))
     assert siblings["same"].all()
@@ -484,9 +657,29 @@ def test_geometry_is_the_one_worked_out_in_float64(pico_study):
         "cosine_parents": cosine(japanese - root, expert - root, 0),
         "sign_conflicts": ((japanese - root) * (expert - root) < 0).double().mean(),
         "equals_general": (merged == japanese).double().mean(), "equals_expert": (merged == expert).double().mean(),
+        "kept": (merged != japanese)[expert != japanese].double().mean(),
     }  # fmt: skip
     assert table.loc["whole"].to_dict() == pytest.approx({key: float(value) for key, value in expected.items()}, rel=1e-4)
     assert table.loc["whole", "equals_general"] >= 0.5, "half of the changes were trimmed"
+
+
+def test_the_kept_share_is_the_density_and_counts_changes_from_the_methods_own_base(pico_study):
+    study = pico_study("llama")
+    for name, density in (("dare_ties", 0.3), ("dare_ties@ancestor", 0.3), ("ties", 0.6)):
+        merging.merge(study, name, {"density": density, "weight": 1})
+    kept = {name: merging.geometry(study, name).loc["whole", "kept"] for name in ("dare_ties", "dare_ties@ancestor", "ties")}
+    assert kept["dare_ties"] == pytest.approx(0.3, abs=0.02)
+    assert kept["ties"] == pytest.approx(0.6, abs=0.05)
+    assert kept["dare_ties@ancestor"] == pytest.approx(1 - 0.7**2, abs=0.05), "two models, two masks"
+
+
+def test_the_bases_own_task_vector_is_measured_as_zero(pico_study):
+    study = pico_study("llama")
+    norms = merging.task_vectors(study)
+    flat = {n: torch.cat([t.flatten() for t in of(study, n).values()]) for n in ("japanese", "expert", "ancestor")}
+    assert norms.loc["japanese", "base japanese"] == 0
+    for model, base in (("expert", "japanese"), ("japanese", "ancestor"), ("expert", "ancestor")):
+        assert norms.loc[model, f"base {base}"] == pytest.approx(float((flat[model] - flat[base]).norm()), rel=1e-5)
 
 
 def test_geometry_of_a_merge_that_is_a_parent(pico_study):
@@ -500,4 +693,4 @@ def test_without_an_ancestor_geometry_leaves_its_columns_out(pico_study):
     study = pico_study("llama")
     study.constituents.pop("ancestor")
     merging.merge(study, "linear")
-    assert list(merging.geometry(study, "linear").columns) == ["to_general", "to_expert", "equals_general", "equals_expert"]
+    assert list(merging.geometry(study, "linear").columns) == ["to_general", "to_expert", "equals_general", "equals_expert", "kept"]

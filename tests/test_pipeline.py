@@ -1,6 +1,7 @@
 """The runner: a finished stage starts no kernel, a changed one runs again, a failed one says which."""
 
 import json
+import shutil
 
 import pytest
 
@@ -44,6 +45,24 @@ def test_a_changed_notebook_runs_again(stage):
     assert len(stage[2]) == 2
 
 
+def test_a_changed_card_or_prompt_runs_again(stage, tmp_path, monkeypatch):
+    plan, before = open_study("demo"), pipeline.stage_key(open_study("demo"), stage[0], "")
+    shutil.copytree(pipeline.PARAMS, tmp_path / "params")
+    monkeypatch.setattr(pipeline, "PARAMS", tmp_path / "params")
+    assert pipeline.stage_key(plan, stage[0], "") == before
+    (tmp_path / "params" / "prompts" / "complete_ja.txt").write_text("{term}とは")
+    assert pipeline.stage_key(plan, stage[0], "") != before
+
+
+def test_a_stage_for_one_method_or_judge_leaves_that_one_s_files():
+    whole, part = pipeline.outputs(open_study("demo")), pipeline.outputs(open_study("demo", method="expert"))
+    assert [file.name for file in part["04_generate"]] == ["expert.reference.jsonl", "expert.jsonl", "expert.ja.jsonl"]
+    assert part["03_merge"] == []
+    assert part["06_benchmark"] == whole["06_benchmark"][:1]
+    merge = pipeline.outputs(open_study("demo", method="ties"))
+    assert [[file.name for file in merge[stage]] for stage in ("03_merge", "04_generate")] == [["ties"], ["ties.jsonl"]]
+
+
 def test_prose_and_outputs_of_a_notebook_change_nothing(stage):
     pipeline.run("demo")
     code = {"cell_type": "code", "source": ["1"], "outputs": [{"text": "x"}]}
@@ -62,10 +81,26 @@ def test_a_result_that_was_changed_or_deleted_is_made_again(stage):
 def test_every_stage_has_its_notebook_and_leaves_something():
     study = open_study("demo")
     stages = pipeline.outputs(study)
-    assert list(stages) == sorted(stages)
+    own = [stage_ for stage_ in stages if not stage_.endswith(pipeline.SWEEP)]
+    assert own == sorted(own)
     for stage_, files in stages.items():
-        assert (pipeline.NOTEBOOKS / f"{stage_}.ipynb").is_file()
+        assert (pipeline.NOTEBOOKS / f"{stage_.removesuffix(pipeline.SWEEP)}.ipynb").is_file()
         assert files
+
+
+def test_a_sweep_is_three_stages_more_after_the_judge_in_a_folder_of_its_own(monkeypatch, tmp_path):
+    monkeypatch.setenv("XLM_HOME", str(tmp_path))
+    study = open_study("demo")
+    stages = list(pipeline.outputs(study))
+    assert stages[4:9] == ["05_judge", "03_merge, sweep", "04_generate, sweep", "05_judge, sweep", "06_benchmark"]
+    files = pipeline.outputs(study)["04_generate, sweep"]
+    assert {file.parent.parent.name for file in files} == {"demo+sweep=1"}
+    started = []
+    monkeypatch.setattr(pipeline, "execute", lambda notebook, output, parameters: started.append((notebook.stem, parameters)))
+    monkeypatch.setattr(pipeline, "outputs", lambda _: {"05_judge": [], "03_merge, sweep": []})
+    pipeline.run("demo")
+    assert started == [("05_judge", {}), ("03_merge", {"sweep": True})]
+    assert (tmp_path / "data" / "runs" / "demo+sweep=1" / "stages" / "03_merge.json").exists()
 
 
 def test_a_stage_without_its_results_is_named(stage, monkeypatch):

@@ -10,6 +10,7 @@ import textwrap
 import pytest
 
 from xlm_utils.records import Step, append_jsonl, manifest_path, read_jsonl, sha256
+from xlm_utils.study import ROOT
 
 
 def write(step, text="x"):
@@ -58,6 +59,36 @@ def test_a_result_from_other_parameters_is_set_aside_not_overwritten(tmp_path):
     write(Step(tmp_path / "out.txt", number=2), "new")
     assert (tmp_path / "out.txt").read_text() == "new"
     assert (tmp_path / "superseded" / old.key / "out.txt").read_text() == "old"
+
+
+def test_results_of_the_same_inputs_keep_their_own_superseded_copies(tmp_path):
+    changes = [(name, value) for value in (1, 2, 1, 2) for name in ("one.txt", "twin.txt")]
+    for name, value in [*changes, ("one.txt", 1)]:
+        write(Step(tmp_path / name, number=value), f"{name} {value}")
+    kept = sorted(file.read_text() for file in (tmp_path / "superseded").rglob("*.txt"))
+    assert kept == ["one.txt 1", "one.txt 2", "twin.txt 1", "twin.txt 2"]
+
+
+def test_of_two_processes_that_need_a_result_one_makes_it_and_the_other_waits(tmp_path):
+    code = """
+    import sys, time
+    from pathlib import Path
+    from xlm_utils.records import Step
+    step = Step(Path(sys.argv[1]), value=1)
+    with step:
+        if step.done:
+            print("waited")
+        else:
+            step.partial.mkdir()
+            time.sleep(1)
+            (step.partial / "weights").write_text("x")
+            step.finish()
+            print("made")
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "model")]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(2)]
+    assert sorted(process.communicate(timeout=60)[0].strip() for process in both) == ["made", "waited"]
+    assert (tmp_path / "model" / "weights").read_text() == "x"
 
 
 def test_a_kill_between_the_two_last_renames_loses_nothing(tmp_path):

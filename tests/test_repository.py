@@ -1,11 +1,15 @@
 """What the repository says about itself is true: its versions agree, its commands exist, its README is short."""
 
 import re
+import subprocess
+import sys
 import tomllib
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from xlm_utils.study import ROOT, presets
@@ -39,9 +43,32 @@ def test_the_lock_has_no_local_build_and_no_address():
     assert "://" not in text
 
 
+def environment_yml():
+    """Conda's own packages, and the lines of the pip section."""
+    *conda, pip = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    return conda, pip["pip"]
+
+
 def test_environment_yml_installs_the_lock_and_the_project():
-    pip = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"][-1]["pip"]
+    conda, pip = environment_yml()
     assert pip == ["-r requirements.lock", "--editable ."]
+    python = next(Requirement(line.replace("=", "==")) for line in conda if line.startswith("python"))
+    assert SpecifierSet(project()["requires-python"]).contains(str(python.specifier).removeprefix("=="))
+    assert {"pip", "make"} <= set(conda)
+
+
+def test_environment_yml_s_pip_section_resolves_and_the_project_adds_nothing_to_the_lock():
+    """Pip's own resolver, without a network: it stops at a conflict within the lock, and at a package that the lock lacks."""
+    _, pip = environment_yml()
+    lines = [word for line in pip if "--editable" not in line for word in line.split()]
+    table = project()
+    wanted = table["dependencies"] + table["optional-dependencies"]["demo"] + table["optional-dependencies"]["dev"]
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-index", "--disable-pip-version-check", *lines, *wanted]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "Would install" not in done.stdout
+    resolved = set(re.findall(r"Requirement already satisfied: ([\w.-]+)", done.stdout))
+    assert {canonicalize_name(name) for name in resolved} - {"setuptools"} == set(locked())  # setuptools comes with Python's own tools
 
 
 def readme():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
+from xlm_utils import association
 from xlm_utils import statistics as st
 
 NAN = math.nan
@@ -152,19 +153,19 @@ def test_detectable_difference_is_the_planning_formula():
 def test_kappa_is_over_the_whole_scale_and_matches_the_hand_worked_table():
     # one disagreement by 2 in 4; weights (i − j)²: observed 4/4, expected of the margins a {0 0 10 10}, b {0 2 10 10}
     # pairs of margins: 0 against 0 2 10 10 → 0+4+100+100, twice; 10 against → 100+64+0+0, twice: 736/16
-    found = st.agreement([0, 0, 10, 10], [0, 2, 10, 10])
+    found = association.agreement([0, 0, 10, 10], [0, 2, 10, 10])
     assert found["kappa"] == pytest.approx(1 - (4 / 4) / (736 / 16))
     assert found["bias"] == -0.5
 
 
 def test_scores_that_never_occur_still_count_as_steps_of_the_scale():
     # without the labels 0..10 the scores 0 and 10 would be neighbours, as 0 and 1 are
-    close, far = st.agreement([0, 0, 1, 10], [0, 1, 1, 10]), st.agreement([0, 0, 10, 10], [0, 10, 10, 10])
+    close, far = association.agreement([0, 0, 1, 10], [0, 1, 1, 10]), association.agreement([0, 0, 10, 10], [0, 10, 10, 10])
     assert close["kappa"] > 0.9 > far["kappa"]
 
 
 def test_perfect_agreement_is_one_by_every_coefficient():
-    found = st.agreement([1, 5, 9, NAN], [1, 5, 9, 3])
+    found = association.agreement([1, 5, 9, NAN], [1, 5, 9, 3])
     assert (found["n"], found["kappa"], found["spearman"], found["bias"]) == (3, 1, pytest.approx(1), 0)
     assert found["alpha"] == pytest.approx(1)
 
@@ -183,7 +184,7 @@ def test_krippendorffs_published_ordinal_example():
 
     observed = 2 * sum(distance(x, y) for x, y in pairs)
     expected = sum(distance(x, y) for x in values for y in values) / (len(values) - 1)
-    assert st.agreement(c, d)["alpha"] == pytest.approx(1 - observed / expected)
+    assert association.agreement(c, d)["alpha"] == pytest.approx(1 - observed / expected)
 
 
 @pytest.mark.parametrize(("a", "b", "reason"), [
@@ -192,31 +193,16 @@ def test_krippendorffs_published_ordinal_example():
     ([5, 5, 5], [1, 2, 3], "the first judge gives one score to everything"),
 ])  # fmt: skip
 def test_a_judge_without_variation_has_no_rank_correlation_and_a_reason(a, b, reason):
-    found = st.agreement(a, b)
+    found = association.agreement(a, b)
     assert math.isnan(found["spearman"])
     assert found["reason"] == reason
 
 
 def test_models_in_reverse_order_have_tau_minus_one():
-    assert st.same_order([1, 2, 3, 4], [4, 3, 2, 1])["tau"] == -1
-    assert st.same_order([1, 2, 3], [1, 3, 2])["tau"] == pytest.approx(1 / 3)  # 2 of 3 pairs agree: (2 − 1) / 3
-    assert st.same_order([1, NAN], [1, 2])["reason"] == "fewer than two models"
-    assert st.same_order([1, 1], [1, 2])["reason"] == "the means of all 2 models are equal"
-
-
-def test_items_right_or_wrong_get_mcnemars_exact_test():
-    a, b = [1, 1, 1, 1, 1, 0, 1], [0, 0, 0, 0, 0, 0, 1]  # five discordant, all one way: 2 / 2⁵
-    found = st.compare_items(a, b)
-    assert (found["test"], found["n"], found["p"]) == ("McNemar", 7, pytest.approx(2 / 32))
-    assert found["difference"] == pytest.approx(5 / 7)
-    assert st.compare_items([1, 0, 1], [1, 0, 1])["p"] == 1
-
-
-def test_graded_items_get_wilcoxons_test_and_missing_items_none():
-    found = st.compare_items([0.5, 0.7, 0.9, NAN], [0.1, 0.2, 0.2, 1])
-    assert (found["test"], found["n"]) == ("Wilcoxon", 3)
-    assert found["p"] == pytest.approx(2 / 8)
-    assert math.isnan(st.compare_items([NAN], [NAN])["p"])
+    assert association.same_order([1, 2, 3, 4], [4, 3, 2, 1])["tau"] == -1
+    assert association.same_order([1, 2, 3], [1, 3, 2])["tau"] == pytest.approx(1 / 3)  # 2 of 3 pairs agree: (2 − 1) / 3
+    assert association.same_order([1, NAN], [1, 2])["reason"] == "fewer than two models"
+    assert association.same_order([1, 1], [1, 2])["reason"] == "the means of all 2 models are equal"
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5])
@@ -228,6 +214,5 @@ def test_tiny_samples_of_every_shape_neither_warn_nor_fail(n):
         st.describe(a)
         st.mean_interval(a)
         st.compare(a, b, clusters=["p", "p", "q", "", None][:n])
-        st.agreement(a, b)
-        st.same_order(a, b)
-        st.compare_items(a, b)
+        association.agreement(a, b)
+        association.same_order(a, b)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import time
 import warnings
 
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 from synthetic import make_study, write_lines
 
-from xlm_utils import pages, results, tables
+from xlm_utils import controls, pages, results, table2, tables
 from xlm_utils.records import read_jsonl
 from xlm_utils.study import StudyError
 
@@ -56,7 +57,7 @@ def test_published_numbers_stand_beside_in_columns_of_their_own(study):
     assert frame.loc["SLERP", ("published: Gemini 1.5 Pro", "mean")] == 5.32
     assert frame.loc["Baseline (English expert)", ("published: GPT-4o", "std")] == 1.66
     assert math.isnan(frame.loc["Expert with Japanese terms", ("published: GPT-4o", "mean")])
-    assert tables.table2(study).loc["Linear", ("STS", "published")] == 0.511
+    assert table2.table2(study).loc["Linear", ("STS", "published")] == 0.511
 
 
 def test_published_numbers_belong_to_the_published_base_only(study):
@@ -142,15 +143,69 @@ def test_agreement_leaves_controls_out_and_reads_the_retest(study):
 
 
 def test_table2_keeps_the_papers_columns_and_shows_a_missing_column_as_a_dash(study):
-    frame = tables.table2(study)
+    frame = table2.table2(study)
     names = ["PubMedQA", "JAQKET v2", "JComQA", "JSQuAD", "XWinograd", "XL-Sum", "MCQA", "DC", "STS"]
     assert list(frame.columns.get_level_values(0).unique()) == names
     assert math.isnan(frame.loc["Baseline (English expert)", ("STS", "value")])
     assert '<td class="start">–</td>' in pages.table_html(frame)
 
 
+def items(model: str, dataset: str, answers: list[str], golds: list[str], correlated: bool = False) -> list[dict]:
+    return [
+        {"model": model, "dataset": dataset, "item": i, "prediction": answer, "gold": gold, "score": None if correlated else float(answer == gold)}
+        for i, (answer, gold) in enumerate(zip(answers, golds, strict=True))
+    ]  # fmt: skip
+
+
+def test_table2_stars_what_differs_from_the_general_model_by_more_than_noise(study):
+    golds = [str(i % 6) for i in range(48)]
+    wrong, half = ["9"] * 48, [gold if i % 2 else "9" for i, gold in enumerate(golds)]
+    for model in study.models:
+        right = {"slerp": golds, "ties": half}.get(model, wrong)
+        similar = {"slerp": golds, "ties": golds[::-1]}.get(model, ["3"] * 47 + ["2"])
+        rows = [row for dataset in ("crade", "rrtnm", "smdis") for row in items(model, dataset, right, golds)]
+        if model != "linear":
+            rows += items(model, "jcsts", similar, golds, correlated=True)
+        write_lines(study.folder / "benchmarks" / f"{model}.samples.jsonl", rows)
+    found = table2.column_differences(study).set_index(["column", "model"])
+    assert found.loc[("DC", "SLERP"), ["n", "difference", "low", "high"]].tolist() == [144, 1, 1, 1]
+    assert found.loc[("DC", "TIES"), "difference"] == 0.5
+    assert found.loc[("DC", "SLERP"), "p_holm"] == pytest.approx(6e-4)  # 1 of 10,000, times six merges
+    assert found.loc[("DC", "Linear"), ["difference", "p_holm"]].tolist() == [0, 1]
+    assert set(found.index.get_level_values("column")) == {"DC", "STS"}
+    assert found.loc[("STS", "SLERP"), "p_holm"] < 0.05
+    assert ("STS", "Linear") not in found.index  # it has no answers to that set
+    frame = table2.table2(study)
+    stars = {name: frame.index[frame[name, "p_holm"] < 0.05].tolist() for name in ("DC", "STS", "MCQA")}
+    assert stars["DC"] == ["SLERP", "TIES"]
+    assert stars["MCQA"] == []
+    starred = pages.number(frame.loc["TIES", ("DC", "value")], "value")
+    html = pages.table_html(frame)
+    assert f"{starred}*" in re.sub("</?[bu]>", "", html)
+    assert html.count("*<br>") + html.count("*</td>") == sum(map(len, stars.values()))
+    assert "p_holm" not in html
+    assert "differs from Base Japanese" in html
+
+
+def test_the_share_in_the_asked_for_language_stands_in_table_1(study):
+    rows = [{"term_id": str(i), "language": "ja", "output_language": "en" if i == 0 else "ja", "finish": "stop", "tokens": 9} for i in range(4)]
+    write_lines(study.folder / "definitions" / "ties.jsonl", rows)
+    frame = tables.table1(study)
+    assert frame.loc["TIES", ("definitions", "in language")] == 0.75
+    assert pd.isna(frame.loc["SLERP", ("definitions", "in language")])
+
+
+def test_the_controls_stand_beside_with_their_verdict_in_words(study):
+    assert tables.controls_table(study).empty
+    rows = [{"term_id": "T", "control": control, "score": 5} for control in controls.EXPECTED]
+    write_lines(study.folder / "scores" / "gpt-4o" / "controls.jsonl", rows)
+    found = tables.controls_table(study).set_index("control")
+    assert set(found["judge"]) == {"GPT-4o"}
+    assert found.loc[["nearest_neighbour", "shuffled"], "verdict"].tolist() == ["passed", "FAILED"]
+
+
 def test_item_differences_use_mcnemar_on_right_and_wrong(study):
-    frame = tables.item_differences(study)
+    frame = table2.item_differences(study)
     assert set(frame["test"]) == {"McNemar"}
     assert list(frame["model"]) == [study.label(m) for m in study.methods]
 
@@ -162,15 +217,15 @@ def test_without_results_one_sentence_names_the_notebook(tmp_path, monkeypatch):
     with pytest.raises(StudyError, match=r"05_judge\.ipynb"):
         tables.table1(study)
     with pytest.raises(StudyError, match=r"06_benchmark\.ipynb"):
-        tables.table2(study)
-    assert tables.item_differences(study).empty
+        table2.table2(study)
+    assert table2.item_differences(study).empty
 
 
 def test_a_half_finished_study_has_rows_of_dashes(study):
     (study.folder / "scores" / "gpt-4o" / "ties.jsonl").unlink()
     (study.folder / "benchmarks" / "ties.json").unlink()
     assert pd.isna(tables.table1(study).loc["TIES", (GPT, "n")])
-    assert math.isnan(tables.table2(study).loc["TIES", ("DC", "value")])
+    assert math.isnan(table2.table2(study).loc["TIES", ("DC", "value")])
     assert len(tables.differences(study)) == 6 * 4 - 2
     tables.save_table(study, tables.table1(study), "table1")
 
@@ -223,7 +278,7 @@ def test_ties_for_the_best_are_all_bold_and_equal_columns_unmarked():
 
 
 def test_the_published_files_add_up_to_the_papers_tables():
-    scores, benchmarks = (pd.read_csv(tables.PUBLISHED / name) for name in ("table1.csv", "table2.csv"))
+    scores, benchmarks = (pd.read_csv(results.PUBLISHED / name) for name in ("table1.csv", "table2.csv"))
     # GPT-4o: 9.48 + 5.46 + 5.64 + 5.33 + 5.33 + 5.14 + 5.20 + 5.13; Gemini: 9.30 + 5.14 + 5.32 + 5.18 + 5.09 + 4.95 + 4.90 + 4.88
     assert scores.groupby("judge", sort=False)["mean"].sum().tolist() == pytest.approx([46.71, 44.76])
     assert list(benchmarks.columns) == ["model", *results.BENCHMARKS]

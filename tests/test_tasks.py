@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -146,6 +148,21 @@ def test_the_command_line_reads_the_same_rows_from_a_local_folder():
     assert loaded["jmedbench_crade"].eval_docs.to_list() == load("crade", DEMO)["test"].to_list()
 
 
+def test_lm_eval_run_takes_the_tasks_from_the_command_line(tmp_path):
+    """The README's own line, with the harness's dummy model."""
+    command = [
+        sys.executable, "-m", "lm_eval", "run", "--model", "dummy", "--include_path", str(TASKS), "--tasks", "jmedbench_mcqa", "table2_jsquad",
+        "--metadata", json.dumps({"data_dir": str(DEMO)}), "--limit", "3", "--output_path", str(tmp_path),
+    ]  # fmt: skip
+    done = subprocess.run(command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (file,) = tmp_path.rglob("results_*.json")
+    results = json.loads(file.read_text(encoding="utf-8"))["results"]
+    family = [results[f"jmedbench_{dataset}"]["acc,none"] for dataset in COLUMNS["mcqa"]]
+    assert results["jmedbench_mcqa"]["acc,none"] == pytest.approx(sum(family) / 7)
+    assert "exact_match,whitespaces" in results["table2_jsquad"]
+
+
 def test_the_pubmedqa_test_rows_are_the_official_500():
     official = data.PUBMEDQA_TEST.read_text(encoding="utf-8").split()
     assert len(official) == len(set(official)) == 500
@@ -194,7 +211,7 @@ BAD = {
     "an unknown decision": ("pubmedqa", {**ROWS["pubmedqa"], "final_decision": "perhaps"}, "line 2: final_decision: Input should be 'yes'"),
     "a label outside five": ("jcommonsenseqa", {**COMMON, "label": 5}, "line 2: label: Input should be less than or equal to 4"),
     "no gold answer": ("jsquad", {**SQUAD, "answers": {"text": []}}, "line 2: answers.text: List should have at least 1 item"),
-    "a number for an answer": ("xwinograd_ja", {**ROWS["xwinograd_ja"], "answer": "3"}, "line 2: answer: Input should be '1' or '2'"),
+    "an answer beyond two": ("xwinograd_ja", {**ROWS["xwinograd_ja"], "answer": "3"}, "line 2: answer: Input should be '1' or '2'"),
     "a list": ("igakuqa", [1], "line 2: not an object with named fields"),
 }
 

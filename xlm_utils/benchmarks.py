@@ -20,12 +20,13 @@ from xlm_utils.tasks import data, scores
 from xlm_utils.tasks.prepared import COLUMN_OF, COLUMNS, GENERATED, Prepared, load_task, make_task, pools, prepare, quiet_harness, spread
 
 if TYPE_CHECKING:
+    from datasets import DatasetDict
     from lm_eval.api.model import LM
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from xlm_utils.tasks.harness import PreparedTask
 
-__all__ = ["COLUMNS", "Prepared", "columns_table", "evaluate", "fitness", "prepare", "run"]
+__all__ = ["COLUMNS", "Prepared", "columns_table", "evaluate", "fitness", "fitness_rows", "prepare", "run"]
 
 
 def evaluate(study: Study, prepared: Prepared, name: str, backend: str = "hf") -> dict:
@@ -139,6 +140,48 @@ def columns_table(study: Study) -> pd.DataFrame:
     return pd.DataFrame.from_dict(values, orient="index", columns=list(COLUMNS), dtype=float).rename_axis("model")
 
 
+def _searched(study: Study) -> Iterator[tuple[str, dict, DatasetDict, str, list[int], tuple[str, list[int]]]]:
+    """Data set, its configuration and splits, the split and the items that a search looks at, and (split, rows) that are reported.
+
+    Raises:
+        StudyError: a column is unknown or scored by generation, or its data can't be used.
+    """
+    valid = [column for column in COLUMNS if column not in GENERATED]
+    for column in study.evolution.columns:
+        if column not in valid:
+            raise StudyError(f"evolution.columns: {column!r} has no choices to search on; there are {', '.join(valid)}")
+        for dataset in COLUMNS[column]:
+            try:
+                config, splits = load_task(study, dataset)
+            except data.DataError as error:
+                raise StudyError(str(error)) from None
+            reported, (split, pool) = pools(study, dataset, config, splits)
+            if not pool:
+                raise StudyError(f"evolution.columns: {dataset} has too few rows to set some aside; take fitness: published or another column")
+            yield dataset, config, splits, split, spread(pool, study.evolution.items, (study.seed, "search", dataset)), reported
+
+
+def fitness_rows(study: Study) -> pd.DataFrame:
+    """What a search looks at: a row per data set with its column, split, items searched on, rows reported and how many are both.
+
+    With ``fitness: published`` the last is not 0: the search is contaminated, and its reported scores are no test.
+    """
+    rows = []
+    for dataset, _, _, split, items, (test, reported) in _searched(study):
+        both = len(set(items) & set(reported)) if split == test else 0
+        rows.append((COLUMN_OF[dataset], dataset, split, len(items), len(reported), both))
+    return pd.DataFrame(rows, columns=["column", "data set", "split", "searched on", "reported", "both"])
+
+
+def datasets_table(study: Study, names: list[str]) -> pd.DataFrame:
+    """Finished results of these models, one row per model and data set: column, metric, value, stderr, n, of, shots, truncated, normalised_em."""
+    files = {model: study.folder / "benchmarks" / f"{model}.json" for model in names}
+    found = {model: json.loads(file.read_text(encoding="utf-8"))["datasets"] for model, file in files.items() if read_manifest(file)}
+    rows = [{"model": model, "data set": name, **result} for model, datasets in found.items() for name, result in datasets.items()]
+    columns = ["model", "column", "data set", "metric", "value", "stderr", "n", "of", "shots", "truncated", "normalised_em"]
+    return pd.DataFrame(rows, columns=columns).astype({"value": float, "stderr": float, "normalised_em": float})
+
+
 def fitness(study: Study) -> Callable[[PreTrainedModel, PreTrainedTokenizerBase], dict[str, float]]:
     """What a search maximises, on ``evolution.items`` items of each data set of ``evolution.columns``.
 
@@ -151,21 +194,9 @@ def fitness(study: Study) -> Callable[[PreTrainedModel, PreTrainedTokenizerBase]
     Raises:
         StudyError: a column is unknown or scored by generation, or its data can't be used.
     """
-    valid = [column for column in COLUMNS if column not in GENERATED]
     tasks: dict[str, list[tuple[PreparedTask, list[int]]]] = {}
-    for column in study.evolution.columns:
-        if column not in valid:
-            raise StudyError(f"evolution.columns: {column!r} has no choices to search on; there are {', '.join(valid)}")
-        for dataset in COLUMNS[column]:
-            try:
-                config, splits = load_task(study, dataset)
-            except data.DataError as error:
-                raise StudyError(str(error)) from None
-            _, (split, pool) = pools(study, dataset, config, splits)
-            if not pool:
-                raise StudyError(f"evolution.columns: {dataset} has too few rows to set some aside; take fitness: published or another column")
-            items = spread(pool, study.evolution.items, (study.seed, "search", dataset))
-            tasks.setdefault(column, []).append((make_task(config, splits, test_split=split), items))
+    for dataset, config, splits, split, items, _ in _searched(study):
+        tasks.setdefault(COLUMN_OF[dataset], []).append((make_task(config, splits, test_split=split), items))
     every = [pair for own in tasks.values() for pair in own]
     pairs: dict = {}
 

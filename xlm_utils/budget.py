@@ -30,6 +30,11 @@ def cards(study: Study, stages: Collection[str]) -> list[str]:
 
 
 def answers(card: Card) -> str:
+    """Ask a judge's server whether it serves the model, without paying for a reply; what to print where it does.
+
+    Raises:
+        StudyError: no key, no server, or no such model there.
+    """
     if card.proxy:
         from xlm_utils.proxy import open_encoder
 
@@ -93,7 +98,8 @@ def cost(study: Study, stages: Collection[str], parameters: float) -> str:
             needed.append(estimate(card, [(PARAMS / "prompts" / "translate.txt").read_text(encoding="utf-8")] * terms, translation.SCHEMA))
         if card.name in study.judges and "05_judge" in stages:
             row = {"term": "x" * 12, "translation": "あ" * 5, "reference_text": DEFINITION, "definition": DEFINITION}
-            calls = (asked - 1) * terms * len(study.judging.references) + CONTROLS
+            definitions = (asked - 1) * terms + ((len(runs(study.swept())) - 1) * study.sweep.terms if study.sweep else 0)
+            calls = definitions * len(study.judging.references) + CONTROLS * (2 if study.sweep else 1)
             needed.append(estimate(card, [judging.prompt_for(study, row)] * calls, judging.SCHEMA))
     usd, hours = (sum(part[unit] for part in needed) for unit in ("usd", "minutes"))
     before, limit = spent(replies_file(study)), study.judging.max_cost_usd

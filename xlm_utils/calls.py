@@ -10,79 +10,24 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import sqlite3
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from xlm_utils.judges import Ask, Card, Fatal, Reply, Retry, address, open_client
-from xlm_utils.records import fingerprint
+from xlm_utils.clients import Ask, Fatal, Reply, Retry
+from xlm_utils.judges import Card, open_client, shutdown_date
+from xlm_utils.pacing import HEADROOM, Pacer
+from xlm_utils.replies import identity, open_store, replies_file, spent, stored
 from xlm_utils.study import Study, StudyError
 
-HEADROOM = 0.94  # share of the stated rate that is used: arrivals jitter, and limits count sliding windows
-LATENESS = 0.02  # s that a late start may be made up for; more would crowd a sliding second
 WORKERS = 32
 TRIES = 8
 LONGEST_WAIT = 120.0  # s; a server that asks for more is not waited for
 PATIENCE = 300.0  # s without any reply before the run gives up (a fifth of it before the first reply)
-EASE = 10.0  # s without a complaint before the rate is raised again, by 5 %
-TABLE = """create table if not exists replies (
-    key text primary key, identity text, judge text, repeat integer, prompt text, reply text, finish text, served_model text,
-    value text, status text, tokens_in integer, tokens_out integer, usd real, at text)"""
-
-
-class Pacer:
-    """Spaces the starts of all threads' requests by the tighter of two limits, and slows down when told to."""
-
-    def __init__(self, requests_per_minute: float, tokens_per_minute: float):
-        self.seconds_per_request = 60 / requests_per_minute / HEADROOM
-        self.seconds_per_token = 60 / tokens_per_minute / HEADROOM if tokens_per_minute else 0.0
-        self.slowdown = 1.0
-        self._stopped = threading.Event()
-        self._turn, self._lock = threading.Lock(), threading.Lock()
-        self._next = self._cut = self._eased = time.monotonic()
-
-    def wait(self, tokens: float) -> bool:
-        """Wait for this request's turn; False if the run has been stopped meanwhile."""
-        gap = max(self.seconds_per_request, tokens * self.seconds_per_token)
-        with self._turn:  # one at a time, so that a thread that wakes late delays the next instead of crowding it
-            while not self._stopped.is_set():
-                with self._lock:
-                    now = time.monotonic()
-                    delay = self._next - now
-                    if delay <= 0:
-                        self._next = max(self._next, now - LATENESS) + gap * self.slowdown
-                        return True
-                self._stopped.wait(delay)
-        return False
-
-    def hold(self, seconds: float, started: float) -> None:
-        """Nobody starts for so long; the rate drops by a quarter, once for all requests that were already under way."""
-        with self._lock:
-            now = time.monotonic()
-            self._next = max(self._next, now + seconds)
-            if started > self._cut:
-                self.slowdown *= 4 / 3
-                self._cut = now
-
-    def ease(self) -> None:
-        """A request went well: after a while without complaints, approach the stated rate again."""
-        with self._lock:
-            now = time.monotonic()
-            if self.slowdown > 1 and now - max(self._cut, self._eased) > EASE:
-                self.slowdown, self._eased = max(1.0, self.slowdown / 1.05), now
-
-    def sleep(self, seconds: float) -> None:
-        """Wait without holding the others up."""
-        self._stopped.wait(seconds)
-
-    def stop(self) -> None:
-        """Wake every waiting thread and let none start again."""
-        self._stopped.set()
 
 
 def tokens_of(text: str) -> float:
@@ -100,41 +45,40 @@ def estimate(card: Card, prompts: list[str], schema: dict) -> dict[str, float]:
     return {"calls": len(prompts), "tokens_in": tokens_in, "tokens_out": tokens_out, "usd": card.usd(tokens_in, tokens_out), "minutes": minutes}
 
 
-def identity(card: Card, schema: dict, base_url: str = "") -> str:
-    """Hash of all that makes two calls with one prompt the same call (limits and prices don't)."""
-    return fingerprint([card.name, card.client, card.model, address(card, base_url), card.params, schema])
+def announce(study: Study, card: Card, prompts: Iterable[tuple[str, int]], schema: dict, base_url: str = "") -> dict:
+    """What asking these would take, printed before anything is spent: calls, tokens, cost, time, shutdown date.
+
+    Args:
+        prompts: each with its ``repeat`` (see ``run_calls``); equal ones count once, answered ones not at all.
+
+    Raises:
+        StudyError: see ``afford``.
+    """
+    asked, store = dict.fromkeys(prompts), replies_file(study)
+    done = {repeat: stored(store, card, schema, base_url, repeat) for _, repeat in asked}
+    needed = estimate(card, [prompt for prompt, repeat in asked if prompt not in done[repeat]], schema)
+    needed |= {"stored": len(asked) - int(needed["calls"]), "spent": spent(store), "shutdown": shutdown_date(card, base_url)}
+    print(
+        f"{card.label} ({card.model}): {needed['calls']:,} calls to make, {needed['stored']:,} stored;"
+        f" about {needed['tokens_in'] / 1000:,.0f}k tokens in, {needed['tokens_out'] / 1000:,.0f}k out,"
+        f" {needed['usd']:.2f} USD on top of {needed['spent']:.2f} spent, {needed['minutes']:.0f} min; shutdown: {needed['shutdown']}; {card.note}"
+    )
+    afford(study, needed["usd"])
+    return needed
 
 
-def open_store(path: Path) -> sqlite3.Connection:
-    """The file of replies, made if need be; shared by threads (under a lock) and processes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    database = sqlite3.connect(path, timeout=60, check_same_thread=False)
-    database.row_factory = sqlite3.Row
-    with database:
-        database.execute(TABLE)
-    return database
+def afford(study: Study, usd: float) -> None:
+    """Stop before the first call if so much more, for all judges together, is above the study's limit.
 
-
-def stored(path: Path, card: Card, schema: dict, base_url: str = "", repeat: int = 0) -> dict[str, dict]:
-    """Replies this judge has given under these settings: prompt → row."""
-    if not path.exists():
-        return {}
-    with closing(open_store(path)) as database:
-        rows = database.execute("select * from replies where identity = ? and repeat = ?", (identity(card, schema, base_url), repeat))
-        return {row["prompt"]: dict(row) for row in rows}
-
-
-def replies_file(study: Study) -> Path:
-    """Raw replies to all calls of a study, whatever its overrides: a trial on few terms counts towards the whole."""
-    return study.models_folder.parent / "replies.sqlite"
-
-
-def spent(path: Path) -> float:
-    """USD paid for all replies in the file."""
-    if not path.exists():
-        return 0.0
-    with closing(open_store(path)) as database:
-        return database.execute("select coalesce(sum(usd), 0) from replies").fetchone()[0]
+    Raises:
+        StudyError: it is.
+    """
+    limit, before = study.judging.max_cost_usd, spent(replies_file(study))
+    if before + usd > limit:
+        raise StudyError(
+            f"judging.max_cost_usd = {limit:g} is below the {before + usd:.2f} USD that this takes ({before:.2f} of them spent);"
+            " raise it in the study's file, or take fewer terms"
+        )
 
 
 def run_calls(
@@ -199,12 +143,12 @@ class _Run:
 
         with closing(self.database), ThreadPoolExecutor(min(WORKERS, len(prompts))) as threads:
             try:
-                with tqdm(total=len(prompts), desc=self.card.name, unit="call") as bar:
-                    bar.update(self.one(prompts[0]))  # alone: a wrong key costs one call, and the SDK's slow first use delays nobody
-                    futures = [threads.submit(self.one, prompt) for prompt in prompts[1:]]
-                    for future in as_completed(futures):
-                        bar.update(future.result())
+                with tqdm(total=len(prompts), desc=self.card.name, unit="call") as bar:  # its own: rate and time left
+                    first = threads.submit(self.one, prompts[0])  # alone: a wrong key costs one call, and the SDK's slow first use delays nobody
+                    wait([first])
+                    for future in as_completed([first, *(threads.submit(self.one, prompt) for prompt in prompts[1:])]):
                         bar.set_postfix_str(f"{self.usd:.2f} USD", refresh=False)
+                        bar.update(future.result())
             finally:  # Ctrl-C too: calls in flight finish and are stored
                 self.pacer.stop()
         if self.kept < len(prompts):

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
-from scipy import stats
 
-from xlm_utils.canvas import BELOW, BLUE, GREY, ORANGE, SMALL, empty, finish
+from xlm_utils.canvas import BELOW, BLUE, GREY, ORANGE, RED, SMALL, finish
 
 
 def funnel(counts: pd.DataFrame) -> go.Figure:
@@ -66,26 +64,66 @@ def landing(geometry: pd.DataFrame) -> go.Figure:
     return finish(fig, "Where the merges lie between their parents", alt, showlegend=False, height=int(150 + 540 * (highest + 0.28)))
 
 
-def together(scores: pd.Series, benchmarks: pd.Series, labels: Mapping[str, str]) -> go.Figure:
-    """Two measurements of the same models against each other, with Spearman's rank correlation and its n.
+def landing_layers(geometry: pd.DataFrame, name: str) -> go.Figure:
+    """Where one merge landed, layer by layer: distances, cosines of task vectors, shares; a panel each.
 
     Args:
-        scores, benchmarks: a value per model (index: its name); models that lack one are left out.
+        geometry: rows whole, embeddings, 0, 1, …, head, as ``merging.geometry`` gives them; columns that need an ancestor may lack.
     """
-    both = pd.DataFrame({"x": benchmarks, "y": scores}).dropna()
-    if len(both) < 3 or both["x"].nunique() < 2 or both["y"].nunique() < 2:
-        return empty(f"{len(both)} models with both measurements, or one of them constant: nothing to correlate")
-    found = stats.spearmanr(both["x"], both["y"])
-    names = [labels[model] for model in both.index]
-    fig = go.Figure(go.Scatter(x=both["x"], y=both["y"], mode="markers", marker={"size": 11, "color": BLUE}, text=names, cliponaxis=False,
-                               hovertemplate="%{text}: %{x:.3f}, %{y:.2f}<extra></extra>"))  # fmt: skip
-    for place, group in both.assign(name=names).groupby(["x", "y"]):  # equal models share a point and a label
-        near = both[(both["x"] - place[0]).abs() < 0.25 * np.ptp(both["x"])]
-        top = place[1] >= near["y"].max()  # of points close to each other the highest has its label above, the others beside them
-        fig.add_annotation(x=place[0], y=place[1], text=", ".join(group["name"]), showarrow=False, font_size=12,
-                           **({"yshift": 16} if top else {"xshift": 9, "xanchor": "left"}))  # fmt: skip
-    fig.update_xaxes(title="mean of the Japanese medical benchmarks (MCQA, DC)").update_yaxes(title="mean definition score")
-    pad = 0.25 * np.ptp(both["x"])
-    fig.update_xaxes(range=[both["x"].min() - pad, both["x"].max() + pad])
-    says = f"Spearman’s ρ = {found.statistic:.2f} over {len(both)} models (p = {found.pvalue:.2f})"
-    return finish(fig, f"Definitions and benchmarks: {says}", f"Scatter plot; {says}.", showlegend=False, height=480)
+    panels = {
+        "distance, parents’ = 1": {"to_general": "to the general model", "to_expert": "to the expert", "to_ancestor": "to the ancestor"},
+        "cosine": {"cosine_general": "with the general model’s task vector", "cosine_expert": "with the expert’s",
+                   "cosine_parents": "between the parents’"},
+        "share of weights": {"equals_general": "equal to the general model’s", "equals_expert": "equal to the expert’s",
+                             "kept": "changed weights kept", "sign_conflicts": "sign conflicts"},
+    }  # fmt: skip
+    panels = {unit: {key: words for key, words in lines.items() if key in geometry} for unit, lines in panels.items()}
+    panels = {unit: lines for unit, lines in panels.items() if lines}
+    layers, told = geometry.drop(index="whole").rename(index={"embeddings": "emb."}), []
+    fig = make_subplots(len(panels), 1, shared_xaxes=True, vertical_spacing=0.05)
+    for row, (unit, lines) in enumerate(panels.items(), 1):
+        styles = zip((BLUE, ORANGE, GREY, RED), ("circle", "square", "diamond", "x"), ("solid", "dash", "dot", "dashdot"), strict=True)
+        for (key, words), (color, symbol, dash) in zip(lines.items(), styles, strict=False):
+            fig.add_scatter(x=layers.index, y=layers[key], name=words, mode="lines+markers", marker={"color": color, "symbol": symbol, "size": 7},
+                            line={"color": color, "dash": dash}, legend=f"legend{row if row > 1 else ''}", cliponaxis=False, row=row, col=1,
+                            hovertemplate=f"%{{x}}: %{{y:.3f}} {words}<extra></extra>")  # fmt: skip
+            told.append(f"{unit}, {words}: {layers[key].min():.2f} to {layers[key].max():.2f}, whole {geometry.loc['whole', key]:.2f}")
+        top = fig.layout["yaxis" if row == 1 else f"yaxis{row}"].domain[1]
+        fig.update_layout({f"legend{row if row > 1 else ''}": {"x": 1.02, "y": top, "yanchor": "top", **SMALL}})
+        fig.update_yaxes(title={"text": unit, **SMALL}, rangemode="tozero", row=row, col=1)
+    fig.update_xaxes(type="category", tickangle=0).update_xaxes(title="layer", row=len(panels), col=1)
+    return finish(fig, f"{name}, layer by layer", "; ".join(told), height=110 + 180 * len(panels), width=900, margin={"t": 45})
+
+
+def search(candidates: pd.DataFrame, label: str) -> go.Figure:
+    """Objective and parameters of every candidate of a search, and of a random search beside it, generation by generation.
+
+    Args:
+        candidates: rows as ``evolution.search`` gives them, one or two arms; the line is the best objective so far.
+        label: of the searched method, as the tables print it.
+    """
+    columns = list(candidates.columns)
+    parameters = columns[columns.index("evaluation") + 1 : columns.index("objective")]
+    places = {"objective": (1, 1)} | {parameter: (2 + i // 2, 1 + i % 2) for i, parameter in enumerate(parameters)}
+    rows = 1 + -(-len(parameters) // 2)
+    titles = ["objective: mean log-probability of the gold answer", *(parameter.replace("_", " ") for parameter in parameters)]
+    fig = make_subplots(rows, 2, specs=[[{"colspan": 2}, None]] + [[{}, {}]] * (rows - 1), subplot_titles=titles, shared_xaxes="all",
+                        horizontal_spacing=0.1, vertical_spacing=0.32 / rows)  # fmt: skip
+    for arm, (name, color, symbol) in {"cma": ("CMA-ES", BLUE, "circle"), "random": ("random search", ORANGE, "circle-open")}.items():
+        part = candidates[candidates["arm"] == arm]
+        number = part["evaluation"] + 1
+        for column, (row, col) in places.items():
+            fig.add_scatter(x=number, y=part[column], mode="markers", name=name, legendgroup=arm, showlegend=column == "objective" and len(part) > 0,
+                            marker={"color": color, "symbol": symbol, "size": 9, "line": {"width": 2, "color": color}}, row=row, col=col)  # fmt: skip
+        fig.add_scatter(x=number, y=part["objective"].cummax(), mode="lines", line={"color": color, "shape": "hv", "width": 1.5},
+                        showlegend=False, hoverinfo="skip", row=1, col=1)  # fmt: skip
+    for first in candidates.groupby("generation")["evaluation"].min().iloc[1:]:
+        fig.add_vline(x=first + 0.5, line={"color": GREY, "width": 1, "dash": "dot"})
+    fig.update_yaxes(zeroline=False)
+    fig.update_annotations(font_size=13).update_xaxes(title={"text": "candidate", **SMALL, "standoff": 4}, showticklabels=True, tickformat="d",
+                                                      range=[0.4, candidates["evaluation"].max() + 1.6])  # fmt: skip
+    best = candidates.groupby("arm")["objective"].max()
+    alt = f"Candidates by objective and parameters; best objective {', '.join(f'{arm} {value:.3f}' for arm, value in best.items())}."
+    subtitle = {"text": "dotted lines: generations; solid: best so far", "font_size": 13}
+    title = {"text": f"{label}: the search, candidate by candidate", "subtitle": subtitle}
+    return finish(fig, title, alt, height=190 + 215 * rows, legend=BELOW, margin={"t": 105, "b": 95})

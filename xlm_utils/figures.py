@@ -13,14 +13,16 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from xlm_utils import statistics, tables
+from xlm_utils import published, statistics, tables
 from xlm_utils.canvas import BELOW, BLUE, BLUES, GREY, INK, ORANGE, RED, SMALL, empty, finish, save, use_style
-from xlm_utils.charts import funnel, landing, losses
-from xlm_utils.results import BENCHMARKS, REFERENCES, judge_label, load_benchmarks, load_scores, note, row_label, row_order, summary
+from xlm_utils.charts import funnel, landing, landing_layers, losses
+from xlm_utils.comparisons import benchmark_gaps, correlations, together
+from xlm_utils.results import REFERENCES, judge_label, load_scores, note, row_label, row_order, summary
 from xlm_utils.study import Study, StudyError
 
 __all__ = [
-    "agreement", "benchmark_heatmap", "forest", "funnel", "histograms", "landing", "losses", "save", "scatter_terms", "seen_unseen", "use_style",
+    "agreement", "benchmark_gaps", "correlations", "forest", "funnel", "histograms", "landing", "landing_layers", "losses", "save",
+    "scatter_terms", "seen_unseen", "together", "use_style",
 ]  # fmt: skip
 
 
@@ -44,11 +46,14 @@ def _interval(part: pd.DataFrame, center: str, low: str, high: str, **style: obj
 
 
 def histograms(study: Study) -> go.Figure:
-    """Figure 1: models × judges and references, one bin per score 0–10, the median marked; a proxy's scores are rounded to their bin."""
+    """Figure 1: models × judges and references, one bin per score 0–10, the median marked; a proxy's scores are rounded to their bin.
+
+    All panels share both axes; they fit the models, and a control's taller bar is cut off and says its height.
+    """
     scores = load_scores(study)
     panels = list(scores[["judge", "reference"]].drop_duplicates().itertuples(index=False, name=None))
     runs = list(dict.fromkeys([run for run in row_order(study) if run in set(scores["run"])] + list(scores["run"])))
-    height, tallest, lines = 95 * len(runs), 0.0, []
+    height, tallest, lines, controls = 95 * len(runs), 1.0, [], []
     titles = [_header(judge_label(judge), reference) for judge, reference in panels]
     fig = make_subplots(len(runs), len(panels), shared_xaxes=True, shared_yaxes=True, column_titles=titles,
                         horizontal_spacing=0.03, vertical_spacing=22 / height)  # fmt: skip
@@ -59,7 +64,10 @@ def histograms(study: Study) -> go.Figure:
         found = statistics.describe(block["score"], block["status"])
         counts = np.bincount(np.rint(block["score"].dropna()).astype(int), minlength=11)
         share = 100 * counts / max(found["n"], 1)
-        tallest = max(tallest, share.max())
+        if note(study, run):  # its bars may leave the shared axis, and then say how tall they are
+            controls += [(axis, score, percent) for score, percent in enumerate(share)]
+        else:
+            tallest = max(tallest, share.max())
         color = GREY if note(study, run) else ORANGE if run == study.by_role("general") else BLUE
         fig.add_bar(x=list(range(11)), y=share, customdata=counts, marker_color=color, showlegend=False, name=row_label(study, run),
                     hovertemplate="score %{x}: %{customdata} terms (%{y:.0f} %)", row=row + 1, col=column + 1)  # fmt: skip
@@ -74,9 +82,14 @@ def histograms(study: Study) -> go.Figure:
             label = row_label(study, run).replace(" (", "<br>(").replace(" with ", "<br>with ")
             label += "<br><sup>control</sup>" if note(study, run) else ""
             texts.append({"text": label, "x": 0, "xanchor": "right", "xshift": -42, "y": 0.5, "align": "right", **domain, "font_size": 13})
+    for axis, score, percent in controls:
+        if percent > 1.05 * tallest:
+            side = {"xanchor": "right", "xshift": -13} if score > 4 else {"xanchor": "left", "xshift": 13}
+            place = {"x": score, "xref": f"x{axis}", "y": 0.94, "yref": f"y{axis} domain", "yanchor": "top"}
+            texts.append({"text": f"↑ {percent:.0f} %", **place, **side, "font_size": 11})
     fig.update_layout(annotations=texts, shapes=lines).update_annotations(showarrow=False)  # at once: one by one is slow
     fig.update_xaxes(dtick=1, range=[-0.6, 10.6], showgrid=False, tickfont_size=11)
-    fig.update_yaxes(ticksuffix=" %", nticks=4, tickfont_size=10, range=[0, tallest])
+    fig.update_yaxes(ticksuffix=" %", nticks=4, tickfont_size=10, range=[0, 1.05 * tallest])
     fig.update_xaxes(title={"text": "score", **SMALL, "standoff": 4}, row=len(runs))
     alt = f"Histograms of scores 0 to 10 for {len(runs)} models, as shares of the scored terms, with medians."
     size = {"width": max(800, 200 + 210 * len(panels)), "height": height + 150, "margin": {"l": 175, "t": 100, "b": 50}}
@@ -84,7 +97,11 @@ def histograms(study: Study) -> go.Figure:
 
 
 def forest(study: Study) -> go.Figure:
-    """Paired differences of every merge from the general model, a panel per judge and reference, with both intervals."""
+    """Paired differences of every merge from the general model, a panel per judge and reference, with both intervals.
+
+    Beside them, as diamonds, the published differences: of the same judge if the paper has it, else of GPT-4o, and only
+    where the reference is the published one, the expert's definition.
+    """
     found, general = tables.differences(study), study.label(study.by_role("general"))
     if found.empty:
         return empty(f"No merge and {general} were scored by the same judge.")
@@ -98,6 +115,13 @@ def forest(study: Study) -> go.Figure:
         for name, color, bars in (("95 % over parents in the ontology", GREY, thin), ("95 % over terms (BCa)", BLUE, thick)):
             fig.add_scatter(x=block["difference"], y=block["model"], mode="markers", name=name, legendgroup=name, showlegend=place == places[0],
                             marker={"color": color, "size": 9}, text=says, hoverinfo="text", error_x={**bars, "color": color}, **place)  # fmt: skip
+        if block["reference"].iloc[0] == "expert":
+            there = published.differences(study, published.scores()).reindex(study.methods).dropna()
+            judge = block["judge"].iloc[0] if block["judge"].iloc[0] in there else there.columns[0]
+            name = f"published ({judge})"
+            fig.add_scatter(x=there[judge], y=[row_label(study, run) for run in there.index], mode="markers", name=name, legendgroup=name,
+                            showlegend=name not in [trace.name for trace in fig.data], marker={"color": ORANGE, "size": 10, "symbol": "diamond",
+                            "line": {"color": INK, "width": 1}}, hovertemplate="%{y}: %{x:+.2f}", **place)  # fmt: skip
     fig.add_vline(x=0, line={"color": INK, "width": 1})
     fig.update_yaxes(autorange="reversed").update_xaxes(title={"text": "points of 10", **SMALL})
     n = "–".join(map(str, sorted({found["n"].min(), found["n"].max()})))
@@ -128,27 +152,6 @@ def seen_unseen(study: Study) -> go.Figure:
     return finish(fig, title, alt, legend=BELOW, height=height, margin={"l": 205, "t": 85, "b": 85})
 
 
-def benchmark_heatmap(study: Study) -> go.Figure:
-    """Benchmarks of every model minus each parent's: blue above the parent, red below; the score itself on hover."""
-    found = load_benchmarks(study)
-    columns = {key: f"{name}<br>n = {max(found[m].get(key, {}).get('n') or 0 for m in study.models):,}" for key, name in BENCHMARKS.items()}
-    table = pd.DataFrame({key: [found[m].get(key, {}).get("value") for m in study.models] for key in columns}, study.models, dtype=float)
-    parents = [study.by_role("general"), study.by_role("expert")]
-    gaps = {parent: table.drop(index=parent) - table.loc[parent] for parent in parents}
-    limit = max([0.05, *(gap.abs().max().max() for gap in gaps.values() if gap.notna().any(axis=None))])
-    fig = make_subplots(2, 1, subplot_titles=[f"minus {study.label(parent)}" for parent in parents], vertical_spacing=0.13)
-    for row, gap in enumerate(gaps.values(), 1):
-        texts = [["–" if np.isnan(d) else f"{d:+.3f}".replace("0.", ".").replace("-", "−") for d in line] for line in gap.to_numpy()]
-        fig.add_heatmap(z=gap, x=list(columns.values()), y=[study.label(model) for model in gap.index], zmin=-limit, zmax=limit, colorscale="RdBu",
-                        xgap=2, ygap=2, text=texts, texttemplate="%{text}", textfont_size=12, customdata=table.loc[gap.index],
-                        hovertemplate="%{y}, %{x}: %{customdata:.3f} (%{z:+.3f})<extra></extra>", showscale=row == 1,
-                        colorbar={"title": "difference", "thickness": 12, "tickformat": "+.2f"}, row=row, col=1)  # fmt: skip
-    fig.update_annotations(font_size=14)
-    fig.update_yaxes(autorange="reversed", showgrid=False).update_xaxes(showgrid=False, tickangle=0, tickfont_size=11)
-    size = {"width": 880, "height": 190 + 76 * len(study.models), "margin": {"l": 185, "t": 75, "b": 45}}
-    return finish(fig, "Benchmarks: each model against both parents", "Heat map of benchmark differences from both parents.", **size)
-
-
 def scatter_terms(study: Study, a: str, b: str, judge: str | None = None, reference: str | None = None) -> go.Figure:
     """Every term's score under two runs, the term on hover; above the diagonal, ``b`` defines it better than ``a``.
 
@@ -172,8 +175,8 @@ def scatter_terms(study: Study, a: str, b: str, judge: str | None = None, refere
                 for fact, old, new in zip(facts[which].itertuples(), table[a][which], table[b][which], strict=True)]  # fmt: skip
         fig.add_scatter(x=shown[a][which], y=shown[b][which], mode="markers", name=f"{name}: {which.sum()}", text=says, hoverinfo="text",
                         marker={"color": color, "size": 9 if len(table) < 200 else 6, "opacity": 0.65})  # fmt: skip
-    for side, terms in ((-1, gain[gain > 0].nlargest(3)), (1, gain[gain < 0].nsmallest(3))):
-        for term in terms.index:
+    for side, terms in ((-1, gain[gain > 0].nlargest(8)), (1, gain[gain < 0].nsmallest(8))):
+        for term in _apart(shown.loc[terms.index], 3):
             fig.add_annotation(x=shown[a][term], y=shown[b][term], text=escape(facts.translation[term]), ax=25 * side, ay=18 * side, **SMALL,
                                arrowcolor=GREY, arrowwidth=1, arrowhead=0)  # fmt: skip
     subtitle = f"{judge_label(judge)}, against {REFERENCES[reference]}, n = {len(table)}"
@@ -182,6 +185,15 @@ def scatter_terms(study: Study, a: str, b: str, judge: str | None = None, refere
     fig.update_xaxes(title=f"score of {row_label(study, a)}", **axes).update_yaxes(title=f"score of {row_label(study, b)}", **axes)
     alt = f"Scatter plot of {len(table)} terms: {(gain > 0).sum()} gained, {(gain < 0).sum()} lost."
     return finish(fig, title, alt, width=680, height=640, margin={"t": 95}, legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0})
+
+
+def _apart(points: pd.DataFrame, wanted: int) -> list:
+    """The first rows whose points are so far from each other that their labels don't overlap."""
+    kept: list = []
+    for name, (x, y) in points.iterrows():
+        if len(kept) < wanted and all(abs(x - points.loc[other].iloc[0]) > 1.2 or abs(y - points.loc[other].iloc[1]) > 0.5 for other in kept):
+            kept.append(name)
+    return kept
 
 
 def agreement(study: Study) -> go.Figure:

@@ -1,22 +1,28 @@
-"""Prompts → definitions: zero-shot, greedy, in batches that are fixed by the study and resume whole.
+"""Prompts → definitions: zero-shot, greedy, in whole batches that a killed run repeats.
 
-Terms are sorted by prompt length before batching (less padding), and a batch is written in one
-piece, so that a killed run repeats the same batches and, on the same machine, the same bytes.
+Terms go longest prompt first (less padding, and memory that is too small shows at once). A batch is
+written in one piece and every row says how large it was, so that a run which is killed and started
+again makes the same batches and, on the same machine, the same bytes.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
 
-from xlm_utils import models
+from xlm_utils import decoding, models
+from xlm_utils.decoding import complete
 from xlm_utils.records import Step, append_jsonl, digest, read_jsonl, read_manifest, sha256
 from xlm_utils.settings import Language
-from xlm_utils.study import PARAMS, Study
+from xlm_utils.study import PARAMS, Study, StudyError
+
+__all__ = ["Run", "complete", "define", "definitions", "identity", "language_of", "load", "prompts", "runs", "side_by_side",
+           "step_of", "summary"]  # fmt: skip
 
 KANA = re.compile(r"[\u3041-\u30ff]")
 KANJI = re.compile(r"[\u3400-\u9fff]")
@@ -35,28 +41,52 @@ class Run:
 
 
 def runs(study: Study) -> list[Run]:
-    """Every run of a study: the expert twice in the source language (as published), the control, then the others."""
+    """Every run of a study: the expert twice in the source language (as published), the control, then the others.
+
+    Its second, scored prompt is ``generation.baseline_prompt`` where the study names one. A sweep leaves the baseline
+    and the control out.
+    """
     expert, general = study.by_role("expert"), study.by_role("general")
     source, target = study.source, study.target
+    scored = source.model_copy(update={"prompt": study.generation.baseline_prompt or source.prompt})
     first = [
         Run(f"{expert}.reference", expert, source, "term", "the reference definition that the judges see"),
-        Run(expert, expert, source, "term", "the scored baseline"),
+        Run(expert, expert, scored, "term", "the scored baseline"),
         Run(f"{expert}.{target.code}", expert, target, "translation", f"control: what the expert knows when asked in {target.name}"),
         Run(general, general, target, "translation", "the general model, before merging"),
     ]
-    return first + [Run(method, method, target, "translation", "a merge") for method in study.methods]
+    if study.sweep_of:  # compares the merges with each other: all it needs beside them is the reference, and where they come from
+        first = [first[0], first[3]]
+    return first + [Run(method, method, target, "translation", "a merge") for method in study.merges]
 
 
-def language_of(text: str) -> str:
-    """``ja``, ``en`` or ``other``, from the scripts of a text.
+def language_of(text: str, languages: Iterable[str] = ("en", "ja")) -> str:
+    """Code of the language a text is in, of those it may be in; ``other`` where it is in none that can be told.
 
-    A kanji or kana carries about as much as three Latin letters, so a Japanese sentence that quotes
-    an English term stays Japanese. Chinese characters without any kana are not Japanese.
+    English and Japanese are told by their scripts: a kanji or kana carries about as much as three Latin
+    letters, so a Japanese sentence that quotes an English term stays Japanese, and Chinese characters without
+    any kana are not Japanese. Other pairs are told by py3langid, which always picks one.
+
+    Raises:
+        StudyError: a language that it doesn't know.
     """
+    if not {"en", "ja"}.issuperset(languages):
+        return _classifier(tuple(sorted(set(languages)))).classify(text)[0] if text else "other"
     kana, kanji, latin = (len(script.findall(text)) for script in (KANA, KANJI, LATIN))
     if kana and 3 * (kana + kanji) >= latin:
         return "ja"
     return "en" if latin > 3 * (kana + kanji) else "other"
+
+
+@cache
+def _classifier(languages: tuple[str, ...]):
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    classifier = LanguageIdentifier.from_model_file(MODEL_FILE)
+    if unknown := set(languages) - set(classifier.labels):
+        raise StudyError(f"language code {min(unknown)!r}: not one of {', '.join(sorted(classifier.labels))}")
+    classifier.set_languages(list(languages))
+    return classifier
 
 
 def prompts(study: Study, run: Run, table: pd.DataFrame, tokenizer=None) -> list[str]:
@@ -64,74 +94,47 @@ def prompts(study: Study, run: Run, table: pd.DataFrame, tokenizer=None) -> list
     texts = [study.prompt(run.language, term) for term in table[run.column]]
     if not study.generation.chat_template:
         return texts
+    if not tokenizer.chat_template:
+        raise StudyError(f"generation.chat_template = true: the tokenizer of {run.model} has no template; take an instruct model, or false")
     return [
         tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True)
         for text in texts
     ]
 
 
-def pick_batch_size(study: Study, device: str) -> tuple[int, str]:
-    """Batch size and the reason for it."""
-    if study.generation.batch_size:
-        return study.generation.batch_size, "set by the study"
-    return (64, "a GPU is fed best by many rows") if device == "cuda" else (8, "two CPU cores gain little beyond that")
-
-
-def batches(texts: list[str], size: int) -> list[list[int]]:
-    """Row numbers of ``texts`` in batches of ``size``, texts of similar length together; a fixed partition."""
-    order = sorted(range(len(texts)), key=lambda i: (len(texts[i]), i))
-    return [order[i : i + size] for i in range(0, len(order), size)]
-
-
-def complete(model, tokenizer, texts: list[str], max_new_tokens: int, templated: bool = False) -> list[dict]:
-    """Greedy continuations of one batch.
-
-    Returns:
-        one dict a text: definition (stripped), tokens (generated, without padding),
-        finish (``stop``, ``length`` or ``empty``).
-    """
-    import torch
-
-    batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not templated).to(model.device)
-    with torch.inference_mode():
-        output = model.generate(
-            **batch, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, pad_token_id=tokenizer.pad_token_id,
-        )  # fmt: skip
-    stops = model.generation_config.eos_token_id
-    stops = {stops} if isinstance(stops, int) else set(stops)
-    rows = []
-    for tokens in output[:, batch["input_ids"].shape[1] :].tolist():
-        end = next((i for i, token in enumerate(tokens) if token in stops), None)
-        kept = tokens if end is None else tokens[:end]
-        text = tokenizer.decode(kept, skip_special_tokens=True).strip()
-        finish = "length" if end is None else "stop"
-        rows.append({"definition": text, "tokens": len(kept), "finish": finish if text else "empty"})
-    return rows
-
-
-def step_of(study: Study, run: Run, terms: Path) -> Step:
+def step_of(study: Study, run: Run, terms: Path, backend: str = "hf") -> Step:
     """The resumable step behind one run: everything its definitions depend on."""
     return Step(
         study.folder / "definitions" / f"{run.name}.jsonl",
-        terms=digest(terms), weights=digest(models.locate(study, run.model)), language=run.language.code,
-        prompt=sha256(PARAMS / "prompts" / run.language.prompt), **study.generation.model_dump(), kind="definitions",
+        terms=digest(terms), weights=digest(models.locate(study, run.model)), language=run.language.code, backend=backend,
+        prompt=sha256(PARAMS / "prompts" / run.language.prompt),
+        **study.generation.model_dump(exclude={"baseline_prompt"}), kind="definitions",
     )  # fmt: skip
 
 
-def define(study: Study, run: Run, table: pd.DataFrame, loaded: dict | None = None) -> Iterator[list[dict]]:
+def define(study: Study, run: Run, table: pd.DataFrame, loaded: dict | None = None, backend: str = "hf") -> Iterator[list[dict]]:
     """Generate a run's definitions, yielding each batch of rows as it is written.
 
     Finished batches of an earlier, killed run are kept; a finished run yields nothing. Two runs of
     one study whose weights, prompts and settings are the same (greedy decoding: the expert's reference
-    and baseline; two merges with identical weights) are generated once and copied, saying so.
+    and baseline; two merges with identical weights) are generated once and copied, saying so. A batch
+    that the memory does not hold is halved, and so are the ones after it, saying so.
 
     Args:
         loaded: a dict that carries the loaded model from run to run, so that one model is loaded once.
+        backend: ``hf``, or ``vllm`` where that package is installed.
 
     Yields:
-        rows: term_id, run, language, prompt, definition, tokens, finish, output_language, batch.
+        rows: term_id, run, language, prompt, definition, tokens, finish, output_language, batch,
+        batch_size (rows the batch was meant to have), dtype.
+
+    Raises:
+        StudyError: the backend or a chat template is missing, or one row alone is too large for the memory.
     """
-    step = step_of(study, run, study.folder / "terms.csv")
+    decoding.check_backend(study, backend)
+    languages = (study.source.code, study.target.code)
+    language_of("a", languages)  # one that can't be told is an error now, not after the first batch
+    step = step_of(study, run, study.folder / "terms.csv", backend)
     with step:
         if step.done:
             print(f"{run.name}: done before, kept")
@@ -139,32 +142,53 @@ def define(study: Study, run: Run, table: pd.DataFrame, loaded: dict | None = No
         if twin := _twin(step):
             print(f"{run.name}: same weights, prompts and settings as {twin.stem}, and decoding is greedy: copied")
             append_jsonl(step.partial, [{**row, "run": run.name} for row in read_jsonl(twin)])
-            step.finish(same_as=twin.stem)
+            step.finish(same_as=twin.stem, made_by=read_manifest(twin)["made_by"])
             return
-        if loaded is None:
-            loaded = {}
-        if loaded.get("name") != run.model:
-            loaded.clear()
-            model, tokenizer, how = models.load(study, run.model)
-            print(how)
-            loaded.update(name=run.model, model=model, tokenizer=tokenizer)
-        model, tokenizer = loaded["model"], loaded["tokenizer"]
-        texts = prompts(study, run, table, tokenizer)
-        size, reason = pick_batch_size(study, model.device.type)
-        done = {row["batch"] for row in read_jsonl(step.partial)}
-        print(f"{run.name}: {len(texts)} terms in batches of {size} ({reason})" + (f", {len(done)} batches done before" if done else ""))
-        for number, members in enumerate(batches(texts, size)):
-            if number in done:
+        writer = load(study, run.model, backend, {} if loaded is None else loaded)
+        texts = prompts(study, run, table, writer.tokenizer)
+        order = sorted(range(len(texts)), key=lambda i: (-len(texts[i]), i))
+        rows = read_jsonl(step.partial)
+        size, reason = (rows[-1]["batch_size"], "as it was begun") if rows else writer.batch_size(texts)
+        print(f"{run.name}: {len(texts)} terms in batches of {size} ({reason})" + (f", {len(rows)} done before" if rows else ""))
+        while members := order[len(rows) : len(rows) + size]:
+            answers = _answers(writer, [texts[i] for i in members])
+            if answers is None:
+                if len(members) == 1:
+                    raise StudyError(f"{run.name}: the memory does not hold one row; take a smaller max_new_tokens or quantization: nf4")
+                size = len(members) // 2
+                print(f"{run.name}: out of memory with {len(members)} rows; going on in batches of {size}")
                 continue
-            results = complete(model, tokenizer, [texts[i] for i in members], study.generation.max_new_tokens, study.generation.chat_template)
-            rows = [
-                {"term_id": table["term_id"].iloc[i], "run": run.name, "language": run.language.code, "prompt": texts[i],
-                 **result, "output_language": language_of(result["definition"]), "batch": number}
-                for i, result in zip(members, results, strict=True)
+            batch = [
+                {"term_id": table["term_id"].iloc[i], "run": run.name, "language": run.language.code, "prompt": texts[i], **answer,
+                 "output_language": language_of(answer["definition"], languages), "batch": rows[-1]["batch"] + 1 if rows else 0,
+                 "batch_size": size, "dtype": writer.facts["dtype"]}
+                for i, answer in zip(members, answers, strict=True)
             ]  # fmt: skip
-            append_jsonl(step.partial, rows)
-            yield rows
-        step.finish(batch_size=size)
+            append_jsonl(step.partial, batch)
+            rows += batch
+            yield batch
+        every = {key: sorted({row[key] for row in rows}) for key in ("batch_size", "dtype")}
+        step.finish(made_by=writer.facts | every)
+
+
+def load(study: Study, model: str, backend: str, loaded: dict) -> decoding.Writer:
+    """The model, ready to write: the one in ``loaded``, or loaded now in its place, saying how."""
+    if loaded.get("name") != model:
+        loaded.clear()  # the model before goes first: two may not fit
+        loaded.update(name=model, writer=decoding.writer(study, model, backend))
+        print(loaded["writer"].how)
+    return loaded["writer"]
+
+
+def _answers(writer: decoding.Writer, texts: list[str]) -> list[dict] | None:
+    """The batch's answers, or None if memory ran out."""
+    try:
+        return writer.complete(texts)
+    except (RuntimeError, MemoryError) as error:
+        if not decoding.out_of_memory(error):
+            raise
+    decoding.release()  # outside the handler: the error holds the batch's tensors
+    return None
 
 
 def _twin(step: Step) -> Path | None:
@@ -183,8 +207,33 @@ def definitions(study: Study, names: list[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def identity(study: Study) -> tuple[int, int]:
+    """Terms that the expert defines in the very same words in both of its source-language runs, and terms in both.
+
+    All of them where the two prompts are the same (as published: decoding is greedy); a measured rate
+    with a ``generation.baseline_prompt`` of its own; 0 of 0 if a run is missing.
+    """
+    expert = study.by_role("expert")
+    rows = [read_jsonl(study.folder / "definitions" / f"{name}.jsonl") for name in (f"{expert}.reference", expert)]
+    first, second = ({row["term_id"]: row["definition"] for row in own} for own in rows)
+    both = first.keys() & second.keys()
+    return sum(first[term] == second[term] for term in both), len(both)
+
+
+def side_by_side(study: Study, table: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """One row a term: term_id, term, translation, the vocabulary's own definition (``clinicians``), and one column a run (missing if not run)."""
+    wide = table[["term_id", "term", "translation"]].assign(clinicians=table["definition"])
+    for name in names:
+        rows = read_jsonl(study.folder / "definitions" / f"{name}.jsonl")
+        wide[name] = wide["term_id"].map({row["term_id"]: row["definition"] for row in rows})
+    return wide
+
+
 def summary(study: Study, names: list[str]) -> pd.DataFrame:
-    """Per finished run: n, share of rows in the asked-for language, stopped by itself, cut off, empty, median tokens."""
+    """Per finished run: n, how it ended (stopped by itself, cut off at the limit, empty), other language, median tokens.
+
+    The first three add up to n; ``other language`` counts among the rows that are not empty.
+    """
     rows = []
     for name in names:
         table = definitions(study, [name])
@@ -192,8 +241,8 @@ def summary(study: Study, names: list[str]) -> pd.DataFrame:
             continue
         finish = table["finish"].value_counts()
         rows.append({
-            "run": name, "n": len(table), "in the asked-for language": (table["output_language"] == table["language"]).mean(),
-            "stopped": finish.get("stop", 0), "cut off": finish.get("length", 0), "empty": finish.get("empty", 0),
+            "run": name, "n": len(table), "stopped": finish.get("stop", 0), "cut off": finish.get("length", 0), "empty": finish.get("empty", 0),
+            "other language": int(((table["output_language"] != table["language"]) & (table["finish"] != "empty")).sum()),
             "median tokens": table["tokens"].median(),
         })  # fmt: skip
     return pd.DataFrame(rows)

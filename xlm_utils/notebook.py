@@ -9,6 +9,11 @@ from __future__ import annotations
 import ast
 import logging
 import sys
+from pathlib import Path
+
+from xlm_utils.settings import StudyError
+
+DRIVE = Path("/content/drive")  # where Colab mounts a person's Google Drive
 
 
 def parameter_cells() -> list[set[str]]:
@@ -33,6 +38,21 @@ def _literal(node: object) -> bool:
     if isinstance(node, ast.UnaryOp):
         node = node.operand
     return isinstance(node, (ast.Constant, ast.List, ast.Dict, ast.Tuple))
+
+
+def mount_drive(folder: str) -> None:
+    """Mount Google Drive if ``folder`` is on it and it is not mounted yet (Colab asks for consent); else nothing.
+
+    Raises:
+        StudyError: this is not Colab.
+    """
+    if not Path(folder).is_relative_to(DRIVE) or (DRIVE / "MyDrive").is_dir():
+        return
+    try:
+        from google.colab import drive
+    except ImportError:
+        raise StudyError(f"drive_dir = {folder!r}: only Colab can mount Google Drive; name a folder of this machine, or leave it empty") from None
+    drive.mount(str(DRIVE))
 
 
 def hush_kernel() -> None:

@@ -66,7 +66,7 @@ def _marks(values: pd.Series, column: str, ranked: np.ndarray) -> dict[str, str]
 
 
 def _cells(frame: pd.DataFrame, group: str, column: str, ranked: np.ndarray) -> list[str]:
-    """HTML of one column's cells; an interval's ends share a cell, a standard error stands behind its value."""
+    """HTML of one column's cells; an interval's ends share a cell; a star (p below .05) and a standard error stand behind their value."""
     values = frame[group, column]
     texts = [escape(number(value, column)) for value in values]
     if column.endswith("low"):
@@ -75,6 +75,8 @@ def _cells(frame: pd.DataFrame, group: str, column: str, ranked: np.ndarray) -> 
     if column in MARKED:
         marks = _marks(values, column, ranked)
         texts = [f"<{marks[t]}>{t}</{marks[t]}>" if t in marks and counts else t for t, counts in zip(texts, ranked, strict=True)]
+    if column == "value" and (group, "p_holm") in frame:
+        texts = [f"{text}*" if p < 0.05 else text for text, p in zip(texts, frame[group, "p_holm"], strict=True)]
     if column == "value" and (group, "stderr") in frame:
         errors = [number(value, "value") for value in frame[group, "stderr"]]
         texts = [text if error == "–" else f"{text}<br><small>±{error}</small>" for text, error in zip(texts, errors, strict=True)]
@@ -95,7 +97,7 @@ def table_html(frame: pd.DataFrame, remark: str = "") -> str:
     ranked = np.array([not text for text in notes], dtype=bool)
     labels = [] if isinstance(frame.index, pd.RangeIndex) else [str(label) for label in frame.index]
     inside = [key for key in grouped.columns if key[1] == "note" or key[1].endswith("high") or (grouped[key] == "").all()]
-    inside += [(group, column) for group, own in grouped.columns if own == "stderr" for column in ("stderr", "n")]
+    inside += [(group, column) for group, own in grouped.columns if own == "stderr" for column in ("stderr", "n", "p_holm")]
     shown = [key for key in grouped.columns if key not in inside]
     head, sub = ["<th></th>"] if labels else [], [f'<th class="text">{escape(str(frame.index.name or ""))}</th>'] if labels else []
     rows = [[f'<th class="text">{escape(label)}{f"<br><small>{escape(text)}</small>" if text else ""}</th>']

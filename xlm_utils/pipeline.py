@@ -10,38 +10,55 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from xlm_utils.models import source
 from xlm_utils.preflight import preflight
-from xlm_utils.records import digest, fingerprint, read_manifest, write_json
-from xlm_utils.study import ROOT, Study, StudyError, open_study, relative
+from xlm_utils.records import digest, fingerprint, read_manifest, sha256, write_json
+from xlm_utils.study import PARAMS, ROOT, Study, StudyError, open_study, relative
 
 NOTEBOOKS = ROOT / "notebooks"
+SWEEP = ", sweep"  # ends the name of a stage that runs the study's sweep
 
 
 def outputs(study: Study) -> dict[str, list[Path]]:
-    """What each stage leaves behind, in running order."""
+    """What each stage leaves behind when it runs for the study's ``method`` and ``judge``, in running order.
+
+    A study with a sweep has three stages more, after 05.
+    """
     from xlm_utils.generation import runs
 
-    folder, names = study.folder, [run.name for run in runs(study)]
+    def chosen(names: Iterable[str]) -> list[str]:
+        return [name for name in names if study.method in ("all", name)]
+
+    swept = outputs(study.swept()) if study.sweep and not study.sweep_of else {}
+    sweep = {f"{stage}{SWEEP}": swept[stage] for stage in ("03_merge", "04_generate", "05_judge") if swept}
+    folder, names = study.folder, [run.name for run in runs(study) if chosen([run.model])]
     scored = [name for name in names if not name.endswith(".reference")]
+    side_by_side = [study.figures / "landing.html"] if study.method == "all" else []
     return {
         "01_curate": [folder / "vocabulary.csv"],
         "02_translate": [folder / "translated.csv", folder / "terms.csv"],
-        "03_merge": [study.models_folder / method for method in study.methods],
+        "03_merge": [study.models_folder / method for method in chosen(study.merges)] + side_by_side,
         "04_generate": [folder / "definitions" / f"{name}.jsonl" for name in names],
         "05_judge": [folder / "scores" / judge / f"{name}.jsonl" for judge in study.judges for name in scored],
-        "06_benchmark": [folder / "benchmarks" / f"{model}.json" for model in study.models],
+        **sweep,
+        "06_benchmark": [folder / "benchmarks" / f"{model}.json" for model in chosen(study.models)],
         "07_figures": [study.figures / name for name in ("table1.csv", "table1.html", "table2.csv", "table2.html", "figure1.html")],
     }
 
 
-def stage_key(study: Study, notebook: Path, before: str) -> str:
-    """Hash of what a stage depends on: the notebook's code, the study's settings and the stages before it."""
+def code_of(notebook: Path) -> list[str]:
+    """A notebook's code cells; its prose and outputs change no result."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    return fingerprint([code, study.settings.model_dump(), before])
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+
+
+def stage_key(study: Study, notebook: Path, before: str) -> str:
+    """Hash of what a stage depends on: the notebook's code, the study's settings, all cards and prompts, and the stages before it."""
+    cards = {file.relative_to(PARAMS).as_posix(): sha256(file) for file in sorted(PARAMS.glob("*/*"))}
+    return fingerprint([code_of(notebook), study.settings.model_dump(), cards, before])
 
 
 def is_done(record: Path, key: str, files: list[Path]) -> bool:
@@ -78,27 +95,28 @@ def run(name: str) -> None:
     parameters = {} if name == "demo" else {"study": name}  # the notebooks' own default is the demo
     times, before, checked = [], "", False
     for number, (stage, files) in enumerate(outputs(study).items()):
-        notebook, record = NOTEBOOKS / f"{stage}.ipynb", study.folder / "stages" / f"{stage}.json"
+        of, step = (study.swept() if stage.endswith(SWEEP) else study), stage.removesuffix(SWEEP)
+        notebook, record = NOTEBOOKS / f"{step}.ipynb", of.folder / "stages" / f"{step}.json"
         started, key = time.monotonic(), stage_key(study, notebook, before)
         done = is_done(record, key, files)
         if not done and not checked:
-            preflight(study, list(outputs(study))[number:])
+            preflight(study, {left.removesuffix(SWEEP) for left in list(outputs(study))[number:]})
             checked = True
         if done:
             print(f"{stage}: nothing to do", flush=True)
             times.append((stage, None))
         else:
             print(f"{stage}: running", flush=True)
-            execute(notebook, study.folder / "notebooks" / notebook.name, parameters)
+            execute(notebook, of.folder / "notebooks" / notebook.name, parameters | ({"sweep": True} if of is not study else {}))
             if lacking := [relative(f) for f in files if not f.exists()]:
-                raise StudyError(f"{stage} ended without {', '.join(lacking)} (see {relative(study.folder / 'notebooks')})")
+                raise StudyError(f"{stage} ended without {', '.join(lacking)} (see {relative(of.folder / 'notebooks')})")
             sources = {name: source(study, name) for name in study.constituents} if stage in ("03_merge", "04_generate", "06_benchmark") else {}
             write_json(record, {"key": key, "outputs": {relative(f): digest(f) for f in files}, "sources": sources})
             times.append((stage, time.monotonic() - started))
         before = fingerprint([key, {relative(f): digest(f) for f in files}])
-    print("\nstage          seconds")
+    print("\nstage                seconds")
     for stage, seconds in times:
-        print(f"{stage:<14} {'kept' if seconds is None else f'{seconds:.0f}':>7}")
+        print(f"{stage:<20} {'kept' if seconds is None else f'{seconds:.0f}':>7}")
     print(f"\ntables and figures  {relative(study.figures)}/\nexecuted notebooks  {relative(study.folder / 'notebooks')}/")
 
 

@@ -191,7 +191,8 @@ def _disk(study: Study, facts: Facts) -> str:
     """Downloads and merges against the free space of the disks they go to."""
     from huggingface_hub import constants
 
-    to_merge = [method for method in study.methods if not read_manifest(study.models_folder / method)]
+    wanted = dict.fromkeys([*study.merges, *(study.swept().methods if study.sweep else ())])
+    to_merge = [method for method in wanted if not read_manifest(study.models_folder / method)]
     merges, downloads = len(to_merge) * _largest(facts) * 2, sum(fact["to_download"] for fact in facts.values())
     disks: dict[int, list] = {}
     for folder, size in ((Path(constants.HF_HUB_CACHE), downloads), (study.models_folder, merges + SPARE)):

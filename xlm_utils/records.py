@@ -19,9 +19,10 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from xlm_utils import __version__
 from xlm_utils.settings import ROOT
 
-RECORDED_PACKAGES = ("torch", "transformers", "mergekit", "lm_eval", "tokenizers", "numpy", "xlm-utils")
+RECORDED_PACKAGES = ("torch", "transformers", "mergekit", "lm_eval", "tokenizers", "numpy")
 
 
 def cache_folder() -> Path:
@@ -109,14 +110,14 @@ def append_jsonl(path: Path, rows: Iterable[Mapping]) -> None:
 
 @cache
 def versions() -> dict[str, str]:
-    """Installed versions of the packages that can change a number."""
+    """Installed versions of the packages that can change a number, and of this one, which a bare runtime imports without installing."""
     found = {}
     for name in RECORDED_PACKAGES:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             found[name] = "not installed"
-    return found
+    return found | {"xlm-utils": __version__}
 
 
 def manifest_path(path: Path) -> Path:
@@ -180,9 +181,9 @@ class Step:
             return
         old = read_manifest(self.path)
         attic = self.path.parent / "superseded" / (old["key"] if old else "without-manifest")
-        if (attic / self.path.name).exists():
-            shutil.rmtree(attic)  # the same inputs gave this result before: one copy is enough
-        attic.mkdir(parents=True, exist_ok=True)
+        attic.mkdir(parents=True, exist_ok=True)  # shared by results of the same inputs, such as two equal merges' definitions
+        if (attic / self.path.name).is_dir():
+            shutil.rmtree(attic / self.path.name)  # the same inputs gave this result before: one copy is enough
         for part in (self.path, manifest_path(self.path)):
             if part.exists():
                 os.replace(part, attic / part.name)

@@ -9,10 +9,12 @@ import pandas as pd
 
 from xlm_utils import statistics
 from xlm_utils.judges import load_card
+from xlm_utils.names import parse
 from xlm_utils.records import read_jsonl
-from xlm_utils.study import Study, StudyError, relative
+from xlm_utils.study import ROOT, Study, StudyError, relative
 from xlm_utils.translation import terms
 
+PUBLISHED = ROOT / "data" / "published"
 BENCHMARKS = {
     "pubmedqa": "PubMedQA", "jaqket_v2": "JAQKET v2", "jcommonsenseqa": "JComQA", "jsquad": "JSQuAD", "xwinograd_ja": "XWinograd",
     "xlsum_ja": "XL-Sum", "mcqa": "MCQA", "dc": "DC", "sts": "STS",
@@ -60,20 +62,27 @@ def published_key(study: Study, run: str) -> str | None:
     """Row of ``data/published/*.csv`` that a run repeats: its role, or its method with the published base."""
     if run in study.constituents:
         return study.constituents[run].role
-    method, _, arm = run.partition("#")[0].partition("@")
-    return method if arm in ("", study.by_role("general")) and run != control_run(study) else None
+    if run == control_run(study) or (method := parse(run)).values:  # the paper prints no values, so no point of a grid repeats it
+        return None
+    return method.card if method.base in ("", study.by_role("general")) else None
 
 
-def load_scores(study: Study) -> pd.DataFrame:
+def is_twin(study: Study, run: str) -> bool:
+    """Whether a run is a method of the study with another mask seed that the study does not name: part of a spread, no row of a table."""
+    return run not in study.methods and str(parse(run)._replace(seed="")) in study.methods
+
+
+def load_scores(study: Study, twins: bool = False) -> pd.DataFrame:
     """All scores of a study, one row per judge, reference, run and term, with the columns of ``terms.csv``.
 
     ``score`` is NaN wherever ``status`` is not ``ok``; a term without a row gets status ``not judged``.
+    With ``twins``, those of the further mask seeds (``dare_seeds``), too.
 
     Raises:
         StudyError: there are no scores, or a file is not of this study's terms.
     """
     folder = study.folder / "scores"
-    files = [p for p in sorted(folder.glob("*/*.jsonl")) if p.stem not in NOT_RUNS]
+    files = [p for p in sorted(folder.glob("*/*.jsonl")) if p.stem not in NOT_RUNS and (twins or not is_twin(study, p.stem))]
     rows = [row for path in files for row in _checked(path)]
     if not rows:
         raise StudyError(f"no scores in {relative(folder)}; run 05_judge.ipynb with -p study {study.name}")

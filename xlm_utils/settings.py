@@ -6,8 +6,10 @@ is valid.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -60,10 +62,11 @@ class Translation(_Part):
 
 class Generation(_Part):
     max_new_tokens: int = Field(256, ge=1)
-    batch_size: int = Field(0, ge=0)  # 0: chosen from the device, with a printed reason
+    batch_size: int = Field(0, ge=0)  # 0: what the free memory holds, with a printed reason
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     quantization: Literal["none", "int8", "nf4"] = "none"
     chat_template: bool = False
+    baseline_prompt: str = ""  # file in params/prompts/ for the expert's second, scored run; "": the same prompt, as published
 
 
 class Judging(_Part):
@@ -81,11 +84,19 @@ class Benchmarks(_Part):
 
 class Evolution(_Part):
     evaluations: int = Field(ge=1)
+    minutes: float = Field(0, ge=0)  # no generation is begun after so many; 0: no limit
+    random: bool = False  # a random search over as many candidates beside it
+    layer_groups: int = Field(1, ge=1)  # values of each parameter from the first to the last layer; those between are interpolated
     population: int = Field(4, ge=2)
     columns: tuple[str, ...] = ("pubmedqa", "jcommonsenseqa")
     items: int = Field(8, ge=1)
     fitness: Literal["disjoint", "published"] = "disjoint"
     sigma: float = Field(1 / 6, gt=0)
+
+
+class Sweep(_Part):
+    grids: tuple[str, ...] = Field(min_length=1)  # methods with a file in params/sweeps, such as ties or ties@ancestor
+    terms: int = Field(ge=2)  # translated terms to compare the points on, none of them the study's own
 
 
 class Settings(_Part):
@@ -98,6 +109,7 @@ class Settings(_Part):
     methods: tuple[str, ...]
     base: str
     seed: int = Field(0, ge=0)
+    dare_seeds: int = Field(1, ge=1)  # runs of each method with a random mask, for the spread over masks
     proxy: str = ""  # a sentence for every table, if the numbers stand in for others
     vocabulary: Vocabulary
     translation: Translation
@@ -105,6 +117,7 @@ class Settings(_Part):
     judging: Judging
     benchmarks: Benchmarks
     evolution: Evolution
+    sweep: Sweep | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
@@ -118,13 +131,19 @@ class Settings(_Part):
         only_snomed = self.vocabulary.model_fields_set & {"labels", "language", "semantic_tags"}
         if only_snomed and self.vocabulary.source != "snomed":
             raise ValueError(f"vocabulary.{min(only_snomed)}: only source snomed has it, and the source is {self.vocabulary.source}")
+        translators = ["jmdict", *sorted(p.stem for p in (PARAMS / "judges").glob("*.yaml"))]
+        if self.translation.translator not in translators:
+            raise ValueError(f"translator: {self.translation.translator!r} is not one of {', '.join(translators)}")
         cards = sorted(p.stem for p in (PARAMS / "methods").glob("*.yaml"))
         for method in self.methods:
-            if method.partition("#")[0].partition("@")[0] not in cards:
+            if re.split("[~@#]", method)[0] not in cards:
                 raise ValueError(f"methods: {method!r} has no card in params/methods; there are {', '.join(cards)}")
         for language in (self.source, self.target):
             if not (PARAMS / "prompts" / language.prompt).is_file():
                 raise ValueError(f"prompt: no file params/prompts/{language.prompt}")
+        second = self.generation.baseline_prompt
+        if second and not (PARAMS / "prompts" / second).is_file():
+            raise ValueError(f"generation.baseline_prompt: no file params/prompts/{second}")
         return self
 
 
@@ -148,6 +167,7 @@ def validate(preset: dict, path: Path, parameters: dict[tuple[str, ...], str]) -
             model: Any = Settings
             for part in where[:-1]:
                 model = model.model_fields[part].annotation if part in getattr(model, "model_fields", {}) else Constituent
+                model = get_args(model)[0] if isinstance(model, UnionType) else model
             raise StudyError(f"{path.name}: unknown key {'.'.join(where)}; valid are {', '.join(model.model_fields)}") from None
         message = first["msg"].removeprefix("Value error, ")
         place = f"{'.'.join(where)} = {first['input']!r}: " if where else ""

@@ -79,8 +79,6 @@ def release(path: Path) -> dict[str, tuple[Member, ...]]:
     The Snapshot files, or the Full ones (every state since 2002) where there is no Snapshot. Several
     files of a kind are read as one: an edition's modules, or an extension beside the international release.
     """
-    if not path.exists():
-        raise StudyError(f"vocabulary.path: there is no {path.name}; it must be the folder or the zip of a SNOMED CT release")
     if path.is_dir():
         found = [Member(file, file.stat().st_mtime_ns) for file in sorted(path.rglob("*.txt")) if NAME.fullmatch(file.name)]
         found = found or [member for file in sorted(path.rglob("*.zip")) for member in _archived(file)]

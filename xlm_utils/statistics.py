@@ -58,7 +58,7 @@ def describe(scores: Sequence[float], status: Sequence[str] | None = None) -> di
     }  # fmt: skip
 
 
-def _too_little(values: np.ndarray, what: str) -> str:
+def too_little(values: np.ndarray, what: str) -> str:
     """Why no interval or test can be had from these values, or an empty string."""
     if len(values) < 2:
         return f"fewer than two {what}s"
@@ -75,7 +75,7 @@ def mean_interval(values: Sequence[float], seed: int = 0, what: str = "score") -
     """
     values = np.asarray(values, float)
     values = values[~np.isnan(values)]
-    if reason := _too_little(values, what):
+    if reason := too_little(values, what):
         return Interval(NAN, NAN, reason)
     low, high = _bootstrap(values.tobytes(), seed)
     return Interval(low, high) if np.isfinite([low, high]).all() else Interval(NAN, NAN, f"no BCa interval from {len(values)} {what}s like these")
@@ -106,7 +106,7 @@ def cluster_interval(values: Sequence[float], clusters: Sequence) -> tuple[Inter
     names = [str(c) if c == c and c not in ("", None) else f"alone {i}" for i, c in enumerate(clusters)]
     codes = np.unique(names, return_inverse=True)[1][known]
     values, count = values[known], len(set(codes))
-    if reason := _too_little(values, "difference") or ("" if count > 1 else "one cluster only"):
+    if reason := too_little(values, "difference") or ("" if count > 1 else "one cluster only"):
         return Interval(NAN, NAN, reason), count
     fit = OLS(values, np.ones(len(values))).fit(cov_type="cluster", cov_kwds={"groups": codes}, use_t=True)
     low, high = map(float, fit.conf_int(1 - LEVEL)[0])
@@ -181,65 +181,3 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
         return p_values
     adjusted = multipletests(np.where(np.isnan(p_values), 1, p_values), method="holm")[1]
     return np.where(np.isnan(p_values), NAN, adjusted)
-
-
-def agreement(a: Sequence[float], b: Sequence[float]) -> dict:
-    """How far two judges agree on the same answers, shape (answers,) each, NaN where missing.
-
-    Kappa and alpha are of whole scores: an encoder's scores are rounded for them.
-
-    Returns:
-        n, kappa (quadratic weights over all of 0–10, whether or not a score occurs), alpha
-        (Krippendorff's, ordinal), spearman, bias (mean of a − b), reason.
-    """
-    import krippendorff
-    from sklearn.metrics import cohen_kappa_score
-
-    a, b = np.asarray(a, float), np.asarray(b, float)
-    both = ~np.isnan(a) & ~np.isnan(b)
-    a, b = a[both], b[both]
-    whole = np.rint([a, b]).astype(int)
-    found = {"n": len(a), "kappa": NAN, "alpha": NAN, "spearman": NAN, "bias": float((a - b).mean()) if len(a) else NAN}
-    if len(a) < 2:
-        return found | {"reason": "fewer than two answers with both scores"}
-    if np.ptp(whole) > 0:  # one score for everything, twice, is no evidence of agreement: 0/0
-        found["kappa"] = float(cohen_kappa_score(*whole, labels=list(SCALE), weights="quadratic"))
-        found["alpha"] = float(krippendorff.alpha(whole, value_domain=list(SCALE), level_of_measurement="ordinal"))
-    if np.ptp(a) > 0 and np.ptp(b) > 0:
-        found["spearman"] = float(stats.spearmanr(a, b).statistic)
-    constant = [name for name, scores in zip(("first", "second"), whole, strict=True) if np.ptp(scores) == 0]
-    return found | {"reason": f"the {' and the '.join(constant)} judge gives one score to everything" if constant else ""}
-
-
-def same_order(a: Sequence[float], b: Sequence[float]) -> dict:
-    """Whether two judges put the models in the same order: Kendall's tau-b of their means, shape (models,) each.
-
-    Returns:
-        models, tau, p, reason.
-    """
-    a, b = np.asarray(a, float), np.asarray(b, float)
-    both = ~np.isnan(a) & ~np.isnan(b)
-    a, b = a[both], b[both]
-    if reason := _too_little(a, "model") or _too_little(b, "model"):
-        return {"models": len(a), "tau": NAN, "p": NAN, "reason": reason.replace("all", "the means of all")}
-    found = stats.kendalltau(a, b)
-    return {"models": len(a), "tau": float(found.statistic), "p": float(found.pvalue), "reason": ""}
-
-
-def compare_items(a: Sequence[float], b: Sequence[float], seed: int = 0) -> dict:
-    """Paired comparison of two models on the items of one benchmark, shape (items,) each, NaN where missing.
-
-    Returns:
-        n, difference (mean of a − b), low and high (paired BCa bootstrap), p and test: the exact
-        McNemar test (1947) where every item is right (1) or wrong (0), else Wilcoxon's; reason.
-    """
-    from statsmodels.stats.contingency_tables import mcnemar
-
-    found = compare(a, b, seed=seed)
-    a, b = np.asarray(a, float), np.asarray(b, float)
-    both = ~np.isnan(a) & ~np.isnan(b)
-    test, p = "Wilcoxon", found["p"]
-    if both.any() and np.isin([a[both], b[both]], (0, 1)).all():
-        table = [[np.sum((a == x) & (b == y)) for y in (1, 0)] for x in (1, 0)]
-        test, p = "McNemar", float(mcnemar(table, exact=True).pvalue)
-    return {key: found[key] for key in ("n", "difference", "low", "high")} | {"p": p, "test": test, "reason": found["reason"]}

@@ -16,12 +16,14 @@ from typing import Any
 import yaml
 
 from xlm_utils import __version__
-from xlm_utils.notebook import hush_kernel, parameter_cells
+from xlm_utils.names import grid, grids, parse
+from xlm_utils.notebook import hush_kernel, mount_drive, parameter_cells
 from xlm_utils.settings import PARAMS, ROOT, Language, Settings, StudyError, validate
 
 # notebook parameter → where it lands in the preset; its "as the study says" value is 0 or ""
 OVERRIDES = {
     "limit": ("vocabulary", "sample"),
+    "translator": ("translation", "translator"),
     "items": ("benchmarks", "items"),
     "data_dir": ("benchmarks", "data_dir"),
     "chat_template": ("benchmarks", "chat_template"),
@@ -29,22 +31,28 @@ OVERRIDES = {
     "evaluations": ("evolution", "evaluations"),
     "seed": ("seed",),
     "base": ("base",),
+    "dare_seeds": ("dare_seeds",),
 }
 MERGE_OVERRIDES = ("evaluations", "seed")  # these change merges without changing their names
+ADDING_OVERRIDES = ("dare_seeds",)  # these add results and change none, so they need no folder of their own
 SMOKE = {"limit": 4, "items": 2, "max_new_tokens": 12, "evaluations": 2}  # XLM_SMOKE=1: the size of the tests
 
 
 class Study:
     """A validated preset with overrides applied; its parts are attributes (``study.generation``)."""
 
-    def __init__(self, name: str, settings: Settings, changed: Mapping[str, object], method: str, judge: str):
-        self.name, self.settings, self.changed = name, settings, dict(changed)
-        home = Path(os.environ.get("XLM_HOME", ROOT))
-        suffix = _suffix(self.changed)
+    workers = 1  # processes that evaluate the candidates of a search
+    sweep_of: Study | None = None  # the study whose hyper-parameters this one varies
+
+    def __init__(self, name: str, settings: Settings, changed: Mapping[str, object], method: str, judge: str, home: str = ""):
+        self.name, self.settings, self.changed, self.home = name, settings, dict(changed), home
+        home = ROOT / Path(home).expanduser()  # never relative to the kernel's working directory, which depends on who started it
+        suffix = _suffix({key: value for key, value in self.changed.items() if key not in ADDING_OVERRIDES})
         self.folder = home / "data" / "runs" / f"{name}{suffix}"
         merging = {key: value for key, value in self.changed.items() if key in MERGE_OVERRIDES}
         self.models_folder = home / "data" / "runs" / f"{name}{_suffix(merging)}" / "models"
-        self.figures = home / "figures" / f"{name}{suffix}"
+        licensed = settings.vocabulary.source == "snomed"  # its terms, which figures show on hover, stay out of what is committed
+        self.figures = self.folder / "figures" if licensed else home / "figures" / f"{name}{suffix}"
         self.method, self.judge = method, judge
 
     def __getattr__(self, part: str) -> Any:
@@ -65,6 +73,31 @@ class Study:
         return [self.by_role("expert"), self.by_role("general"), *self.methods]
 
     @property
+    def merges(self) -> list[str]:
+        """Every merge to make, generate with and judge: the methods, and those with a random mask under ``dare_seeds`` seeds.
+
+        The further seeds are no rows of the tables; their spread is shown on its own.
+        """
+        drawn = [name for name in map(parse, self.methods) if not name.seed and _card(name.card).get("random", False)]
+        seeds = [seed for seed in range(1, self.dare_seeds + 1) if seed != self.seed][: self.dare_seeds - 1]
+        return list(dict.fromkeys([*self.methods, *(str(name._replace(seed=str(seed))) for name in drawn for seed in seeds)]))
+
+    def swept(self) -> Study:
+        """This study with the points of its sweep's grids for methods, on terms of its own, in a run folder of its own.
+
+        Raises:
+            StudyError: the study has no sweep, or a grid is no good.
+        """
+        if self.sweep is None:
+            raise StudyError(f"study {self.name}: it has no sweep; add sweep: {{grids: [ties], terms: 12}}; there are grids for {', '.join(grids())}")
+        points = dict.fromkeys(point for name in self.sweep.grids for point in grid(name))
+        methods = [_arm(point, self.base) for point in points] if "base" in self.changed else list(points)
+        settings = self.settings.model_copy(update={"methods": tuple(methods), "dare_seeds": 1})
+        swept = Study(self.name, settings, self.changed | {"sweep": 1}, self.method, self.judge, self.home)
+        swept.sweep_of = self
+        return swept
+
+    @property
     def judges(self) -> list[str]:
         """Judge cards to run: those of the study, or the one named by the ``judge`` parameter."""
         return list(self.judging.judges) if self.judge == "all" else [self.judge]
@@ -73,10 +106,13 @@ class Study:
         """Name of a model as the tables print it."""
         if model in self.constituents:
             return self.constituents[model].label
-        rest, _, seed = model.partition("#")
-        name, _, arm = rest.partition("@")
-        label = _card(name)["label"]
-        details = [f"base: {arm}"] * bool(arm) + [f"seed: {seed}"] * bool(seed)
+        name = parse(model)
+        card = _card(name.card)
+        details = [f"{parameter.replace('_', ' ')}: {value:g}" for parameter, value in name.values.items()]
+        details += [f"base: {name.base}"] * bool(name.base) + [f"seed: {name.seed}"] * bool(name.seed)
+        if self.evolution.fitness == "published" and any("default" not in about for about in card["parameters"].values()):
+            details.append("contaminated")  # its parameters were searched on the items that are reported
+        label = card["label"]
         return f"{label} ({', '.join(details)})" if details else label
 
     def prompt(self, language: Language, term: str) -> str:
@@ -88,7 +124,7 @@ class Study:
         from xlm_utils.records import versions
 
         changed = "".join(f", {key}={value}" for key, value in self.changed.items())
-        rows = {"study": f"{self.name} ({self.title}){changed}", "files": relative(self.folder)}
+        rows = {"study": f"{self.name} ({self.title}){changed}", "files": relative(self.folder) if self.folder.is_relative_to(ROOT) else self.folder}
         for part, value in self.settings.model_dump(exclude_none=True).items():
             if part == "constituents":
                 rows |= {name: f"{c['role']}: {c['weights']}{' + ' + c['adapter'] if 'adapter' in c else ''}" for name, c in value.items()}
@@ -123,12 +159,15 @@ def _suffix(changed: Mapping[str, object]) -> str:
 
 
 def open_study(
-    study: str = "demo", method: str = "all", judge: str = "all", judge_base_url: str = "", backend: str = "hf", **overrides: object
-) -> Study:
+    study: str = "demo", method: str = "all", judge: str = "all", judge_base_url: str = "", backend: str = "hf", workers: int = 1,
+    sweep: bool | str = False, drive_dir: str = "", **overrides: object,
+) -> Study:  # fmt: skip
     """Read ``params/<study>.yaml`` (or a YAML file by path), apply overrides, validate everything.
 
-    ``method``, ``judge``, ``judge_base_url`` and ``backend`` choose what to run and where; every other
-    parameter is one of ``OVERRIDES`` and gets a run folder of its own. Called in a notebook, it also
+    ``method``, ``judge``, ``judge_base_url``, ``backend`` and ``workers`` choose what to run and where; ``sweep``
+    takes the study's ``swept``; ``drive_dir`` is the folder that ``data/runs`` and ``figures`` go to instead of
+    the project's own (``XLM_HOME`` where it is empty); every other parameter is one of ``OVERRIDES`` and gets
+    a run folder of its own, unless it only adds results. Called in a notebook, it also
     looks at the parameters cells just above: a name injected there that the notebook does not have
     (``-p methd ties``) is an error here, not a silent default.
 
@@ -138,6 +177,10 @@ def open_study(
     hush_kernel()
     if backend not in ("hf", "vllm"):
         raise StudyError(f"backend {backend!r} is not one of hf, vllm")
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+        raise StudyError(f"workers = {workers!r}: must be a whole number from 1 up")
+    if str(sweep).lower() not in ("true", "false"):  # Papermill passes a string
+        raise StudyError(f"sweep = {sweep!r}: must be true or false")
     if cells := parameter_cells():
         declared = cells[-1]
         for name in sorted(set().union(*cells) - declared):
@@ -158,11 +201,18 @@ def open_study(
         target[last] = value
     if smoke:
         preset["methods"] = preset["methods"][::2][:2]
+        if preset.get("sweep"):
+            preset["sweep"] |= {"grids": preset["sweep"]["grids"][:1], "terms": 4}
     settings = validate(preset, path, {OVERRIDES[name]: name for name in changed})
     if "base" in changed:
         settings = settings.model_copy(update={"methods": tuple(_arm(method, settings.base) for method in settings.methods)})
-    result = Study(path.stem, settings, ({"smoke": 1} if smoke else {}) | changed, method, judge)
-    valid = list(dict.fromkeys(["all", *result.models, *settings.constituents]))
+    home = drive_dir or os.environ.get("XLM_HOME", "")
+    mount_drive(home)
+    result = Study(path.stem, settings, ({"smoke": 1} if smoke else {}) | changed, method, judge, home)
+    if str(sweep).lower() == "true":
+        result = result.swept()
+    result.workers = workers
+    valid = list(dict.fromkeys(["all", *result.models, *result.merges, *settings.constituents]))
     if method not in valid:
         raise StudyError(f"method {method!r} is not one of {', '.join(valid)}")
     cards = sorted(p.stem for p in (PARAMS / "judges").glob("*.yaml"))
@@ -174,8 +224,8 @@ def open_study(
 
 def _arm(method: str, base: str) -> str:
     """The method with another base, if its card lets one be chosen: ``ties`` → ``ties@ancestor``."""
-    card, seed, number = method.partition("#")
-    return f"{card}@{base}{seed}{number}" if "@" not in card and _card(card)["mergekit"]["base_model"] == "base" else method
+    name = parse(method)
+    return str(name._replace(base=base)) if not name.base and _card(name.card)["mergekit"]["base_model"] == "base" else method
 
 
 @cache

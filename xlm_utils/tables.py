@@ -1,4 +1,4 @@
-"""Table 1, Table 2 and what stands around them: data frames, and files a person can open.
+"""Table 1 and what stands around it: data frames, and files a person can open.
 
 Every table keeps numbers as numbers; only ``save_table`` turns them into text. Columns are grouped:
 ``(judge and reference, statistic)``. A proxy judge says so in its column header, published numbers
@@ -11,14 +11,13 @@ import itertools
 
 import pandas as pd
 
-from xlm_utils import statistics
+from xlm_utils import association, controls, generation, statistics
 from xlm_utils.pages import page, table_html
 from xlm_utils.records import read_jsonl, write_text
 from xlm_utils.results import (
-    BENCHMARKS,
+    PUBLISHED,
     group_label,
     judge_label,
-    load_benchmarks,
     load_scores,
     note,
     published_key,
@@ -26,9 +25,8 @@ from xlm_utils.results import (
     row_order,
     summary,
 )  # fmt: skip
-from xlm_utils.study import ROOT, Study
+from xlm_utils.study import Study
 
-PUBLISHED = ROOT / "data" / "published"
 INTERVAL = f"Intervals: 95 % BCa bootstrap over terms, {statistics.RESAMPLES:,} resamples."
 
 
@@ -50,23 +48,52 @@ def table1(study: Study) -> pd.DataFrame:
     """Definition scores in the paper's layout, with n, missing and interval, beside the published ones.
 
     Index: model labels. Columns: ``("", "note")``, then per judge and reference median, mean, low, high,
-    std, n, missing, then ``("published: GPT-4o", …)`` median, mean, std.
+    std, n, missing, then ``("definitions", "in language")``, the share in the language that was asked
+    for, then ``("published: GPT-4o", …)`` median, mean, std.
     """
     found = summary(study)
     parts = {group_label(*key): part.set_index("run") for key, part in found.groupby(["judge", "reference"], sort=False)}
+    parts["definitions"] = answers(study).filter(["in language"])
     published = pd.read_csv(PUBLISHED / "table1.csv")
     keys = {run: published_key(study, run) for run in row_order(study)}
     for judge, part in published.groupby("judge", sort=False):
         rows = part.set_index("model").reindex([key or "" for key in keys.values()])
         parts[f"published: {judge}"] = rows.set_axis(list(keys))
-    frame = _grouped(study, parts, ["median", "mean", "low", "high", "std", "n", "missing"])
+    frame = _grouped(study, parts, ["median", "mean", "low", "high", "std", "n", "missing", "in language"])
     frame.attrs["title"] = "Table 1. Accuracy of definitions, 0–10"
     gaps = [f"{row.model} ({row.judge}, {row.reference}): {row.reason}" for row in found.itertuples() if row.reason]
     frame.attrs["caption"] = (
         f"{INTERVAL} std with ddof 1. n: terms with a score; missing scores are left out, not counted as 0. "
-        "Best in bold, worst underlined, controls left out. Published: 1,782 SNOMED CT terms, other models, "
+        "Best in bold, worst underlined, controls left out. "
+        "In language: share of the definitions in the language asked for. Published: 1,782 SNOMED CT terms, other models, "
         "judged against the expert’s definition; its merges have the general model as base."
         + (f" No interval: {'; '.join(gaps)}." if gaps else "")
+    )
+    return frame
+
+
+def answers(study: Study) -> pd.DataFrame:
+    """What the models wrote, whatever a judge makes of it, by run: ``generation.summary``, and the share ``in language``, not empty."""
+    found = generation.summary(study, [run for run in row_order(study) if (study.folder / "definitions" / f"{run}.jsonl").exists()])
+    if found.empty:
+        return found
+    return found.assign(**{"in language": 1 - (found["other language"] + found["empty"]) / found["n"]}).set_index("run")
+
+
+def controls_table(study: Study) -> pd.DataFrame:
+    """Each judge's controls with what was expected of them, and in words whether it passed; empty without ``controls.jsonl``."""
+    rows, folder = [], study.folder / "scores"
+    for judge in dict.fromkeys([*study.judges, *sorted(path.parent.name for path in folder.glob("*/controls.jsonl"))]):
+        if asked := read_jsonl(folder / judge / "controls.jsonl"):
+            found = controls.verdicts(asked)
+            rows.append(found.assign(judge=judge_label(judge), verdict=found["passed"].map({True: "passed", False: "FAILED"})))
+    columns = ["judge", "control", "expected", "n", "missing", "median", "mean", "below_reference", "verdict"]
+    frame = pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
+    frame.attrs["title"] = "Controls: questions with known answers"
+    frame.attrs["caption"] = (
+        "Graded against the expert’s definition: the same text, the most similar one of another concept, any other concept’s, a commonplace, "
+        "nothing, and a wrong text that asks for a 10. Below reference: share of terms on which the control scores less than the same text does. "
+        "A judge that fails a control can’t be believed where that control’s mistake matters."
     )
     return frame
 
@@ -122,35 +149,11 @@ def differences(study: Study) -> pd.DataFrame:
     return frame
 
 
-def item_differences(study: Study) -> pd.DataFrame:
-    """Every merge against the general model, paired by benchmark item; a Holm family per data set.
-
-    Returns:
-        dataset, model, then what ``statistics.compare_items`` gives, with ``p_holm``; empty without ``*.samples.jsonl``.
-    """
-    models = [study.by_role("general"), *study.methods]
-    items = pd.DataFrame([row for model in models for row in read_jsonl(study.folder / "benchmarks" / f"{model}.samples.jsonl")])
-    rows = []
-    for dataset, block in items.groupby("dataset", sort=False) if len(items) else ():
-        table = block.pivot(index="item", columns="model", values="score").astype(float)
-        merges = [model for model in models[1:] if model in table and models[0] in table]
-        found = pd.DataFrame([statistics.compare_items(table[model], table[models[0]], study.seed) for model in merges])
-        if merges:
-            rows.append(found.assign(dataset=dataset, model=[row_label(study, m) for m in merges], p_holm=statistics.holm(found["p"])))
-    columns = ["dataset", "model", "n", "difference", "low", "high", "test", "p", "p_holm", "reason"]
-    frame = pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
-    frame.attrs["title"] = f"Benchmark items: paired differences from {study.label(models[0])}"
-    frame.attrs["caption"] = (
-        "Intervals: 95 % BCa bootstrap over items. p: exact McNemar where items are right or wrong, else Wilcoxon; adjusted by Holm per data set."
-    )
-    return frame
-
-
 def agreements(study: Study) -> pd.DataFrame:
     """Every pair of judges on the same answers, and each judge asked twice where ``retest.jsonl`` is there.
 
     Returns:
-        reference, first, second, then what ``statistics.agreement`` gives, ``tau`` of the models' order and ``models``.
+        reference, first, second, then what ``association.agreement`` gives, ``tau`` of the models' order and ``models``.
     """
     scores, rows = load_scores(study), []
     controls = [run for run in scores["run"].unique() if note(study, run)]
@@ -158,14 +161,14 @@ def agreements(study: Study) -> pd.DataFrame:
         table = block.pivot(index=["run", "term_id"], columns="judge", values="score")
         means = table.groupby("run").mean()
         for first, second in itertools.combinations(block["judge"].unique(), 2):
-            order = statistics.same_order(means[first], means[second])
+            order = association.same_order(means[first], means[second])
             named = {"reference": reference, "first": judge_label(first), "second": judge_label(second)}
-            rows.append(named | statistics.agreement(table[first], table[second]) | {"tau": order["tau"], "models": order["models"]})
+            rows.append(named | association.agreement(table[first], table[second]) | {"tau": order["tau"], "models": order["models"]})
     for judge in scores["judge"].unique():
         again = pd.DataFrame(read_jsonl(study.folder / "scores" / judge / "retest.jsonl"))
         if len(again):
             both = again.merge(scores[scores["judge"] == judge], on=["run", "reference", "term_id"], suffixes=("_again", ""))
-            found = statistics.agreement(both["score_again"].astype(float), both["score"])
+            found = association.agreement(both["score_again"].astype(float), both["score"])
             rows.append({"reference": again["reference"][0], "first": judge_label(judge), "second": "itself, asked again"} | found)
     frame = pd.DataFrame(rows, columns=["reference", "first", "second", "n", "kappa", "alpha", "spearman", "bias", "tau", "models", "reason"])
     frame["models"] = frame["models"].astype("Int64")
@@ -176,29 +179,6 @@ def agreements(study: Study) -> pd.DataFrame:
     )
     return frame
 
-
-def table2(study: Study) -> pd.DataFrame:
-    """Benchmark scores in the paper's layout beside the published ones; a column that was not run is NaN.
-
-    Index: model labels. Columns per benchmark: value, stderr, n, published.
-    """
-    published = pd.read_csv(PUBLISHED / "table2.csv", index_col="model")
-    found = load_benchmarks(study)
-    frame = {}
-    for key, name in BENCHMARKS.items():
-        for part in ("value", "stderr", "n"):
-            frame[name, part] = [found[run].get(key, {}).get(part) for run in study.models]
-        frame[name, "published"] = published[key].reindex([published_key(study, run) or "" for run in study.models]).to_numpy()
-    metrics = {key: sorted({columns[key]["metric"] for columns in found.values() if key in columns}) for key in BENCHMARKS}
-    index = pd.Index([row_label(study, run) for run in study.models], name="model")
-    table = pd.DataFrame(frame, index=index).astype(float)
-    measured = "; ".join(f"{BENCHMARKS[key]}: {', '.join(names)}" for key, names in metrics.items() if names)
-    table.attrs["title"] = "Table 2. Benchmarks"
-    table.attrs["caption"] = (
-        f"{measured}. ± one standard error over the items; n: items. Best in bold, worst underlined, per column. "
-        "publ.: published, the same benchmarks in full, with other models."
-    )
-    return table
 
 
 def save_table(study: Study, frame: pd.DataFrame, name: str):

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from xlm_utils.calls import replies_file, run_calls
-from xlm_utils.judges import load_card
+from xlm_utils.calls import announce, run_calls
+from xlm_utils.judges import Card, load_card
 from xlm_utils.records import Step, digest, sha256
+from xlm_utils.replies import replies_file
 from xlm_utils.study import PARAMS, Study, StudyError
 
 MEDICAL_FIELDS = ("medicine", "anatomy", "physiology", "pathology")
@@ -84,30 +85,69 @@ def parse(text: str) -> tuple[dict | None, str]:
     return {"translation": translation, "established": established}, "ok"
 
 
-def by_llm(study: Study, terms: list[str], base_url: str = "") -> pd.DataFrame:
+def plan(study: Study, base_url: str = "") -> dict:
+    """What translating the vocabulary would take, printed before anything is spent (see ``calls.announce``)."""
+    translator, words = study.translation.translator, _words(study)
+    if not words:
+        print("the vocabulary brings its own translations: no calls and no cost")
+    elif translator == "jmdict":
+        print(f"JMdict, a dictionary on this machine: {len(words):,} terms to look up, no calls and no cost")
+    else:
+        return announce(study, _llm(study), [(prompt, 0) for prompt in _prompts(study, words)], SCHEMA, base_url)
+    return {"calls": 0, "usd": 0.0}
+
+
+def preview(study: Study, n: int = 1, base_url: str = "") -> pd.DataFrame:
+    """The first ``n`` of a seeded order of the terms, translated, to be read before paying for all; replies are kept and not asked for again."""
+    words = pd.Series(_words(study)).sample(frac=1, random_state=study.seed).tolist()[:n]
+    return _look_up(study, words, base_url)
+
+
+def _words(study: Study) -> list[str]:
+    """Terms to translate: none where the vocabulary brings its own translations."""
+    table = pd.read_csv(study.folder / "vocabulary.csv", keep_default_na=False)
+    return [] if "translation" in table else table["term"].tolist()
+
+
+def _llm(study: Study) -> Card:
+    card = load_card(study.translation.translator)
+    if card.proxy:
+        raise StudyError(f"translation.translator: {card.name!r} is no LLM; use jmdict or an LLM's card of params/judges")
+    return card
+
+
+def _look_up(study: Study, words: list[str], base_url: str) -> pd.DataFrame:
+    if study.translation.translator == "jmdict":
+        return jmdict(words).assign(translator="jmdict")
+    return by_llm(study, words, base_url)
+
+
+def _prompts(study: Study, words: list[str]) -> list[str]:
+    template = (PARAMS / "prompts" / "translate.txt").read_text(encoding="utf-8")
+    template = template.replace("{source_language}", study.source.name).replace("{target_language}", study.target.name)
+    return [template.replace("{term}", json.dumps(word, ensure_ascii=False)) for word in words]
+
+
+def by_llm(study: Study, words: list[str], base_url: str = "") -> pd.DataFrame:
     """Translations by the LLM of a judge card, through the judges' runner: paced, stored, resumable, within ``max_cost_usd``.
 
     Returns:
-        as ``jmdict``, with kind ``established`` or ``coined``, translator (the model that answered) and status.
+        as ``jmdict``, with kind ``established`` or ``coined`` (the LLM knows no established term),
+        translator (the card), served_model (what answered) and status (of the reply; only ``ok`` has a translation).
     """
-    template = _template().replace("{source_language}", study.source.name).replace("{target_language}", study.target.name)
-    prompts = [template.replace("{term}", json.dumps(term, ensure_ascii=False)) for term in terms]
-    card, limit = load_card(study.translation.translator), study.judging.max_cost_usd
-    replies = run_calls(card, prompts, SCHEMA, parse, replies_file(study), base_url=base_url, max_cost_usd=limit)
+    card, limit = _llm(study), study.judging.max_cost_usd
+    replies = run_calls(card, _prompts(study, words), SCHEMA, parse, replies_file(study), base_url=base_url, max_cost_usd=limit)
     rows = []
-    for term, reply in zip(terms, replies, strict=True):
-        value = reply["value"] or {"translation": None, "established": False}
-        kind = "established" if value["established"] else "coined"
-        rows.append((term.lower(), value["translation"], kind, 1, reply["served_model"], reply["status"]))
-    return pd.DataFrame(rows, columns=["term", "translation", "kind", "candidates", "translator", "status"]).drop_duplicates("term")
-
-
-def _template() -> str:
-    return (PARAMS / "prompts" / "translate.txt").read_text(encoding="utf-8")
+    for word, reply in zip(words, replies, strict=True):
+        value = reply["value"] or {"translation": None, "established": None}
+        kind = {True: "established", False: "coined", None: None}[value["established"]]
+        rows.append((word.lower(), value["translation"], kind, 1, card.name, reply["served_model"], reply["status"]))
+    columns = ["term", "translation", "kind", "candidates", "translator", "served_model", "status"]
+    return pd.DataFrame(rows, columns=columns).drop_duplicates("term")
 
 
 def translate(study: Study, base_url: str = "") -> Path:
-    """``vocabulary.csv`` → ``translated.csv``: the same rows with translation, translator and kind.
+    """``vocabulary.csv`` → ``translated.csv``: the same rows with translation, kind, candidates and translator (see ``jmdict`` and ``by_llm``).
 
     A vocabulary that brings its own translations keeps them. Does nothing if the file is there.
 
@@ -118,20 +158,19 @@ def translate(study: Study, base_url: str = "") -> Path:
     translator = study.translation.translator
     if translator == "jmdict":
         made_from: dict = {"dictionary": "jamdict-data 1.5", "order": ORDER}
-    elif load_card(translator).proxy:
-        raise StudyError(f"translation.translator: {translator!r} is no LLM; use jmdict or an LLM's card of params/judges")
     else:
-        made_from = {"model": load_card(translator).model, "prompt": sha256(PARAMS / "prompts" / "translate.txt")}
+        made_from = {"model": _llm(study).model, "prompt": sha256(PARAMS / "prompts" / "translate.txt")}
     step = Step(study.folder / "translated.csv", vocabulary=digest(source), translator=translator, **made_from)
     with step:
         if step.done:
             print("translated.csv: done before, kept")
             return step.path
         table = pd.read_csv(source, keep_default_na=False)
-        if "translation" not in table:
-            words = table["term"].tolist()
-            found = jmdict(words).assign(translator="jmdict") if translator == "jmdict" else by_llm(study, words, base_url)
-            found = found.rename(columns={"term": "lower"})
+        if "translation" in table:
+            kind = table["translation"].map(lambda text: "given" if text else "")
+            table = table.assign(kind=kind, candidates=1, translator="the vocabulary itself")
+        else:
+            found = _look_up(study, table["term"].tolist(), base_url).rename(columns={"term": "lower"})
             table = table.assign(lower=table["term"].str.lower()).merge(found, on="lower", how="left").drop(columns="lower")
         table.to_csv(step.partial, index=False)
         step.finish(rows=len(table), translated=int((table["translation"].fillna("") != "").sum()))
@@ -142,26 +181,48 @@ def draw_terms(study: Study) -> Path:
     """``translated.csv`` → ``terms.csv``: the terms this study runs.
 
     All translated terms, or ``vocabulary.sample`` of them drawn with the study's seed, half seen by
-    the expert in training and half unseen where the vocabulary knows that; one term a concept.
+    the expert in training and half unseen where the vocabulary knows that; one term a concept. A sweep
+    runs ``sweep.terms`` others, drawn alike from the study's translated terms: no concept and no
+    translation is in both. A study that runs all terms leaves the sweep's out.
     """
-    source = study.folder / "translated.csv"
-    size = study.vocabulary.sample
-    step = Step(study.folder / "terms.csv", translated=digest(source), sample=size, seed=study.seed)
+    source = (study.sweep_of or study).folder / "translated.csv"
+    size, swept = study.vocabulary.sample, study.sweep.terms if study.sweep else 0
+    apart = {"sweep": swept} if study.sweep_of or (swept and not size) else {}
+    step = Step(study.folder / "terms.csv", translated=digest(source), sample=size, seed=study.seed, **apart)
     with step:
         if step.done:
-            print("terms.csv: done before, kept")
+            if not study.sweep_of:  # whose terms are looked at whenever they are read
+                print("terms.csv: done before, kept")
             return step.path
         table = pd.read_csv(source, keep_default_na=False)
         table = table[table["translation"] != ""]
-        if size:
-            single = table.sample(frac=1, random_state=study.seed).drop_duplicates("concept").drop_duplicates("translation")
-            halves = [single[single["seen"]].head((size + 1) // 2), single[~single["seen"]]]
-            table = pd.concat([halves[0], halves[1].head(size - len(halves[0]))]).sort_index()
-            if len(table) < size:
-                raise StudyError(f"vocabulary.sample = {size}: only {len(table)} translated terms can be drawn")
+        single = table.sample(frac=1, random_state=study.seed).drop_duplicates("concept").drop_duplicates("translation")
+        own = _halves(single, size, "vocabulary.sample") if size else table.head(0)
+        validation = _halves(_without(single, own), swept, "sweep.terms") if apart else table.head(0)
+        if study.sweep_of:
+            table = validation
+        elif size:
+            table = own
+        elif len(rest := _without(table, validation)) < len(table):
+            print(f"terms.csv: {len(table) - len(rest)} of {len(table)} terms are set aside for the sweep and not run by the study itself")
+            table = rest
         table.to_csv(step.partial, index=False)
         step.finish(rows=len(table))
     return step.path
+
+
+def _halves(single: pd.DataFrame, size: int, key: str) -> pd.DataFrame:
+    """The first ``size`` rows in their shuffled order, half of them seen and half unseen, back in the vocabulary's order."""
+    seen = single[single["seen"]].head((size + 1) // 2)
+    found = pd.concat([seen, single[~single["seen"]].head(size - len(seen))]).sort_index()
+    if len(found) < size:
+        raise StudyError(f"{key} = {size}: only {len(found)} translated terms can be drawn")
+    return found
+
+
+def _without(table: pd.DataFrame, taken: pd.DataFrame) -> pd.DataFrame:
+    """The terms that share neither concept nor translation with those taken."""
+    return table[~table["concept"].isin(taken["concept"]) & ~table["translation"].isin(taken["translation"])]
 
 
 def terms(study: Study) -> pd.DataFrame:
@@ -169,6 +230,9 @@ def terms(study: Study) -> pd.DataFrame:
     from xlm_utils.vocabulary import curate
 
     file = study.folder / "terms.csv"
+    if study.sweep_of:
+        terms(study.sweep_of)  # translates the vocabulary, if need be
+        draw_terms(study)
     if not file.exists():
         if study.translation.translator != "jmdict":
             raise StudyError(f"no terms yet; run 01_curate.ipynb and 02_translate.ipynb with -p study {study.name}")

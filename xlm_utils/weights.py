@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from xlm_utils.methods import resolve
 from xlm_utils.models import locate, quiet
 from xlm_utils.records import fingerprint
 from xlm_utils.study import Study, StudyError
@@ -111,6 +112,23 @@ def _distance(tensors: Tensors, root: Tensors) -> float:
     return math.sqrt(distance / norm) if norm else math.nan
 
 
+def task_vectors(study: Study) -> pd.DataFrame:
+    """L2 norm of each fine-tune's task vector (model − base) over all weights: a row per model, a column per possible base."""
+    models = {name: Tensors(locate(study, name)) for name in study.constituents}
+    tuned = [name for name, constituent in study.constituents.items() if constituent.role != "ancestor"]
+    bases = [name for name, constituent in study.constituents.items() if constituent.role != "expert"]
+    return pd.DataFrame({f"base {base}": {name: _length(models[name], models[base]) for name in tuned} for base in bases})
+
+
+def _length(model: Tensors, base: Tensors) -> float:
+    squares = 0.0
+    for name in base.shapes:
+        ours, theirs = model[name].reshape(-1), base[name].reshape(-1)
+        for start in range(0, len(ours), CHUNK):
+            squares += float((ours[start : start + CHUNK].float() - theirs[start : start + CHUNK].float()).square().sum())
+    return math.sqrt(squares)
+
+
 def geometry(study: Study, name: str) -> pd.DataFrame:
     """Where a merge landed, from the stored weights: whole, and by layer.
 
@@ -120,15 +138,17 @@ def geometry(study: Study, name: str) -> pd.DataFrame:
         ``general_size``, ``expert_size``: length of a parent's task vector (parent − ancestor), same unit;
         ``cosine_general``, ``cosine_expert``: of the merge's task vector with a parent's; ``cosine_parents``: of theirs;
         ``sign_conflicts``: share of the weights that the parents changed in opposite directions;
-        ``equals_general``, ``equals_expert``: share of the weights that are exactly that parent's.
+        ``equals_general``, ``equals_expert``: share of the weights that are exactly that parent's;
+        ``kept``: of the weights that a parent changed from the method's base, the share that the merge changed, too
+        (TIES and DARE: about their density; less where a change is lost in bfloat16's rounding).
         Without an ancestor in the study, the columns that need one are left out.
     """
     roles = {constituent.role: key for key, constituent in study.constituents.items()}
     parents = [Tensors(locate(study, roles[role])) for role in ("general", "expert", "ancestor") if role in roles]
-    merged = Tensors(locate(study, name))
+    merged, on_general = Tensors(locate(study, name)), resolve(study, name).template["base_model"] == roles["general"]
     sums: dict[str, torch.Tensor] = {}
     for tensor in merged.shapes:
-        counted = _count(*(model[tensor] for model in (merged, *parents)))
+        counted = _count(on_general, *(model[tensor] for model in (merged, *parents)))
         for key in ("whole", _part(tensor)):
             sums[key] = sums[key] + counted if key in sums else counted
     places = {"whole": -2, "embeddings": -1, "head": math.inf}
@@ -141,25 +161,27 @@ def _part(tensor: str) -> str:
     return layer[1] if layer else "embeddings" if "embed" in tensor else "head"
 
 
-def _count(merged: torch.Tensor, general: torch.Tensor, expert: torch.Tensor, ancestor: torch.Tensor | None = None) -> torch.Tensor:
-    """Sums over a tensor, which add up over tensors: the products of six differences (6 × 6), then four counts, in float64."""
+def _count(on_general: bool, merged: torch.Tensor, general: torch.Tensor, expert: torch.Tensor, ancestor: torch.Tensor | None = None) -> torch.Tensor:
+    """Sums over a tensor, which add up over tensors: the products of six differences (6 × 6), then six counts, in float64."""
     import torch
 
     flat = [tensor.reshape(-1) for tensor in (merged, general, expert, general if ancestor is None else ancestor)]
-    sums = torch.zeros(40, dtype=torch.float64)
+    sums = torch.zeros(42, dtype=torch.float64)
     if all(torch.equal(flat[0], other) for other in flat[1:]):  # an adapter leaves most of a small model as it was
-        sums[37:] = len(flat[0])
+        sums[37:40] = len(flat[0])
         return sums
     for start in range(0, len(flat[0]), CHUNK):
         merged, general, expert, root = (tensor[start : start + CHUNK].float() for tensor in flat)
         between = torch.stack([merged - general, merged - expert, general - expert, merged - root, general - root, expert - root])
-        counts = [(between[4] * between[5] < 0).sum(), (between[0] == 0).sum(), (between[1] == 0).sum(), len(merged)]
+        moved = (between[2:3] if on_general else between[4:]).any(dim=0)  # by a parent, from the base
+        kept = moved & (between[0 if on_general else 3] != 0)
+        counts = [(between[4] * between[5] < 0).sum(), (between[0] == 0).sum(), (between[1] == 0).sum(), len(merged), moved.sum(), kept.sum()]
         sums += torch.cat([(between @ between.T).double().reshape(-1), torch.tensor([float(count) for count in counts]).double()])
     return sums
 
 
 def _landing(sums: torch.Tensor, has_ancestor: bool) -> dict[str, float]:
-    products, (conflicts, equals_general, equals_expert, n) = sums[:36].reshape(6, 6).numpy(), sums[36:].tolist()
+    products, (conflicts, equals_general, equals_expert, n, moved, kept) = sums[:36].reshape(6, 6).numpy(), sums[36:].tolist()
     length = [math.sqrt(products[i, i]) for i in range(6)]
 
     def over(value: float, unit: float) -> float:
@@ -167,7 +189,7 @@ def _landing(sums: torch.Tensor, has_ancestor: bool) -> dict[str, float]:
 
     landing = {
         "to_general": over(length[0], length[2]), "to_expert": over(length[1], length[2]),
-        "equals_general": equals_general / n, "equals_expert": equals_expert / n,
+        "equals_general": equals_general / n, "equals_expert": equals_expert / n, "kept": over(kept, moved),
     }  # fmt: skip
     if not has_ancestor:
         return landing

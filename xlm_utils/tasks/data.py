@@ -8,9 +8,9 @@ JSON Lines files in the upstream schema (stock task keys and today's hub keys ar
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, ValidationError, computed_field, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, computed_field, model_validator
 
 HUB = "https://huggingface.co/datasets/"
 BEGINNING = 1 << 20  # bytes; a row of JAQKET with its hundred contexts has less
@@ -111,7 +111,7 @@ class JSQuAD(BaseModel):
 class XWinograd(BaseModel):
     sentence1: str
     sentence2: str
-    answer: Literal["1", "2"]
+    answer: Annotated[Literal["1", "2"], BeforeValidator(str)]  # the stock task takes a number too
 
     @computed_field
     @property

@@ -1,0 +1,137 @@
+"""The Snakefile is the pipeline cut into jobs: same files, restarted as little as possible.
+
+Where Snakemake is not installed (pip install -e ".[cluster]") only its text is checked. Else a stand-in for
+papermill writes what each notebook would, so that the plan is tested in seconds; one test runs the notebooks.
+"""
+
+import importlib.util
+import itertools
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from xlm_utils import pipeline
+from xlm_utils.records import sha256
+from xlm_utils.study import PARAMS, ROOT, open_study
+
+SNAKEFILE = ROOT / "Snakefile"
+SNAKEMAKE = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE)]
+RESULT = re.compile(r"\.(csv|jsonl|safetensors|html)$|/benchmarks/\w+\.json$")  # manifests tell how a file was made: which of two equal ones first
+needs_snakemake = pytest.mark.skipif(importlib.util.find_spec("snakemake") is None, reason="Snakemake is not installed: pip install -e '.[cluster]'")
+PAPERMILL = '''
+"""Stands in for papermill: writes a notebook's results at once; fails for the output named in FAIL, after its first result."""
+import os, sys
+from pathlib import Path
+from xlm_utils.pipeline import outputs
+from xlm_utils.records import manifest_path
+from xlm_utils.study import open_study
+
+notebook, log, words = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
+part = {words[i + 1]: words[i + 2] for i, word in enumerate(words) if word == "-p"}
+log.write_text("executed")
+with open(os.environ["STARTED"], "a") as started:
+    started.write(log.stem + "\\n")
+for file in outputs(open_study(**part))[notebook.stem]:
+    file = file if file.suffix else manifest_path(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("x")
+    if log.stem == os.environ.get("FAIL"):
+        sys.exit("a notebook failed")
+'''
+
+
+def test_the_snakefile_has_every_stage_and_no_file_name_of_its_own():
+    text = SNAKEFILE.read_text(encoding="utf-8")
+    stages = [stage for stage in pipeline.outputs(open_study("demo")) if not stage.endswith(pipeline.SWEEP)]
+    assert list(dict.fromkeys(re.findall(r'^    \*?\[?\("(\d\d_\w+)"', text, flags=re.MULTILINE))) == stages
+    assert {"03_merge", "04_generate", "05_judge"} == set(re.findall(r'\("(\d\d_\w+)", SWEEP', text))
+    assert not re.search(r"\.jsonl|\.csv|\.html|vocabulary|definitions/|scores/", text.split('"""')[2])
+
+
+def test_what_the_jobs_of_a_stage_leave_is_what_the_stage_leaves():
+    """So nothing is made twice, and nothing is left out."""
+    study = open_study("paper")
+    whole = pipeline.outputs(study)
+    for stage, parts in {"03_merge": study.methods, "04_generate": study.models, "06_benchmark": study.models}.items():
+        jobs = [file for method in parts for file in pipeline.outputs(open_study("paper", method=method))[stage]]
+        assert sorted(jobs) == sorted(file for file in whole[stage] if file.suffix != ".html")
+    jobs = [file for judge in study.judges for file in pipeline.outputs(open_study("paper", judge=judge))["05_judge"]]
+    assert sorted(jobs) == sorted(whole["05_judge"])
+
+
+@pytest.fixture
+def snakemake(tmp_path):
+    """A function that runs a study of two methods, then returns (exit status, jobs started, output)."""
+    (tmp_path / "papermill").mkdir()
+    (tmp_path / "papermill" / "__init__.py").touch()
+    (tmp_path / "papermill" / "__main__.py").write_text(PAPERMILL, encoding="utf-8")
+    preset = yaml.safe_load((PARAMS / "demo.yaml").read_text(encoding="utf-8"))
+    started = tmp_path / "started"
+
+    def run(*options, methods=("slerp", "dare_ties@ancestor#3"), fail="", **settings):
+        (tmp_path / "mine.yaml").write_text(yaml.safe_dump(preset | settings | {"methods": list(methods)}), encoding="utf-8")
+        started.write_text("")
+        environment = {**os.environ, "XLM_HOME": str(tmp_path / "home"), "PYTHONPATH": f"{tmp_path}:{ROOT}", "STARTED": str(started), "FAIL": fail}
+        command = [*SNAKEMAKE, "--directory", str(tmp_path), "-c2", "--config", f"study={tmp_path}/mine.yaml", *options]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+        return done.returncode, sorted(started.read_text().split()), done.stdout + done.stderr
+
+    return run
+
+
+FIRST = ["01_curate", "02_translate", "03_merge", "03_merge+dare_ties@ancestor#3", "03_merge+slerp", "04_generate+dare_ties@ancestor#3",
+         "04_generate+expert", "04_generate+japanese", "04_generate+slerp", "05_judge+proxy", "06_benchmark+dare_ties@ancestor#3",
+         "06_benchmark+expert", "06_benchmark+japanese", "06_benchmark+slerp", "07_figures"]  # fmt: skip
+
+
+@needs_snakemake
+def test_every_model_and_step_is_a_job_and_a_second_run_starts_none(snakemake, tmp_path):
+    assert snakemake()[:2] == (0, FIRST)
+    assert snakemake()[:2] == (0, [])
+    study = open_study(str(tmp_path / "mine.yaml"), drive_dir=str(tmp_path / "home"))
+    for file in itertools.chain(*pipeline.outputs(study).values()):
+        assert file.exists() or file.parent.name == "models"
+
+
+@needs_snakemake
+def test_a_new_method_starts_its_own_jobs_and_those_that_show_all_models(snakemake):
+    snakemake()
+    status, started, _ = snakemake(methods=("slerp", "dare_ties@ancestor#3", "linear"))
+    assert (status, started) == (0, ["03_merge", "03_merge+linear", "04_generate+linear", "05_judge+proxy", "06_benchmark+linear", "07_figures"])
+
+
+@needs_snakemake
+def test_a_changed_setting_plans_every_job_again(snakemake):
+    snakemake()
+    status, started, out = snakemake("--dry-run", seed=1)
+    assert (status, started) == (0, [])
+    assert "01_curate" in out
+
+
+@needs_snakemake
+def test_a_failed_job_leaves_the_others_keeps_its_notebook_and_is_taken_up_again(snakemake, tmp_path):
+    status, started, _ = snakemake("--keep-going", fail="04_generate+slerp")
+    assert status == 1
+    assert started == sorted([*(name for name in FIRST if name not in ("05_judge+proxy", "07_figures")), "04_generate+slerp"])  # tried twice
+    assert (tmp_path / "home" / "data" / "runs" / "mine" / "notebooks" / "04_generate+slerp.ipynb").read_text() == "executed"
+    assert snakemake()[:2] == (0, ["04_generate+slerp", "05_judge+proxy", "07_figures"])
+
+
+@needs_snakemake
+@pytest.mark.timeout(1200)
+def test_jobs_that_run_beside_each_other_leave_the_pipeline_s_files(tmp_path):
+    """The real notebooks at smoke size. With -c8 two jobs that need a model run at once, and both find the cache empty."""
+    commands = {"pipeline": [sys.executable, "-m", "xlm_utils.pipeline"], "jobs": [*SNAKEMAKE, "--directory", str(tmp_path), "-c8"]}
+    found = {}
+    for name, command in commands.items():
+        home = tmp_path / name
+        environment = {**os.environ, "XLM_SMOKE": "1", "XLM_HOME": str(home), "XLM_CACHE": str(home / "cache"), "PYTHONPATH": str(ROOT)}
+        subprocess.run(command, cwd=ROOT, env=environment | {"OMP_NUM_THREADS": "4"}, check=True, timeout=1100)
+        found[name] = {file.relative_to(home).as_posix(): sha256(file) for file in home.rglob("*") if file.is_file() and RESULT.search(str(file))}
+    alone = {name for name in found["jobs"] if "/landing_" in name}  # each merge's own figure
+    assert found["jobs"].keys() - alone == found["pipeline"].keys()
+    assert [name for name in found["pipeline"] if found["jobs"][name] != found["pipeline"][name]] == []

@@ -1,0 +1,203 @@
+"""Prompts → greedy continuations: a batch size that the memory holds, finished rows that leave early, two backends.
+
+A decoding step reads every weight once, however many rows there are, so rows are nearly free until
+arithmetic takes over; and definitions differ in length, so a batch that waits for its longest row
+computes mostly padding. Hence large batches that shrink as their rows finish.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from xlm_utils import models
+from xlm_utils.study import Study, StudyError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+SEGMENT = {"cuda": 16, "cpu": 4}  # steps between two looks at which rows have finished; on a GPU a row costs little and a look a wait
+SHARE = {"cuda": 0.8, "cpu": 0.5}  # of the free memory; on a CPU other programs live there, too, and overstepping kills without a word
+MOST_ROWS = {"cuda": 512, "cpu": 256}  # more gain little, and a killed run loses a batch
+VLLM_ROWS = 512  # vLLM forms its own batches; this many definitions are written to disk at once
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A model that is ready to write: what it runs on, and two functions of its backend."""
+
+    tokenizer: PreTrainedTokenizerBase
+    how: str  # one line to print
+    facts: dict  # for the manifest: backend, device, dtype, quantization, stop_tokens
+    complete: Callable[[list[str]], list[dict]]
+    batch_size: Callable[[list[str]], tuple[int, str]]  # of the study's prompts; with the reason
+
+
+def writer(study: Study, name: str, backend: str = "hf") -> Writer:
+    """Load a constituent or merge for writing.
+
+    Raises:
+        StudyError: the backend is not installed, or cannot do what the study asks for.
+    """
+    check_backend(study, backend)
+    most, templated = study.generation.max_new_tokens, study.generation.chat_template
+    if backend == "vllm":
+        llm, tokenizer, stops, dtype, how = _load_vllm(study, name)
+        facts = {"device": "cuda", "dtype": dtype}
+
+        def answer(texts: list[str]) -> list[dict]:
+            return complete_vllm(llm, tokenizer, texts, most, stops, templated)
+
+        def size(texts: list[str]) -> tuple[int, str]:
+            return (study.generation.batch_size, "set by the study") if study.generation.batch_size else (VLLM_ROWS, "written to disk at once")
+    else:
+        model, tokenizer, how = models.load(study, name)
+        stops = models.as_list(model.generation_config.eos_token_id)
+        facts = {"device": model.device.type, "dtype": str(model.dtype).removeprefix("torch.")}
+
+        def answer(texts: list[str]) -> list[dict]:
+            return complete(model, tokenizer, texts, most, templated)
+
+        def size(texts: list[str]) -> tuple[int, str]:
+            return pick_batch_size(study, model, tokenizer, texts)
+
+    facts |= {"backend": backend, "quantization": study.generation.quantization, "stop_tokens": tokenizer.convert_ids_to_tokens(stops)}
+    return Writer(tokenizer, how, facts, answer, size)
+
+
+def check_backend(study: Study, backend: str) -> None:
+    """Stop, before anything is loaded, if this machine or study has no use of the backend."""
+    if backend not in ("hf", "vllm"):
+        raise StudyError(f"backend {backend!r} is not one of hf, vllm")
+    if backend == "vllm" and importlib.util.find_spec("vllm") is None:
+        raise StudyError("backend vllm: the package is not installed; pip install vllm (Linux with a GPU), or take the backend hf")
+    if backend == "vllm" and study.generation.quantization == "int8":
+        raise StudyError("generation.quantization = 'int8': the backend vllm loads none or nf4; take one of them, or the backend hf")
+
+
+def complete(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], max_new_tokens: int, templated: bool = False
+) -> list[dict]:
+    """Greedy continuations of one batch, by ``generate`` in segments of a few steps; rows that have finished leave between two.
+
+    The cache goes on from segment to segment, so nothing is computed twice.
+
+    Returns:
+        one dict a text: definition (stripped), tokens (generated, without the stop token),
+        finish (``stop``, ``length`` or ``empty``).
+    """
+    import torch
+
+    batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not templated).to(model.device)
+    ids, mask, cache = batch["input_ids"], batch["attention_mask"], None
+    last, segment = ids.shape[1] + max_new_tokens, SEGMENT[ids.device.type]
+    stops = models.as_list(model.generation_config.eos_token_id)
+    ends = torch.tensor(stops, device=ids.device)
+    said: list[list[int]] = [[] for _ in texts]
+    rows = list(range(len(texts)))  # of ``texts``, that are not finished
+    with torch.inference_mode():
+        while rows and ids.shape[1] < last:
+            output = model.generate(
+                input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=min(segment, last - ids.shape[1]),
+                do_sample=False, num_beams=1, pad_token_id=tokenizer.pad_token_id, return_dict_in_generate=True,
+            )  # fmt: skip
+            new = output.sequences[:, ids.shape[1] :]
+            for row, tokens in zip(rows, new.tolist(), strict=True):
+                said[row] += tokens
+            ids, cache = output.sequences, output.past_key_values
+            mask = torch.nn.functional.pad(mask, (0, new.shape[1]), value=1)
+            going = (~torch.isin(new, ends).any(dim=1)).nonzero().squeeze(1)
+            if 0 < len(going) < len(rows):
+                cache.batch_select_indices(going)
+                ids, mask = ids[going], mask[going]
+            rows = [rows[i] for i in going.tolist()]
+    return [_row(tokenizer, tokens, stops) for tokens in said]
+
+
+def complete_vllm(llm, tokenizer: PreTrainedTokenizerBase, texts: list[str], max_new_tokens: int, stops: list[int], templated: bool) -> list[dict]:
+    """As ``complete``, by vLLM's engine, which schedules the rows itself."""
+    from vllm import SamplingParams
+
+    sampling = SamplingParams(temperature=0, max_tokens=max_new_tokens, stop_token_ids=stops)
+    tokenized = tokenizer(texts, add_special_tokens=not templated)["input_ids"]  # a template brings its own beginning-of-text
+    outputs = llm.generate([{"prompt_token_ids": ids} for ids in tokenized], sampling, use_tqdm=False)
+    return [_row(tokenizer, list(output.outputs[0].token_ids), stops, output.outputs[0].finish_reason == "stop") for output in outputs]
+
+
+def _row(tokenizer: PreTrainedTokenizerBase, tokens: list[int], stops: list[int], stopped: bool = False) -> dict:
+    end = next((i for i, token in enumerate(tokens) if token in stops), None)
+    kept = tokens if end is None else tokens[:end]
+    text = tokenizer.decode(kept, skip_special_tokens=True).strip()
+    finish = "stop" if stopped or end is not None else "length"
+    return {"definition": text, "tokens": len(kept), "finish": finish if text else "empty"}
+
+
+def _load_vllm(study: Study, name: str) -> tuple:
+    """Engine, tokenizer, stop tokens, dtype, and the line to print."""
+    from transformers import AutoTokenizer, GenerationConfig
+    from vllm import LLM
+
+    folder = models.locate(study, name)
+    dtype, reason = models.pick_dtype(study, "cuda")
+    quantization = {"none": None, "nf4": "bitsandbytes"}[study.generation.quantization]
+    llm = LLM(model=str(folder), dtype=dtype, quantization=quantization, seed=0)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    config = folder / "generation_config.json"
+    stops = models.stop_tokens(GenerationConfig.from_pretrained(folder).eos_token_id if config.exists() else None, tokenizer)
+    ends = " ".join(tokenizer.convert_ids_to_tokens(stops))
+    return llm, tokenizer, stops, dtype, f"{name} in vLLM in {dtype} ({reason}), quantization {study.generation.quantization}, stops at {ends}"
+
+
+def pick_batch_size(study: Study, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> tuple[int, str]:
+    """Batch size and the reason for it: the study's own, or what the free memory holds (a power of two)."""
+    if study.generation.batch_size:
+        return study.generation.batch_size, "set by the study"
+    device = model.device.type
+    longest = max(len(ids) for ids in tokenizer(texts)["input_ids"])
+    free, row = free_memory(device), row_bytes(model, longest, study.generation.max_new_tokens)
+    fits = max(1, int(SHARE[device] * free / row))
+    size = min(MOST_ROWS[device], 2 ** (fits.bit_length() - 1))
+    why = f"{free / 2**30:.1f} GiB free on {device}, at most {row / 2**20:.1f} MiB a row"
+    if size >= len(texts):
+        return len(texts), f"all at once: {why}"
+    return size, why + (", and more rows gain little" if size == MOST_ROWS[device] else "")
+
+
+def free_memory(device: str) -> int:
+    """Bytes that could be allocated now; on a GPU with what PyTorch holds without using it."""
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    import psutil
+
+    return psutil.virtual_memory().available
+
+
+def row_bytes(model: PreTrainedModel, prompt_tokens: int, new_tokens: int) -> int:
+    """Most memory that one row needs: its keys and values, its prompt's activations, its scores over the vocabulary."""
+    config, size = model.config.get_text_config(), model.dtype.itemsize
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    keys_values = 2 * config.num_hidden_layers * config.num_key_value_heads * head * (prompt_tokens + new_tokens) * size
+    activations = prompt_tokens * (4 * config.intermediate_size + 8 * config.hidden_size) * size
+    scores = config.vocab_size * (size + 4 + 4)  # and the float32 copies that generate ranks
+    return int(1.1 * keys_values) + activations + scores  # a tenth: one layer at a time is copied when it grows
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on either kind of device."""
+    import torch
+
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def release() -> None:
+    """Give back what a failed batch had allocated."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,124 @@
+"""Is a difference between two models in one benchmark column larger than noise? Paired by item.
+
+A column is the unweighted mean over its data sets of a mean score, or a correlation. Two models answer
+the same items, so an item's two answers stay together: the interval resamples items within each data
+set, and the test swaps the two models' answers item by item (approximate randomisation; Noreen 1989,
+Computer-Intensive Methods for Testing Hypotheses). For right-or-wrong answers to one data set that is
+McNemar's test. Items with equal answers are alike, so that only their counts are drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+RESAMPLES = 9999
+NAN = float("nan")
+
+
+def compare_means(pairs: Sequence[tuple[Sequence[float], Sequence[float]]], seed: int = 0) -> dict:
+    """Difference of two models' column means.
+
+    Args:
+        pairs: for each data set the two models' item scores, shape (items,) each; pairs with a NaN are left out.
+
+    Returns:
+        n (pairs), difference (mean over data sets of the mean of a − b), low and high (95 % percentile
+        bootstrap, items drawn within their data set), p (two-sided, paired randomisation), reason.
+    """
+    sets = []
+    for a, b in pairs:
+        gaps = np.round(np.asarray(a, float) - np.asarray(b, float), 9)
+        sets.append(gaps[~np.isnan(gaps)])
+    n = sum(map(len, sets))
+    if not sets or not all(map(len, sets)):
+        return _missing(n, "no items with both scores")
+    return _means(tuple(gaps.tobytes() for gaps in sets), seed) | {"n": n}
+
+
+@lru_cache(maxsize=1024)  # a table and its stars ask for the same comparisons
+def _means(sets: tuple[bytes, ...], seed: int) -> dict:
+    draw, found, resampled, swapped = np.random.default_rng(seed), 0.0, np.zeros(RESAMPLES), np.zeros(RESAMPLES)
+    for gaps in map(np.frombuffer, sets):
+        means, flipped = _draw(draw, gaps)
+        found += gaps.mean() / len(sets)
+        resampled += means / len(sets)
+        swapped += flipped / len(sets)
+    return _result(len(sets), found, resampled, swapped)
+
+
+def _draw(draw: np.random.Generator, gaps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means of resampled differences, and of differences with random signs, shape (resamples,) each."""
+    n = len(gaps)
+    values, counts = np.unique(gaps, return_counts=True)
+    if len(values) <= n / 4:  # equal differences are alike: their counts say all
+        signs = 2 * draw.binomial(counts, 0.5, (RESAMPLES, len(counts))) - counts
+        return draw.multinomial(n, counts / n, RESAMPLES) @ values / n, signs @ values / n
+    means, flipped = [], []
+    for size in [100] * (RESAMPLES // 100) + [RESAMPLES % 100]:  # in pieces, to spare memory
+        means.append(gaps[draw.integers(0, n, (size, n))].mean(axis=1))
+        flipped.append((2 * draw.integers(0, 2, (size, n), dtype=np.int8) - 1) @ gaps / n)
+    return np.concatenate(means), np.concatenate(flipped)
+
+
+def compare_items(a: Sequence[float], b: Sequence[float], seed: int = 0) -> dict:
+    """One data set: as ``compare_means``, with ``test``: McNemar's exact one (1947) where items are right (1) or wrong (0), else randomisation."""
+    from statsmodels.stats.contingency_tables import mcnemar
+
+    found, test = compare_means([(a, b)], seed), "randomisation"
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    both = ~np.isnan(a) & ~np.isnan(b)
+    if both.any() and np.isin([a[both], b[both]], (0, 1)).all():
+        table = [[np.sum((a == x) & (b == y)) for y in (1, 0)] for x in (1, 0)]
+        found, test = found | {"p": float(mcnemar(table, exact=True).pvalue)}, "McNemar"
+    return found | {"test": test}
+
+
+def compare_correlations(a: Sequence[float], b: Sequence[float], gold: Sequence[float], seed: int = 0) -> dict:
+    """Difference of two models' Pearson correlations with the gold values, shape (items,) each.
+
+    Returns:
+        as ``compare_means``; everything is NaN where one of the two correlations is undefined. A resample
+        in which one is undefined is left out of the interval and counts against a difference in the test.
+    """
+    items = np.column_stack([np.asarray(column, float) for column in (a, b, gold)])
+    return _correlations(items[~np.isnan(items).any(axis=1)].tobytes(), seed)
+
+
+@lru_cache(maxsize=1024)
+def _correlations(answers: bytes, seed: int) -> dict:
+    items = np.frombuffer(answers).reshape(-1, 3)
+    kinds, counts = np.unique(items, axis=0, return_counts=True)
+    first, second, truth = kinds.T if len(kinds) else np.empty((3, 0))
+    found = float((_pearson(counts[None], first, truth) - _pearson(counts[None], second, truth))[0])
+    if np.isnan(found):
+        return _missing(len(items), "a correlation is undefined: one side is constant")
+    draw = np.random.default_rng(seed)
+    weights = draw.multinomial(len(items), counts / len(items), RESAMPLES)
+    resampled = _pearson(weights, first, truth) - _pearson(weights, second, truth)
+    swaps = draw.binomial(counts, 0.5, (RESAMPLES, len(counts)))  # of equal items, how many change hands
+    both, truth = np.concatenate([first, second]), np.concatenate([truth, truth])
+    swapped = _pearson(np.hstack([counts - swaps, swaps]), both, truth) - _pearson(np.hstack([swaps, counts - swaps]), both, truth)
+    return _result(len(items), found, resampled, swapped)
+
+
+def _pearson(weights: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Pearson's r of weighted points, shape (rows,) for weights of shape (rows, points); NaN where undefined."""
+    total = weights.sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        x_mean, y_mean = weights @ x / total, weights @ y / total
+        xy = weights @ (x * y) / total - x_mean * y_mean
+        spread = (weights @ x**2 / total - x_mean**2) * (weights @ y**2 / total - y_mean**2)
+        return np.where(spread > 1e-12, xy / np.sqrt(np.maximum(spread, 1e-12)), NAN)
+
+
+def _missing(n: int, reason: str) -> dict:
+    return {"n": n, "difference": NAN, "low": NAN, "high": NAN, "p": NAN, "reason": reason}
+
+
+def _result(n: int, found: float, resampled: np.ndarray, swapped: np.ndarray) -> dict:
+    low, high = np.nanpercentile(resampled, [2.5, 97.5]) if not np.isnan(resampled).all() else (NAN, NAN)
+    beyond = np.sum(~(np.abs(swapped) < abs(found) - 1e-9))  # undefined ones too
+    return {"n": n, "difference": float(found), "low": float(low), "high": float(high), "p": float((beyond + 1) / (RESAMPLES + 1)), "reason": ""}
