@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import warnings
 from functools import cache
 from html import escape
 from pathlib import Path
@@ -99,7 +101,21 @@ def _export(fig: go.Figure, files: list[Path]) -> str:
         pio.write_images([fig] * len(files), files, scale=2, width=width, height=height)
     except (KaleidoError, RuntimeError, OSError) as error:  # Chrome is there and does not start, hangs or dies
         return f"Chrome failed with {type(error).__name__}"
+    keep_chrome_open()
     return ""
+
+
+@cache
+def keep_chrome_open() -> None:
+    """One Chrome for the further pictures of this process: kaleido starts another for each, which takes seconds.
+
+    Only once a picture was made, because a Chrome that does not start would be waited for without end.
+    """
+    import kaleido
+
+    kaleido.start_sync_server(silence_warnings=True)
+    atexit.register(kaleido.stop_sync_server, silence_warnings=True)
+    warnings.filterwarnings("ignore", "The kopts argument is ignored if using a server", UserWarning)  # Plotly's call, not the user's
 
 
 def finish(fig: go.Figure, title: str | dict, alt: str, **layout: object) -> go.Figure:
