@@ -74,7 +74,8 @@ def correlate(a: Sequence[float], b: Sequence[float]) -> dict:
     rho, p = map(float, stats.spearmanr(a, b))
     if len(a) <= 7:
         ranks = [side - side.mean() for side in (stats.rankdata(a), stats.rankdata(b))]  # ρ is the ranks' scalar product, up to a factor
-        p = float(stats.permutation_test(ranks[:1], lambda x, axis: (x * ranks[1]).sum(axis=axis), permutation_type="pairings", vectorized=True).pvalue)
+        found_p = stats.permutation_test(ranks[:1], lambda x, axis: (x * ranks[1]).sum(axis=axis), permutation_type="pairings", vectorized=True)
+        p = float(found_p.pvalue)
     if len(a) < 4 or abs(rho) > 1 - 1e-9:
         return found | {"rho": rho, "p": p, "reason": "fewer than four values" if len(a) < 4 else "a perfect order has no interval"}
     reach = stats.norm.ppf((1 + LEVEL) / 2) * np.sqrt((1 + rho**2 / 2) / (len(a) - 3))
