@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
@@ -83,7 +84,7 @@ def load_scores(study: Study, twins: bool = False) -> pd.DataFrame:
     """
     folder = study.folder / "scores"
     files = [p for p in sorted(folder.glob("*/*.jsonl")) if p.stem not in NOT_RUNS and (twins or not is_twin(study, p.stem))]
-    rows = [row for path in files for row in _checked(path)]
+    rows = [row for path in files for row in _checked(path, path.stat().st_mtime_ns)]
     if not rows:
         raise StudyError(f"no scores in {relative(folder)}; run 05_judge.ipynb with -p study {study.name}")
     table = terms(study).astype({"term_id": str})
@@ -105,7 +106,8 @@ def load_scores(study: Study, twins: bool = False) -> pd.DataFrame:
     return whole.assign(status=whole["status"].fillna("not judged")).merge(table[own], on="term_id")
 
 
-def _checked(path: Path) -> list[dict]:
+@lru_cache(maxsize=512)  # every table and figure asks for the same files
+def _checked(path: Path, changed: int) -> list[dict]:
     rows = read_jsonl(path)
     if wrong := [row for row in rows if (row["judge"], row["run"]) != (path.parent.name, path.stem)]:
         raise StudyError(f"{relative(path)}: holds a row of judge {wrong[0]['judge']!r} and run {wrong[0]['run']!r}")
