@@ -111,6 +111,8 @@ def test_definitions_and_benchmarks_are_drawn_here_and_as_published(study):
     drawn = [trace for trace in fig.data if trace.name == "SLERP" and trace.xaxis == "x3"]  # second row, first column
     assert (drawn[0].x[0], drawn[0].y[0]) == (0.401, 5.64)
     assert "n = 7" in words(fig)
+    legend = [trace.name for trace in fig.data if trace.showlegend]
+    assert sorted(legend) == sorted({trace.name for trace in fig.data}), "every model once, also one that a source lacks"
     dots = figures.correlations(published.correlations(study))
     assert [trace.name for trace in dots.data] == ["here", "published"]
     assert len(dots.data[0].x) == 9

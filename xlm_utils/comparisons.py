@@ -43,7 +43,7 @@ def together(tables: Mapping[str, pd.DataFrame], columns: Mapping[str, str]) -> 
         tables: source → a row per model (index: its label), a column ``score`` and one per benchmark; NaN where there is no value.
         columns: key of a benchmark → its name.
     """
-    models = list(dict.fromkeys(model for table in tables.values() for model in table.index))
+    models, shown = list(dict.fromkeys(model for table in tables.values() for model in table.index)), set()  # shown: in the legend
     titles = [_correlated(name, table[key], table["score"]) for table in tables.values() for key, name in columns.items()]
     fig = make_subplots(len(tables), len(columns), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.04, vertical_spacing=0.26)
     for row, table in enumerate(tables.values(), 1):
@@ -52,8 +52,9 @@ def together(tables: Mapping[str, pd.DataFrame], columns: Mapping[str, str]) -> 
                 known = table.loc[table.index == model, [key, "score"]].dropna()
                 marker = {"size": 11, "color": MODELS[number % len(MODELS)], "symbol": SYMBOLS[number % len(SYMBOLS)]}
                 fig.add_scatter(x=known[key], y=known["score"], mode="markers", name=model, legendgroup=model, marker=marker, cliponaxis=False,
-                                showlegend=row == column == 1, hovertemplate=f"{model}: %{{x:.3f}}, %{{y:.2f}}<extra></extra>",
+                                showlegend=len(known) > 0 and model not in shown, hovertemplate=f"{model}: %{{x:.3f}}, %{{y:.2f}}<extra></extra>",
                                 row=row, col=column)  # fmt: skip
+                shown |= {model} if len(known) else set()
         fig.update_yaxes(title={"text": list(tables)[row - 1].replace(": ", ":<br>"), **SMALL}, row=row, col=1)
         for column, name in enumerate(columns.values(), 1):
             fig.update_xaxes(title={"text": name, **SMALL, "standoff": 6}, nticks=5, tickfont_size=11, row=row, col=column)

@@ -177,7 +177,8 @@ def scatter_terms(study: Study, a: str, b: str, judge: str | None = None, refere
                         marker={"color": color, "size": 9 if len(table) < 200 else 6, "opacity": 0.65})  # fmt: skip
     for side, terms in ((-1, gain[gain > 0].nlargest(8)), (1, gain[gain < 0].nsmallest(8))):
         for term in _apart(shown.loc[terms.index], 3):
-            fig.add_annotation(x=shown[a][term], y=shown[b][term], text=escape(facts.translation[term]), ax=25 * side, ay=18 * side, **SMALL,
+            fig.add_annotation(x=shown[a][term], y=shown[b][term], text=escape(facts.translation[term]), ay=18 * side, **SMALL,
+                               ax=25 * (side if shown[a][term] > 1 else 1.4),
                                arrowcolor=GREY, arrowwidth=1, arrowhead=0)  # fmt: skip
     subtitle = f"{judge_label(judge)}, against {REFERENCES[reference]}, n = {len(table)}"
     title = {"text": f"{row_label(study, a)} and {row_label(study, b)}, term by term", "subtitle": {"text": subtitle, "font_size": 13}}
