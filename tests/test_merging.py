@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from synthetic import make_study
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from xlm_utils import figures, merging, methods, settings, tables
+from xlm_utils import figures, merging, methods, published, settings, table2, tables
 from xlm_utils import study as study_module
 from xlm_utils.models import locate
 from xlm_utils.records import read_manifest, sha256
@@ -581,9 +581,9 @@ def test_one_new_file_is_a_new_method_in_every_table_and_figure(tmp_path, monkey
         monkeypatch.setattr(module, "PARAMS", params)
     assert merging.merge(pico_study("llama"), "gentle@ancestor").name == "gentle@ancestor"
     study, label = make_study(tmp_path / "made", monkeypatch), "Gentle TIES (base: ancestor)"
-    for table in (tables.table1(study), tables.table2(study)):
+    for table in (tables.table1(study), table2.table2(study)):
         assert label in table.index
-    for figure in (figures.histograms(study), figures.forest(study), figures.seen_unseen(study), figures.benchmark_heatmap(study)):
+    for figure in (figures.histograms(study), figures.forest(study), figures.seen_unseen(study), figures.benchmark_gaps(*published.gaps(study))):
         assert label in figure.to_json()
 
 
