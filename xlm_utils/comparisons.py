@@ -81,10 +81,11 @@ def correlations(frame: pd.DataFrame) -> go.Figure:
         fig.add_scatter(x=part["rho"], y=np.arange(len(part)) + shift, mode="markers", name=source, text=says, hoverinfo="text", error_x=bars,
                         marker={"size": 10, "color": color, "symbol": "circle" if color == BLUE else "diamond"})  # fmt: skip
     fig.add_vline(x=0, line={"color": INK, "width": 1})
-    absent = [f"{name} ({', '.join(s for s in dict.fromkeys(frame.columns.get_level_values(0)) if np.isnan(frame.loc[name, (s, 'rho')]))})"
-              for name in frame.index if frame.xs("rho", axis=1, level=1).loc[name].isna().any()]  # fmt: skip
+    rho = frame.xs("rho", axis=1, level=1)
+    absent = [f"undefined, {source}: {', '.join(rho.index[rho[source].isna()])}" for source in rho if rho[source].isna().any()]
     fig.update_yaxes(tickvals=list(range(len(frame))), ticktext=list(frame.index), range=[len(frame) - 0.5, -0.5], zeroline=False)
-    says = f"Spearman’s ρ over models{'; undefined: ' + ', '.join(absent) if absent else ''}"
+    says = "<br>".join(["Spearman’s ρ over models", *absent])
     fig.update_xaxes(title={"text": says, **SMALL}, range=[-1.05, 1.05], dtick=0.5, zeroline=False)
     title = "Do definition scores and benchmarks move together?"
-    return finish(fig, title, f"{title} {says}.", height=150 + 38 * len(frame), legend=BELOW, margin={"l": 110, "t": 55, "b": 95})
+    alt = f"{title} {says.replace('<br>', '; ')}."
+    return finish(fig, title, alt, height=170 + 38 * len(frame), legend=BELOW, margin={"l": 110, "t": 55, "b": 115})
