@@ -161,3 +161,12 @@ def test_the_repository_s_address_stands_in_one_place():
     for path in [ROOT / "README.md", *sorted((ROOT / "notebooks").glob("*.ipynb"))]:
         for found in re.findall(r"github(?:\.com)?/([\w.-]+/[\w-]+)", Path(path).read_text(encoding="utf-8")):
             assert found == owner, f"{path.name}: {found}"
+
+
+def test_no_table_and_figure_share_a_file_name():
+    """Both are written as ``<name>.html``; the later one would replace the earlier."""
+    code = "\n".join(cell.source for name in NUMBERED for cell in cells(name, "code"))
+    drawn, tabled = re.findall(r'"(\w+)", plan\.figures\)', code), re.findall(r'save_table\(.*, "(\w+)"\)', code)
+    assert len(drawn) > 8
+    assert len(tabled) > 8
+    assert not set(drawn) & set(tabled)
