@@ -27,7 +27,7 @@ study: install  ## check what another study of params/ needs, then run it: make 
 
 test: install  ## ruff, unit tests, and every notebook executed at smoke size
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 rehearse: install  ## run STUDY=paper from its first check to its last figure, with a loopback hub and loopback judges (minutes)
 	@$(BIN)/python -m tests.rehearse

@@ -80,7 +80,7 @@ def test_a_default_override_changes_nothing():
 def test_smoke_shrinks_any_study(monkeypatch):
     monkeypatch.setenv("XLM_SMOKE", "1")
     study = open_study("demo")
-    assert (study.vocabulary.sample, study.benchmarks.items, len(study.methods)) == (4, 2, 2)
+    assert (study.vocabulary.sample, study.benchmarks.items, len(study.methods)) == (4, 1, 2)
     assert study.folder.name == "demo+smoke=1"
 
 

@@ -36,7 +36,7 @@ OVERRIDES = {
 }
 MERGE_OVERRIDES = ("evaluations", "seed")  # these change merges without changing their names
 ADDING_OVERRIDES = ("dare_seeds",)  # these add results and change none, so they need no folder of their own
-SMOKE = {"limit": 4, "items": 2, "max_new_tokens": 12, "evaluations": 2}  # XLM_SMOKE=1: the size of the tests
+SMOKE = {"limit": 4, "items": 1, "max_new_tokens": 12, "evaluations": 2}  # XLM_SMOKE=1: the size of the tests
 
 
 class Study:

@@ -24,9 +24,21 @@ if TYPE_CHECKING:
 
 FEWSHOT_SEED = 1234  # the harness's own default, so that `lm-eval run` draws the same examples
 LOGITS_AT_ONCE = 2**27  # half a GiB in fp32
+LEAST_FILLED = 0.7  # of a batch's width that each of its rows fills; padding is computed like text, a batch more costs one reading of the weights
 
 Tokens = tuple[int, ...]
 Answer = tuple[float, bool]
+
+
+def batches(rows: list, lengths: list[int], budget: int) -> Iterator[list]:
+    """Consecutive rows, longest first, as many as fit a budget of tokens when padded to the longest, and as are nearly as long as it."""
+    start = 0
+    while start < len(rows):
+        end, most = start + 1, start + budget // lengths[start]
+        while end < min(most, len(rows)) and lengths[end] >= LEAST_FILLED * lengths[start]:
+            end += 1
+        yield rows[start:end]
+        start = end
 
 
 class PreparedTask(ConfigurableTask):
@@ -83,18 +95,10 @@ class SharedPromptLM(HFLM):
             wanted[keys[-1][0]][keys[-1][1]] = None
         prompts = sorted(wanted, key=len, reverse=True)
         with tqdm(total=len(prompts), desc="prompts", delay=60) as progress:
-            for batch in self._batches(prompts, [len(p) for p in prompts]):
+            for batch in batches(prompts, [len(p) for p in prompts], self.batch_tokens):
                 self._score(batch, wanted)
                 progress.update(len(batch))
         return [wanted[prompt][option] for prompt, option in keys]
-
-    def _batches(self, rows: list, lengths: list[int]) -> Iterator[list]:
-        """Consecutive rows, longest first, as many as fit the token budget when padded to the longest."""
-        start = 0
-        while start < len(rows):
-            size = max(1, self.batch_tokens // lengths[start])
-            yield rows[start : start + size]
-            start += size
 
     @torch.inference_mode()
     def _score(self, prompts: list[Tokens], wanted: dict[Tokens, dict[Tokens, Answer | None]]) -> None:
@@ -113,10 +117,7 @@ class SharedPromptLM(HFLM):
                 if len(option) > 1:
                     longer.append((row, option))
         longer.sort(key=lambda pair: len(pair[1]), reverse=True)
-        most = max(1, LOGITS_AT_ONCE // first.shape[-1])
-        while longer:
-            size = max(1, most // (len(longer[0][1]) - 1))
-            now, longer = longer[:size], longer[size:]
+        for now in batches(longer, [len(option) - 1 for _, option in longer], LOGITS_AT_ONCE // first.shape[-1]):
             rows = torch.tensor([row for row, _ in now], device=self.device)
             scores = self._continue(read.past_key_values, mask, lengths, rows, [option for _, option in now])
             for (row, option), (likelihood, greedy) in zip(now, scores, strict=True):
@@ -156,7 +157,7 @@ class SharedPromptLM(HFLM):
             lengths = {key: len(self.tok_encode(key[0])) for key in distinct if key[1] == settings}
             self.truncated.update(prompt for (prompt, _), length in lengths.items() if length > self.max_length - new)
             ordered = sorted(lengths, key=lengths.__getitem__, reverse=True)
-            for batch in self._batches(ordered, [lengths[key] + new for key in ordered]):
+            for batch in batches(ordered, [lengths[key] + new for key in ordered], self.batch_tokens):
                 self.batch_size_per_gpu = len(batch)
                 texts = super().generate_until([distinct[key] for key in batch], disable_tqdm=True)
                 answers.update(zip(batch, texts, strict=True))
