@@ -213,3 +213,19 @@ def test_arcee_fusion_takes_the_important_weights_of_the_expert(pico_study):
         expected[name] = torch.where(importance >= threshold, expert[name], general[name])
     assert_few(aside)
     assert_equal(merged, expected, but=aside)
+
+
+def test_evolved_dare_ties_weighs_and_drops_each_model_by_its_own_parameters(pico_study):
+    study = pico_study("gemma")
+    values = {"general_weight": 0.5, "expert_weight": 0.9, "general_density": 0.6, "expert_density": 0.3}
+    merged = weights(merging.merge(study, "evo_dare_ties@ancestor#2", values))
+    root, (general, expert) = changes_of(study, "ancestor")
+    torch.manual_seed(2)
+    expected = {}
+    for name in root:
+        changes = []
+        for change, weight, density in ((general[name], 0.5, 0.6), (expert[name], 0.9, 0.3)):
+            kept = change * torch.bernoulli(torch.full(change.shape, density, dtype=torch.float32)).double()
+            changes.append(weight * kept * change.abs().sum() / kept.abs().sum())
+        expected[name] = consensus(root[name], changes, 1, normalize=False)
+    assert_equal(merged, expected)
