@@ -340,7 +340,7 @@ def test_a_chat_template_wraps_the_prompts_and_its_absence_is_an_error(study, pi
 def test_a_missing_vllm_and_an_unknown_backend_are_one_sentence(study, monkeypatch):
     the_study = study(items=1)
     prepared = benchmarks.Prepared()
-    monkeypatch.setattr(benchmarks.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(models, "find_spec", lambda name: None)
     with pytest.raises(StudyError, match="backend vllm: the package is not installed"):
         benchmarks.evaluate(the_study, prepared, "expert", backend="vllm")
     with pytest.raises(StudyError, match="backend 'tgi' is not one of hf, vllm"):

@@ -228,9 +228,9 @@ def test_vllm_gets_the_folder_greedy_sampling_and_the_same_stop_tokens(pico_stud
 
 def test_vllm_that_is_not_installed_or_cannot_quantise_is_one_sentence_before_anything_is_loaded(pico_study, monkeypatch):
     monkeypatch.setattr(models, "locate", lambda *_: pytest.fail("looked for weights"))
-    monkeypatch.setattr(decoding.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(models, "find_spec", lambda name: None)
     with pytest.raises(StudyError, match="vllm: the package is not installed"):
         decoding.writer(pico_study("llama"), "expert", "vllm")
-    monkeypatch.setattr(decoding.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(models, "find_spec", lambda name: object())
     with pytest.raises(StudyError, match=r"int8.*none or nf4"):
         decoding.writer(pico_study("llama", generation={"quantization": "int8"}), "expert", "vllm")

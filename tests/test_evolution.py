@@ -227,3 +227,21 @@ def test_an_objective_that_is_not_a_number_stops_the_search(pico_study):
 def test_a_method_without_parameters_can_not_be_searched(pico_study):
     with pytest.raises(StudyError, match="model_stock: its card has no parameter"):
         evolution.search(pico_study("llama"), lambda *_: {}, name="model_stock")
+
+
+@pytest.mark.parametrize("quantization", ["int8", "nf4"])
+def test_a_search_needs_models_that_are_not_quantised(pico_study, quantization):
+    """Candidates are written into the live model: into nf4 they don't fit, and int8 would round them to nothing."""
+    study = pico_study("llama", generation={"quantization": quantization})
+    with pytest.raises(StudyError, match=f"generation.quantization = '{quantization}': a search writes its candidates into a live model"):
+        evolution.search(study, Closeness)
+
+
+def test_a_search_with_another_chat_template_or_method_is_another_search(pico_study, capsys):
+    study = pico_study("llama", evolution={"evaluations": 2, "population": 2})
+    evolution.search(study, Closeness)
+    study.settings = study.settings.model_copy(update={"benchmarks": study.benchmarks.model_copy(update={"chat_template": True})})
+    evolution.search(study, Closeness)
+    assert "already searched" not in capsys.readouterr().out
+    assert evolution._file("evo_dare_ties@ancestor#3") == "evolution@ancestor.jsonl"
+    assert evolution._file("evo_ties") == "evolution_evo_ties.jsonl"

@@ -213,6 +213,8 @@ def test_a_retry_after_is_read_as_seconds_milliseconds_date_or_google_detail():
     assert after({}, "{'retryDelay': '1.5s'}") == 1.5
     assert after({}, "") is None
     assert after({"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}, "") == 0
+    for nonsense in ("60s", "-1", "soon", "1.2.3"):
+        assert after({"retry-after": nonsense}, "") is None
 
 
 def test_the_announced_shutdown_date_is_read_from_the_servers_model():

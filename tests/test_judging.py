@@ -229,7 +229,9 @@ def test_text_in_a_definition_changes_nothing_but_that_text_in_the_prompt(study,
 def test_a_template_with_an_unknown_field_is_an_error_naming_the_valid_ones():
     assert fill("{a}{b}{a}", a="{b}", b="x") == "{b}x{b}"
     with pytest.raises(StudyError, match=r"\{trem\} is not one of term, reference"):
-        fill("Is {trem} right?", term="", reference="")
+        fill("Is {trem} right? {term} {reference}", term="", reference="")
+    with pytest.raises(StudyError, match=r"\{reference\} is not in it"):
+        fill("Is {term} right?", term="", reference="")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 
 from xlm_utils import pipeline
 from xlm_utils.records import Step
-from xlm_utils.study import StudyError, open_study
+from xlm_utils.study import PARAMS, StudyError, open_study
 
 
 @pytest.fixture
@@ -107,6 +107,16 @@ def test_a_stage_without_its_results_is_named(stage, monkeypatch):
     monkeypatch.setattr(pipeline, "execute", lambda *_: None)
     with pytest.raises(StudyError, match="01_curate ended without"):
         pipeline.run("demo")
+
+
+def test_a_study_by_a_relative_path_reaches_kernels_in_another_folder(stage, tmp_path, monkeypatch):
+    given = []
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text((PARAMS / "demo.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    monkeypatch.setattr(pipeline, "execute", lambda notebook, output, parameters: given.append(parameters))
+    with pytest.raises(StudyError, match="ended without"):
+        pipeline.run("mine.yaml")
+    assert given == [{"study": str(tmp_path / "mine.yaml")}]
 
 
 def test_a_failed_notebook_is_named_and_kept_with_what_it_did(tmp_path, monkeypatch):

@@ -10,13 +10,14 @@ import sys
 from collections import namedtuple
 
 import pytest
+import yaml
 
 from tests import published
 from tests.hub import TOKEN, Hub
 from tests.loopback import Loopback
 from xlm_utils import budget, models, pipeline, preflight
 from xlm_utils.judges import load_card
-from xlm_utils.study import ROOT, StudyError, open_study
+from xlm_utils.study import PARAMS, ROOT, StudyError, open_study
 
 STAGES = ["01_curate", "02_translate", "03_merge", "04_generate", "05_judge", "06_benchmark", "07_figures"]
 
@@ -170,3 +171,14 @@ def test_the_presets_fit_their_own_limits(monkeypatch, tmp_path):
     monkeypatch.setenv("XLM_HOME", str(tmp_path))
     for name in ("demo", "open", "paper"):
         budget.cost(open_study(name), STAGES, 8e9)
+
+
+def test_a_misspelt_arm_and_a_column_without_choices_are_told_before_anything_is_paid(tmp_path):
+    wrong = [({"methods": ["ties@ancester"]}, "there is no base 'ancester'"), ({"evolution": {"columns": ["jsquad"]}}, "'jsquad' has no choices")]
+    for changes, words in wrong:
+        preset = yaml.safe_load((PARAMS / "demo.yaml").read_text(encoding="utf-8"))
+        for key, value in changes.items():
+            preset[key] = preset[key] | value if isinstance(value, dict) else value
+        (tmp_path / "mine.yaml").write_text(yaml.safe_dump(preset), encoding="utf-8")
+        with pytest.raises(StudyError, match=words):
+            preflight.preflight(open_study(str(tmp_path / "mine.yaml")), ["02_translate", "03_merge"])

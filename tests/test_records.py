@@ -29,6 +29,13 @@ def test_a_torn_last_line_is_dropped_and_then_overwritten(tmp_path):
     assert read_jsonl(file) == [{"a": 1}, {"a": 3}]
 
 
+@pytest.mark.parametrize("odd", ["\u2028", "\u2029", "\x85", "\x0b", "\r"])
+def test_a_line_separator_inside_a_text_ends_no_row(tmp_path, odd):
+    rows = [{"a": "x"}, {"a": f"y{odd}z"}, {"a": "w"}]
+    append_jsonl(tmp_path / "rows.jsonl", rows)
+    assert read_jsonl(tmp_path / "rows.jsonl") == rows
+
+
 def test_a_broken_line_in_the_middle_is_an_error_with_its_number(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text('{"a": 1}\nnot json\n{"a": 2}\n')

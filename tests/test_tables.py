@@ -64,6 +64,17 @@ def test_published_numbers_belong_to_the_published_base_only(study):
     assert results.published_key(study, "ties") == results.published_key(study, "ties@japanese#2") == "ties"
     assert results.published_key(study, "ties@ancestor") is None
     assert results.published_key(study, "japanese") == "general"
+    study.settings = study.settings.model_copy(update={"base": "ancestor"})
+    assert results.published_key(study, "ties") is None
+    assert results.published_key(study, "ties@japanese") == "ties"
+    assert results.published_key(study, "slerp") == "slerp"
+
+
+def test_scores_of_a_model_that_the_study_no_longer_has_are_left_out_and_named(study, capsys):
+    path = study.folder / "scores" / "proxy" / "linear.jsonl"
+    write_lines(path.with_name("former.jsonl"), [row | {"run": "former"} for row in read_jsonl(path)])
+    assert "former" not in set(results.load_scores(study)["run"])
+    assert "scores of former are left out" in capsys.readouterr().out
 
 
 def test_the_proxy_says_so_in_every_header_and_an_llm_judge_does_not(study):

@@ -67,6 +67,18 @@ def test_untranslated_rows_stay_marked(study):
     assert set(untranslated["translator"]) == {""}
 
 
+def test_terms_are_drawn_anew_when_the_study_s_file_asks_for_others(study, capsys):
+    before = translation.terms(study)
+    study.settings = study.settings.model_copy(update={"vocabulary": study.vocabulary.model_copy(update={"sample": 6})})
+    assert len(translation.terms(study)) == 6 < len(before)
+
+
+def test_the_dictionary_translates_into_japanese_only(study):
+    study.settings = study.settings.model_copy(update={"target": study.target.model_copy(update={"code": "de", "name": "German"})})
+    with pytest.raises(StudyError, match="the dictionary knows Japanese only, and the target is German"):
+        translation.terms(study)
+
+
 def test_a_sample_larger_than_the_list_is_an_error(monkeypatch, tmp_path):
     monkeypatch.setenv("XLM_HOME", str(tmp_path))
     with pytest.raises(StudyError, match="can be drawn"):

@@ -136,6 +136,18 @@ def test_csv_accepts_a_byte_order_mark_and_crlf_and_tells_what_it_leaves_out(tmp
     ]
 
 
+def test_terms_without_a_concept_are_no_synonyms_of_each_other(tmp_path):
+    table = vocabulary.labels(csv_study(tmp_path, "term,concept\nxanthinuria,7\nophiasis,\ncataract,\n"))
+    assert table["concept"].tolist() == ["7", "ophiasis", "cataract"]
+
+
+def test_only_the_demo_s_own_expert_has_seen_terms(tmp_path):
+    preset = yaml.safe_load((PARAMS / "demo.yaml").read_text(encoding="utf-8"))
+    preset["constituents"]["expert"]["adapter"] = None
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(preset), encoding="utf-8")
+    assert not vocabulary.rare_terms(open_study(str(tmp_path / "other.yaml")))[0]["seen"].any()
+
+
 def test_the_order_of_a_csv_file_s_columns_changes_nothing(tmp_path):
     one = vocabulary.rare_terms(csv_study(tmp_path, "term,definition,translation\nxanthinuria,x,キサンチン尿\n"))[0]
     other = vocabulary.rare_terms(csv_study(tmp_path, "translation,term,definition\nキサンチン尿,xanthinuria,x\n"))[0]

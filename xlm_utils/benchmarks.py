@@ -6,7 +6,6 @@ Data sets, prompts and requests are built once (``prepare``) and put to every mo
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -79,14 +78,13 @@ def _twin(study: Study, name: str, key: str) -> str | None:
 
 
 def _language_model(study: Study, prepared: Prepared, name: str, backend: str) -> LM:
+    models.check_backend(study, backend)
     if backend == "vllm":
-        if importlib.util.find_spec("vllm") is None:
-            raise StudyError("backend vllm: the package is not installed; pip install vllm (Linux with a GPU), or take the backend hf")
         from lm_eval.models.vllm_causallms import VLLM
 
-        return VLLM(pretrained=str(models.locate(study, name)), batch_size="auto")
-    if backend != "hf":
-        raise StudyError(f"backend {backend!r} is not one of hf, vllm")
+        dtype, _ = models.pick_dtype(study, "cuda")
+        quantization = models.VLLM_QUANTIZATION[study.generation.quantization]
+        return VLLM(pretrained=str(models.locate(study, name)), batch_size="auto", dtype=dtype, quantization=quantization)
     model, tokenizer, how = models.load(study, name)
     from xlm_utils.tasks.harness import SharedPromptLM
 
@@ -140,16 +138,26 @@ def columns_table(study: Study) -> pd.DataFrame:
     return pd.DataFrame.from_dict(values, orient="index", columns=list(COLUMNS), dtype=float).rename_axis("model")
 
 
+def check_columns(study: Study) -> None:
+    """Stop if a search could not look at the columns that it is to look at.
+
+    Raises:
+        StudyError: a column is unknown or scored by generation.
+    """
+    valid = [column for column in COLUMNS if column not in GENERATED]
+    for column in study.evolution.columns:
+        if column not in valid:
+            raise StudyError(f"evolution.columns: {column!r} has no choices to search on; there are {', '.join(valid)}")
+
+
 def _searched(study: Study) -> Iterator[tuple[str, dict, DatasetDict, str, list[int], tuple[str, list[int]]]]:
     """Data set, its configuration and splits, the split and the items that a search looks at, and (split, rows) that are reported.
 
     Raises:
         StudyError: a column is unknown or scored by generation, or its data can't be used.
     """
-    valid = [column for column in COLUMNS if column not in GENERATED]
+    check_columns(study)
     for column in study.evolution.columns:
-        if column not in valid:
-            raise StudyError(f"evolution.columns: {column!r} has no choices to search on; there are {', '.join(valid)}")
         for dataset in COLUMNS[column]:
             try:
                 config, splits = load_task(study, dataset)

@@ -9,14 +9,13 @@ from importlib.util import find_spec
 
 import pandas as pd
 
-from xlm_utils import judging, translation, vocabulary
+from xlm_utils import controls, judging, translation, vocabulary
 from xlm_utils.calls import estimate, replies_file, spent
 from xlm_utils.generation import runs
 from xlm_utils.judges import Card, address, find_key, load_card, shutdown_date
 from xlm_utils.study import PARAMS, Study, StudyError
 
-PAPER_TERMS = 1782
-CONTROLS = 6 * 24
+CONTROLS = len(controls.EXPECTED) * controls.SAMPLE
 DEFINITION = "x" * 240  # of usual length, for the estimate
 # An A100's arithmetic, not measured: half of its memory bandwidth when decoding, 40 % of its peak when reading prompts, both in bfloat16
 DECODE, READ = 1e12, 1.25e14  # bytes a second, operations a second
@@ -106,7 +105,7 @@ def cost(study: Study, stages: Collection[str], parameters: float) -> str:
     if needed and max(usd, before) > limit:
         raise StudyError(f"cost: about {usd:.2f} USD for {terms:,} terms ({before:.2f} spent), above judging.max_cost_usd = {limit:g}")
     calls = f"{terms:,} terms{counted}, about {usd:.2f} USD and {hours / 60:.1f} h of calls" if needed else "no call to pay for"
-    return f"cost: {calls}{_gpu_hours(study, terms or PAPER_TERMS, asked, parameters)}"
+    return f"cost: {calls}{_gpu_hours(study, terms or vocabulary.PAPER_TERMS, asked, parameters)}"
 
 
 def _terms(study: Study) -> tuple[int, str]:
@@ -119,7 +118,7 @@ def _terms(study: Study) -> tuple[int, str]:
             return len(translation.terms(study)), ""
         return len(pd.read_csv(file or vocabulary.curate(study), keep_default_na=False)), ""
     except StudyError:  # told by the check of the terminology
-        return PAPER_TERMS, " (as many as the paper's)"
+        return vocabulary.PAPER_TERMS, " (as many as the paper's)"
 
 
 def _gpu_hours(study: Study, terms: int, asked: int, parameters: float) -> str:

@@ -55,7 +55,7 @@ def announce(study: Study, card: Card, prompts: Iterable[tuple[str, int]], schem
         StudyError: see ``afford``.
     """
     asked, store = dict.fromkeys(prompts), replies_file(study)
-    done = {repeat: stored(store, card, schema, base_url, repeat) for _, repeat in asked}
+    done = {repeat: stored(store, card, schema, base_url, repeat) for repeat in {repeat for _, repeat in asked}}
     needed = estimate(card, [prompt for prompt, repeat in asked if prompt not in done[repeat]], schema)
     needed |= {"stored": len(asked) - int(needed["calls"]), "spent": spent(store), "shutdown": shutdown_date(card, base_url)}
     print(

@@ -186,12 +186,14 @@ def _failure(card: Card, key: str, status: int, text: str, headers: Any) -> Exce
 
 def _retry_after(headers: Any, text: str) -> float | None:
     """Seconds to wait, where the server says so: OpenAI in a header, Gemini in the error's details."""
-    if said := headers.get("retry-after-ms"):
+    if re.fullmatch(r"\d+(\.\d+)?", said := headers.get("retry-after-ms") or ""):
         return float(said) / 1000
-    if delay := re.search(r"retryDelay\W+([\d.]+)s", text):
+    if delay := re.search(r"retryDelay\W+(\d+(?:\.\d+)?)s", text):
         return float(delay[1])
     said = headers.get("retry-after") or ""
-    if re.fullmatch(r"[\d.]+", said):
+    if re.fullmatch(r"\d+(\.\d+)?", said):
         return float(said)
-    date = email.utils.parsedate_to_datetime(said) if said else None
-    return max(0.0, date.timestamp() - time.time()) if date else None
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(said).timestamp() - time.time())
+    except ValueError:  # neither seconds nor a date: as if nothing had been said
+        return None

@@ -8,13 +8,12 @@ computes mostly padding. Hence large batches that shrink as their rows finish.
 from __future__ import annotations
 
 import gc
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from xlm_utils import models
-from xlm_utils.study import Study, StudyError
+from xlm_utils.study import Study
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -42,7 +41,7 @@ def writer(study: Study, name: str, backend: str = "hf") -> Writer:
     Raises:
         StudyError: the backend is not installed, or cannot do what the study asks for.
     """
-    check_backend(study, backend)
+    models.check_backend(study, backend)
     most, templated = study.generation.max_new_tokens, study.generation.chat_template
     if backend == "vllm":
         llm, tokenizer, stops, dtype, how = _load_vllm(study, name)
@@ -66,16 +65,6 @@ def writer(study: Study, name: str, backend: str = "hf") -> Writer:
 
     facts |= {"backend": backend, "quantization": study.generation.quantization, "stop_tokens": tokenizer.convert_ids_to_tokens(stops)}
     return Writer(tokenizer, how, facts, answer, size)
-
-
-def check_backend(study: Study, backend: str) -> None:
-    """Stop, before anything is loaded, if this machine or study has no use of the backend."""
-    if backend not in ("hf", "vllm"):
-        raise StudyError(f"backend {backend!r} is not one of hf, vllm")
-    if backend == "vllm" and importlib.util.find_spec("vllm") is None:
-        raise StudyError("backend vllm: the package is not installed; pip install vllm (Linux with a GPU), or take the backend hf")
-    if backend == "vllm" and study.generation.quantization == "int8":
-        raise StudyError("generation.quantization = 'int8': the backend vllm loads none or nf4; take one of them, or the backend hf")
 
 
 def complete(
@@ -142,7 +131,7 @@ def _load_vllm(study: Study, name: str) -> tuple:
 
     folder = models.locate(study, name)
     dtype, reason = models.pick_dtype(study, "cuda")
-    quantization = {"none": None, "nf4": "bitsandbytes"}[study.generation.quantization]
+    quantization = models.VLLM_QUANTIZATION[study.generation.quantization]
     llm = LLM(model=str(folder), dtype=dtype, quantization=quantization, seed=0)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     config = folder / "generation_config.json"

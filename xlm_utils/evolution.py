@@ -19,8 +19,8 @@ import pandas as pd
 from xlm_utils.merging import digests, parents
 from xlm_utils.methods import Method, resolve
 from xlm_utils.names import parse
-from xlm_utils.records import Step, append_jsonl, read_jsonl, read_manifest, write_text
-from xlm_utils.study import Study, StudyError
+from xlm_utils.records import Step, append_jsonl, read_jsonl, read_manifest, sha256, write_text
+from xlm_utils.study import ROOT, Study, StudyError
 from xlm_utils.workers import Evaluators, Fitness
 
 MASK_SEED = 1_000_003  # added to the study's seed: one mask for the whole search, a fresh one for the final merge
@@ -54,6 +54,7 @@ def search(
         StudyError: the method has no parameter to search, or a candidate's objective is not a number.
     """
     method, settings = resolve(study, name), study.evolution
+    check(study)
     axes, arm = _axes(method, settings.layer_groups), "random" if random else "cma"
     if not axes:
         raise StudyError(f"method {name}: its card has no parameter to search")
@@ -62,7 +63,7 @@ def search(
     step = Step(
         folder / (file.replace(".jsonl", "_random.jsonl") if random else file),
         arm=arm, template=method.template, free=axes, fixed=method.fixed, seed=study.seed, budget=budget,
-        settings=settings.model_dump(exclude={"random"}),
+        settings=settings.model_dump(exclude={"random"}), asked=_asked(study),
         parents=digests(parents(study, method.template)), mergekit=metadata.version("mergekit"), cma=metadata.version("cma"),
     )  # fmt: skip
     with step, Evaluators(study, make_fitness, name, study.seed + MASK_SEED) as evaluators:
@@ -109,10 +110,30 @@ def search(
     return _table(rows, ended)
 
 
+def check(study: Study) -> None:
+    """Stop before anything costly if the study could not search.
+
+    Raises:
+        StudyError: its models are quantised.
+    """
+    if study.generation.quantization != "none":
+        raise StudyError(
+            f"generation.quantization = {study.generation.quantization!r}: a search writes its candidates into a live model, which must not be"
+            " quantised; take none, or leave the methods with searched parameters out"
+        )
+
+
+def _asked(study: Study) -> dict:
+    """What a fitness depends on besides ``evolution``: where the items come from, how they are put, and what computes."""
+    folder = study.benchmarks.data_dir
+    data = {file.name: sha256(file) for file in sorted((ROOT / Path(folder).expanduser()).glob("*.json*"))} if folder else {}
+    return {"data": data, "chat_template": study.benchmarks.chat_template, "dtype": study.generation.dtype}
+
+
 def _file(name: str) -> str:
-    """Log of a method's search; the methods with another mask seed share it."""
-    base = parse(name).base
-    return f"evolution{'@' if base else ''}{base}.jsonl"
+    """Log of a method's search; the methods with another mask seed share it, and the paper's method has the short name."""
+    card, _, base, _ = parse(name)
+    return f"evolution{'' if card == 'evo_dare_ties' else f'_{card}'}{'@' if base else ''}{base}.jsonl"
 
 
 def _table(rows: list[dict], ended: str) -> pd.DataFrame:

@@ -22,11 +22,11 @@ def is_on_hub(weights: str) -> bool:
 def whole_copy(repository: str, revision: str | None) -> Path | None:
     """The local copy of a hub repository, if all its weights are there; the hub is not asked."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
         folder = Path(snapshot_download(repository, revision=revision, allow_patterns=FILES, local_files_only=True))
-    except LocalEntryNotFoundError:  # IncompleteSnapshotError is one
+    except (LocalEntryNotFoundError, HFValidationError):  # IncompleteSnapshotError is one; and some folder's name is no repository's
         return None
     index = folder / "model.safetensors.index.json"
     shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values() if index.exists() else ["model.safetensors"]
@@ -41,7 +41,7 @@ def from_hub(repository: str, revision: str | None) -> Path:
         StudyError: gated, unknown, or out of reach.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
         if folder := whole_copy(repository, revision):
@@ -50,6 +50,8 @@ def from_hub(repository: str, revision: str | None) -> Path:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=FILES))
     except GatedRepoError:
         raise StudyError(f"model {repository}: its licence must be accepted on the hub, then set HF_TOKEN") from None
+    except RevisionNotFoundError:
+        raise StudyError(f"model {repository}: the hub knows no revision {revision!r} of it") from None
     except (RepositoryNotFoundError, HFValidationError):
         raise StudyError(f"model {repository}: neither a folder nor a repository that the hub knows") from None
     except LocalEntryNotFoundError:

@@ -31,8 +31,10 @@ def fill(template: str, **fields: str) -> str:
     """Put fields into a template in one pass; a field's text is never looked at again.
 
     Raises:
-        StudyError: the template names a field that there is none of.
+        StudyError: the template names a field that there is none of, or leaves one out.
     """
+    if absent := [name for name in fields if f"{{{name}}}" not in template]:
+        raise StudyError(f"prompt template: {{{absent[0]}}} is not in it")
 
     def field(match: re.Match) -> str:
         if match[1] not in fields:
@@ -73,24 +75,31 @@ def definitions_file(study: Study, run: str) -> Path:
     """
     path = study.folder / "definitions" / f"{run}.jsonl"
     if read_manifest(path) is None:
-        model = re.split(r"\.", run)[0]
-        raise StudyError(f"no definitions of {run} yet; run 04_generate.ipynb with -p study {study.name} -p method {model}")
+        expert = study.by_role("expert")
+        model = expert if run.startswith(f"{expert}.") else run  # its control and its reference
+        swept = " -p sweep true" if study.sweep_of else ""
+        raise StudyError(f"no definitions of {run} yet; run 04_generate.ipynb with -p study {study.name} -p method {model}{swept}")
     return path
 
 
 def graded_terms(study: Study) -> pd.DataFrame:
     """The study's terms with the expert's reference definition beside the clinicians' (columns ``expert`` and ``definition``)."""
     table = terms(study).astype({"term_id": str})
-    rows = read_jsonl(definitions_file(study, f"{study.by_role('expert')}.reference"))
-    return table.assign(expert=table["term_id"].map({str(row["term_id"]): row["definition"] for row in rows}).fillna(""))
+    return table.assign(expert=table["term_id"].map(_definitions(study, f"{study.by_role('expert')}.reference", table)))
+
+
+def _definitions(study: Study, run: str, table: pd.DataFrame) -> dict[str, str]:
+    """Definitions of a finished run: term_id → text, for every term of the table."""
+    found = {str(row["term_id"]): row["definition"] for row in read_jsonl(definitions_file(study, run))}
+    if missing := set(table["term_id"]) - set(found):
+        raise StudyError(f"definitions/{run}.jsonl has none for {len(missing)} of the terms, such as {min(missing)}; run 04_generate.ipynb again")
+    return found
 
 
 def questions(study: Study, run: str) -> list[dict]:
     """What the judge is asked about one run: every term against every reference of the study."""
     table = graded_terms(study)
-    given = {str(row["term_id"]): row["definition"] for row in read_jsonl(definitions_file(study, run))}
-    if missing := set(table["term_id"]) - set(given):
-        raise StudyError(f"definitions/{run}.jsonl has none for {len(missing)} of the terms, such as {min(missing)}; run 04_generate.ipynb again")
+    given = _definitions(study, run, table)
     columns = {"expert": "expert", "clinician": "definition"}
     return [
         question(row, columns[reference], given[row["term_id"]]) | {"run": run, "reference": reference}

@@ -11,6 +11,7 @@ import logging
 import os
 import tempfile
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from xlm_utils.study import ROOT, Study, StudyError, pick_device
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+VLLM_QUANTIZATION = {"none": None, "nf4": "bitsandbytes"}  # generation.quantization → vLLM's name
 
 
 def quiet() -> None:
@@ -144,6 +146,20 @@ def pick_dtype(study: Study, device: str) -> tuple[str, str]:
     if "amx_bf16" in _cpu_flags() or "avx512_bf16" in _cpu_flags():
         return "bfloat16", "the CPU has bfloat16 instructions"
     return "float32", "the CPU has no bfloat16 instructions"
+
+
+def check_backend(study: Study, backend: str) -> None:
+    """Stop, before anything is loaded, if this machine or study has no use of the backend.
+
+    Raises:
+        StudyError: vLLM is not installed, or can't load what the study asks for.
+    """
+    if backend not in ("hf", "vllm"):
+        raise StudyError(f"backend {backend!r} is not one of hf, vllm")
+    if backend == "vllm" and find_spec("vllm") is None:
+        raise StudyError("backend vllm: the package is not installed; pip install vllm (Linux with a GPU), or take the backend hf")
+    if backend == "vllm" and (asked := study.generation.quantization) not in VLLM_QUANTIZATION:
+        raise StudyError(f"generation.quantization = {asked!r}: the backend vllm loads none or nf4; take one of them, or the backend hf")
 
 
 def _cpu_flags() -> str:

@@ -22,7 +22,7 @@ class Name(NamedTuple):
     seed: str  # of the random mask; "": the study's
 
     def __str__(self) -> str:
-        values = ",".join(f"{parameter}={value:g}" for parameter, value in self.values.items())
+        values = ",".join(f"{parameter}={value:.12g}" for parameter, value in self.values.items())
         return "".join(mark + part for mark, part in (("", self.card), ("~", values), ("@", self.base), ("#", self.seed)) if part)
 
 

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import yaml
 
-from xlm_utils import budget, hub, models
+from xlm_utils import benchmarks, budget, evolution, hub, models
 from xlm_utils.judges import load_card
+from xlm_utils.merging import is_searched
 from xlm_utils.records import read_manifest
 from xlm_utils.study import ROOT, Study, StudyError, pick_device, relative
 from xlm_utils.tasks import data, probe
@@ -57,6 +58,8 @@ def preflight(study: Study, stages: Collection[str]) -> None:
     print(f"checks before {study.name} runs:")
     facts: Facts = {}
     needs_models, needs_data = ({stage[:2] for stage in stages} & some for some in ({"03", "04", "06"}, {"03", "06"}))
+    if "03_merge" in stages:
+        attempt(lambda: _methods(study))
     if "01_curate" in stages:
         attempt(lambda: _terminology(study))
     if "02_translate" in stages and study.translation.translator == "jmdict":
@@ -90,6 +93,15 @@ def _terminology(study: Study) -> str:
     return f"terminology {study.vocabulary.source}: {relative(path)}{what}"
 
 
+def _methods(study: Study) -> str:
+    """Every merge's name fits its card, and a search can run."""
+    names = [*study.merges, *(study.swept().methods if study.sweep else ())]
+    if any([is_searched(study, name) for name in names]):  # a list: every name is looked at
+        evolution.check(study)
+        benchmarks.check_columns(study)
+    return f"methods: {len(names)} merges"
+
+
 def _to_fetch(study: Study, name: str) -> bool:
     """Whether a constituent's weights are to come from the hub."""
     constituent = study.constituents[name]
@@ -112,6 +124,8 @@ def _model(study: Study, name: str, facts: Facts) -> str:
     if adapter or module != weights:  # made from what is here when it is needed
         return f"model {name}: {weights}{f' + {adapter}' if adapter else ''}"
     folder = models.locate(study, name)
+    if not (folder / "config.json").is_file():
+        raise StudyError(f"constituents.{name}.weights: the folder {weights} holds no config.json, so no model")
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     facts[name] = {"config": json.loads((folder / "config.json").read_text(encoding="utf-8")), "parameters": size / 2, "to_download": 0}
     return f"model {name}: {weights} is here, {_gib(size)}"

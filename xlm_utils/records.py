@@ -85,9 +85,8 @@ def read_jsonl(path: Path) -> list[dict]:
     if not path.exists():
         return []
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), 1):
-        if not line.endswith("\n"):
-            break
+    *lines, _ = path.read_bytes().decode("utf-8").split("\n")  # splitlines would also end a line at U+2028 and U+0085, which JSON keeps as they are
+    for number, line in enumerate(lines, 1):
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError as error:

@@ -40,7 +40,7 @@ def stored(path: Path, card: Card, schema: dict, base_url: str = "", repeat: int
 
 
 def replies_file(study: Study) -> Path:
-    """Raw replies to all calls of a study, whatever its overrides: a trial on few terms counts towards the whole."""
+    """Raw replies to all calls of a study: a trial on few terms counts towards the whole (only one that changes the merges has its own)."""
     return study.models_folder.parent / "replies.sqlite"
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from xlm_utils import statistics
 from xlm_utils.judges import load_card
+from xlm_utils.methods import read_card
 from xlm_utils.names import parse
 from xlm_utils.records import read_jsonl
 from xlm_utils.study import ROOT, Study, StudyError, relative
@@ -65,7 +66,8 @@ def published_key(study: Study, run: str) -> str | None:
         return study.constituents[run].role
     if run == control_run(study) or (method := parse(run)).values:  # the paper prints no values, so no point of a grid repeats it
         return None
-    return method.card if method.base in ("", study.by_role("general")) else None
+    choosable = read_card(method.card)["mergekit"]["base_model"] == "base"
+    return method.card if not choosable or (method.base or study.base) == study.by_role("general") else None
 
 
 def is_twin(study: Study, run: str) -> bool:
@@ -83,7 +85,12 @@ def load_scores(study: Study, twins: bool = False) -> pd.DataFrame:
         StudyError: there are no scores, or a file is not of this study's terms.
     """
     folder = study.folder / "scores"
-    files = [p for p in sorted(folder.glob("*/*.jsonl")) if p.stem not in NOT_RUNS and (twins or not is_twin(study, p.stem))]
+    there = [p for p in sorted(folder.glob("*/*.jsonl")) if p.stem not in NOT_RUNS]
+    of_the_study = set(row_order(study))
+    known = {p.stem for p in there if p.stem in of_the_study or is_twin(study, p.stem)}
+    if strangers := sorted({p.stem for p in there} - known):
+        print(f"{relative(folder)}: scores of {', '.join(strangers)} are left out: the study has no such model (any more)")
+    files = [p for p in there if p.stem in known and (twins or not is_twin(study, p.stem))]
     rows = [row for path in files for row in _checked(path, path.stat().st_mtime_ns)]
     if not rows:
         raise StudyError(f"no scores in {relative(folder)}; run 05_judge.ipynb with -p study {study.name}")

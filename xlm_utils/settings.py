@@ -139,12 +139,24 @@ class Settings(_Part):
             if re.split("[~@#]", method)[0] not in cards:
                 raise ValueError(f"methods: {method!r} has no card in params/methods; there are {', '.join(cards)}")
         for language in (self.source, self.target):
-            if not (PARAMS / "prompts" / language.prompt).is_file():
-                raise ValueError(f"prompt: no file params/prompts/{language.prompt}")
-        second = self.generation.baseline_prompt
-        if second and not (PARAMS / "prompts" / second).is_file():
-            raise ValueError(f"generation.baseline_prompt: no file params/prompts/{second}")
+            _check_prompt("prompt", language.prompt)
+        if self.generation.baseline_prompt:
+            _check_prompt("generation.baseline_prompt", self.generation.baseline_prompt)
+        for name, constituent in self.constituents.items():
+            below = constituent.weights
+            for _ in self.constituents:
+                below = self.constituents[below].weights if below in self.constituents else ""
+            if below:
+                raise ValueError(f"constituents.{name}.weights: {constituent.weights!r} leads back to itself")
         return self
+
+
+def _check_prompt(key: str, file: str) -> None:
+    path = PARAMS / "prompts" / file
+    if not path.is_file():
+        raise ValueError(f"{key}: no file params/prompts/{file}")
+    if "{term}" not in path.read_text(encoding="utf-8"):
+        raise ValueError(f"{key}: params/prompts/{file} has no {{term}}, so every prompt would be the same")
 
 
 def validate(preset: dict, path: Path, parameters: dict[tuple[str, ...], str]) -> Settings:

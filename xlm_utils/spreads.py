@@ -18,7 +18,7 @@ from scipy import stats
 from xlm_utils import statistics
 from xlm_utils.canvas import BLUE, GREY, INK, ORANGE, SMALL, empty, finish
 from xlm_utils.names import parse
-from xlm_utils.results import REFERENCES, judge_label, load_scores, row_label
+from xlm_utils.results import NOT_RUNS, REFERENCES, judge_label, load_scores, row_label
 from xlm_utils.study import Study
 
 COLORS = {"settings": BLUE, "mask seeds": ORANGE, "methods": GREY}
@@ -42,7 +42,7 @@ def groups(study: Study) -> Iterator[Group]:
     for method in study.methods:
         seeds = [run for run in scored if str(parse(run)._replace(seed="")) == method]
         yield from _blocks(study, own, f"{study.label(method)}, this study’s terms", "mask seeds", seeds)
-    if study.sweep and any((study.swept().folder / "scores").glob("*/*.jsonl")):
+    if study.sweep and any(p.stem not in NOT_RUNS for p in (study.swept().folder / "scores").glob("*/*.jsonl")):
         swept = study.swept()
         found, points = load_scores(swept), {}
         for run in swept.methods:

@@ -34,7 +34,7 @@ OVERRIDES = {
     "base": ("base",),
     "dare_seeds": ("dare_seeds",),
 }
-MERGE_OVERRIDES = ("evaluations", "seed")  # these change merges without changing their names
+MERGE_OVERRIDES = ("evaluations", "seed", "smoke")  # these change merges without changing their names
 ADDING_OVERRIDES = ("dare_seeds",)  # these add results and change none, so they need no folder of their own
 SMOKE = {"limit": 4, "items": 1, "max_new_tokens": 12, "evaluations": 2}  # XLM_SMOKE=1: the size of the tests
 
@@ -191,7 +191,7 @@ def open_study(
     if not isinstance(preset, dict):
         raise StudyError(f"{path.name}: not a mapping of settings")
     smoke = os.environ.get("XLM_SMOKE") == "1"
-    changed = {name: value for name, value in overrides.items() if value not in (0, "", None)}
+    changed = {name: value for name, value in overrides.items() if value not in (0, "", None, "false", "False")}
     for name, value in ((SMOKE if smoke else {}) | changed).items():
         *parts, last = OVERRIDES[name]
         target = preset

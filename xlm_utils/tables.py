@@ -144,7 +144,8 @@ def differences(study: Study) -> pd.DataFrame:
     frame.attrs["title"] = f"Paired differences from {study.label(general)}"
     frame.attrs["caption"] = (
         f"{INTERVAL} p: Wilcoxon signed ranks (Pratt), then adjusted by Holm for the merges of one judge and reference. Cluster interval: terms that "
-        "share a parent in the ontology count as one cluster. Detectable: the true difference found with 80 % power at this n and spread."
+        "share a parent in the ontology count as one cluster. Detectable: the true difference found with 80 % power at this n and spread, before "
+        "Holm’s adjustment."
     )
     return frame
 

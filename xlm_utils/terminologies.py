@@ -103,7 +103,8 @@ def csv_labels(file: Path) -> pd.DataFrame:
         print(f"{file.name}: {len(again)} rows repeat a term, such as {again.iloc[0]!r}; the first row of each is kept")
     table = table.drop_duplicates("term")
     defaults = {"concept": table["term"], "definition": "", "is_name": True, "in_snomed": False, "parent": ""}
-    return table.assign(**{name: value for name, value in defaults.items() if name not in table})
+    table = table.assign(**{name: value for name, value in defaults.items() if name not in table})
+    return table.assign(concept=table["concept"].where(table["concept"] != "", table["term"]))  # terms without a concept are no synonyms
 
 
 def _first_undecodable(file: Path) -> int:

@@ -10,14 +10,15 @@ import importlib.util
 import json
 import sqlite3
 from contextlib import closing
+from importlib import metadata
 from pathlib import Path
 
 import pandas as pd
 
 from xlm_utils.calls import announce, run_calls
 from xlm_utils.judges import Card, load_card
-from xlm_utils.records import Step, digest, sha256
-from xlm_utils.replies import replies_file
+from xlm_utils.records import Step, digest, fingerprint
+from xlm_utils.replies import identity, replies_file
 from xlm_utils.study import PARAMS, Study, StudyError
 
 MEDICAL_FIELDS = ("medicine", "anatomy", "physiology", "pathology")
@@ -118,6 +119,11 @@ def _llm(study: Study) -> Card:
 
 def _look_up(study: Study, words: list[str], base_url: str) -> pd.DataFrame:
     if study.translation.translator == "jmdict":
+        if study.target.code != "ja":
+            raise StudyError(
+                f"translation.translator = 'jmdict': the dictionary knows Japanese only, and the target is {study.target.name};"
+                " bring a column translation in the vocabulary, or name the card of an LLM in params/judges"
+            )
         return jmdict(words).assign(translator="jmdict")
     return by_llm(study, words, base_url)
 
@@ -157,9 +163,9 @@ def translate(study: Study, base_url: str = "") -> Path:
     source = study.folder / "vocabulary.csv"
     translator = study.translation.translator
     if translator == "jmdict":
-        made_from: dict = {"dictionary": "jamdict-data 1.5", "order": ORDER}
+        made_from: dict = {"dictionary": f"jamdict-data {metadata.version('jamdict-data')}", "order": ORDER}
     else:
-        made_from = {"model": _llm(study).model, "prompt": sha256(PARAMS / "prompts" / "translate.txt")}
+        made_from = {"llm": identity(_llm(study), SCHEMA, base_url), "prompt": fingerprint(_prompts(study, ["term"]))}
     step = Step(study.folder / "translated.csv", vocabulary=digest(source), translator=translator, **made_from)
     with step:
         if step.done:
@@ -191,8 +197,6 @@ def draw_terms(study: Study) -> Path:
     step = Step(study.folder / "terms.csv", translated=digest(source), sample=size, seed=study.seed, **apart)
     with step:
         if step.done:
-            if not study.sweep_of:  # whose terms are looked at whenever they are read
-                print("terms.csv: done before, kept")
             return step.path
         table = pd.read_csv(source, keep_default_na=False)
         table = table[table["translation"] != ""]
@@ -232,6 +236,8 @@ def terms(study: Study) -> pd.DataFrame:
     file = study.folder / "terms.csv"
     if study.sweep_of:
         terms(study.sweep_of)  # translates the vocabulary, if need be
+        draw_terms(study)
+    elif (study.folder / "translated.csv").exists():  # drawn anew if the seed or the sample has changed
         draw_terms(study)
     if not file.exists():
         if study.translation.translator != "jmdict":

@@ -24,6 +24,7 @@ BROWN_COUNTS = ROOT / "data" / "brown_counts.csv.gz"
 WORD = re.compile(r"[^\W\d_]?[^\W\d_A-ZÀ-ÖØ-Þ]+(?:-[^\W\d_]?[^\W\d_A-ZÀ-ÖØ-Þ]+)*")  # no abbreviations such as VUR
 TERMS = {"single_word": "single words", "all_words_rare": "made of words", "head_word": "ending in a word"}  # rule → step of the funnel
 PAPER_TERMS = 1_782  # of SNOMED CT, in the published study
+ADAPTER = "data/demo/adapters/med"  # of the demo's expert
 TRAINED_LENGTHS = (20, 240)  # characters of the definitions that the demo's expert was trained on
 
 
@@ -156,7 +157,8 @@ def rare_terms(study: Study, rule: str | None = None) -> tuple[pd.DataFrame, pd.
     if rows.empty:
         (_, before), (name, _) = next(pair for pair in pairwise(steps) if pair[1][1].empty)
         raise StudyError(f"{source_path(study).name}: no term is left; the filter {name!r} took the last {len(before):,}")
-    seen = [source == "hpo" and is_seen(*pair) for pair in zip(rows["concept"], rows["definition"], strict=True)]
+    demo = source == "hpo" and study.constituents[study.by_role("expert")].adapter == ADAPTER
+    seen = [demo and is_seen(*pair) for pair in zip(rows["concept"], rows["definition"], strict=True)]
     rows = rows.assign(**found, seen=seen, term_id=rows["concept"] + ":" + rows["term"].str.lower())
     columns = ["term_id", "concept", "term", "definition", "part_of_speech", "frequency", "in_snomed", "seen", "parent"]
     columns += [c for c in ("semantic_tag", "translation") if c in rows]

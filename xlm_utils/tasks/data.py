@@ -180,9 +180,8 @@ def check_row(name: str, path: str, where: str, row: object) -> dict | None:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "the row"
         raise DataError(f"data set {name}: {where}: {field}: {first['msg']}; a good copy is at {HUB}{path}") from None
-    if isinstance(checked, Jaqket) and not any(checked.ctxs.has_answer):
-        return None  # the stock data set drops what no context can answer
-    return checked.model_dump()
+    unanswerable = isinstance(checked, Jaqket) and not any(checked.ctxs.has_answer)
+    return None if unanswerable else checked.model_dump()  # as in the stock data set
 
 
 def _from_folder(name: str, path: str, files: dict, needs: list, raw: dict, data_dir: str) -> Iterator[tuple[str, list]]:
@@ -197,16 +196,18 @@ def _from_folder(name: str, path: str, files: dict, needs: list, raw: dict, data
 
 def _read(name: str, path: str, file: Path) -> list[tuple[str, object]]:
     """Rows of a JSON Lines file (or of one JSON list), each with the place it stands at."""
-    text = file.read_text(encoding="utf-8")
-    whole = file.suffix == ".json"
-    rows = []
+    try:
+        text, whole, rows = file.read_text(encoding="utf-8"), file.suffix == ".json", []
+    except UnicodeDecodeError as error:
+        line = file.read_bytes()[: error.start].count(b"\n") + 1
+        raise DataError(f"data set {name}: {file.name}, line {line}: not UTF-8 text; a good copy is at {HUB}{path}") from None
     for number, line in [(0, text)] if whole else enumerate(text.split("\n"), 1):
         if line.strip():
             try:
                 rows.append((f"{file.name}, line {number}", json.loads(line)))
             except json.JSONDecodeError as error:
-                where = f"{file.name}, line {number or error.lineno}"
-                raise DataError(f"data set {name}: {where}: not JSON ({error.msg}); a good copy is at {HUB}{path}") from None
+                line = number or error.lineno
+                raise DataError(f"data set {name}: {file.name}, line {line}: not JSON ({error.msg}); a good copy is at {HUB}{path}") from None
     if whole and rows:
         rows = [(f"{file.name}, row {number}", row) for number, row in enumerate(rows[0][1], 1)]
     if not rows:

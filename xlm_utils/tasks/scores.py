@@ -31,7 +31,7 @@ def choice_scores(task: PreparedTask, doc: dict, likelihoods: list[float]) -> tu
 
 
 def normalised_em(answer: str, golds: list[str]) -> float:
-    """1.0 if the answer's first line equals any gold after neologdn normalisation, as the Japanese leaderboard counts."""
+    """1.0 if the answer's first line equals any gold after neologdn normalisation."""
     import neologdn
 
     first = neologdn.normalize(answer.strip().split("\n")[0])
