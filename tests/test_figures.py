@@ -114,7 +114,7 @@ def test_definitions_and_benchmarks_are_drawn_here_and_as_published(study):
     legend = [trace.name for trace in fig.data if trace.showlegend]
     assert sorted(legend) == sorted({trace.name for trace in fig.data}), "every model once, also one that a source lacks"
     dots = figures.correlations(published.correlations(study))
-    assert [trace.name for trace in dots.data] == ["here", "published"]
+    assert [trace.name for trace in dots.data] == ["here, n = 7 models", "published, n = 7 models"]
     assert len(dots.data[0].x) == 9
 
 

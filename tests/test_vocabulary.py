@@ -177,7 +177,7 @@ def test_a_broken_list_is_told_with_its_name_and_line(tmp_path, content, message
 
 def test_an_empty_result_names_the_filter_that_took_the_last_terms(tmp_path):
     plan = csv_study(tmp_path, "term\nfever\nheart\nheart attack\n")
-    with pytest.raises(StudyError, match=r"^mine.csv: no term is left; the filter 'at most 1 times in the Brown corpus' took the last 2$"):
+    with pytest.raises(StudyError, match=r"^mine.csv: no term is left; the filter 'at most once in the Brown corpus' took the last 2$"):
         vocabulary.rare_terms(plan)
     assert vocabulary.compare_rules(plan).iloc[-1].tolist() == [0, 0, 0]
 

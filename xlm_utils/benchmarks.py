@@ -170,7 +170,7 @@ def _searched(study: Study) -> Iterator[tuple[str, dict, DatasetDict, str, list[
 
 
 def fitness_rows(study: Study) -> pd.DataFrame:
-    """What a search looks at: a row per data set with its column, split, items searched on, rows reported and how many are both.
+    """What a search looks at: a row per data set with its column, split, items searched on, rows left to be reported and how many are both.
 
     With ``fitness: published`` the last is not 0: the search is contaminated, and its reported scores are no test.
     """
@@ -178,7 +178,7 @@ def fitness_rows(study: Study) -> pd.DataFrame:
     for dataset, _, _, split, items, (test, reported) in _searched(study):
         both = len(set(items) & set(reported)) if split == test else 0
         rows.append((COLUMN_OF[dataset], dataset, split, len(items), len(reported), both))
-    return pd.DataFrame(rows, columns=["column", "data set", "split", "searched on", "reported", "both"])
+    return pd.DataFrame(rows, columns=["column", "data set", "split", "searched on", "left to report", "both"])
 
 
 def datasets_table(study: Study, names: list[str]) -> pd.DataFrame:

@@ -118,8 +118,10 @@ def keep_chrome_open() -> None:
     warnings.filterwarnings("ignore", "The kopts argument is ignored if using a server", UserWarning)  # Plotly's call, not the user's
 
 
-def finish(fig: go.Figure, title: str | dict, alt: str, **layout: object) -> go.Figure:
-    """Give a figure the house style, its title and the words that stand for it where it can't be seen."""
+def finish(fig: go.Figure, title: str | dict, alt: str, under: str = "", **layout: object) -> go.Figure:
+    """Give a figure the house style, its title (with a line under it) and the words that stand for it where it can't be seen."""
+    if under:
+        title, alt = {"text": title, "subtitle": {"text": under, "font_size": 12}}, f"{alt} {under}"
     return fig.update_layout(template=TEMPLATE, title=title, meta={"alt": alt}, **layout)
 
 

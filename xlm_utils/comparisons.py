@@ -13,12 +13,13 @@ from xlm_utils import association
 from xlm_utils.canvas import BELOW, BLUE, INK, MODELS, ORANGE, SMALL, SYMBOLS, finish
 
 
-def benchmark_gaps(gaps: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]], counts: Mapping[str, int]) -> go.Figure:
+def benchmark_gaps(gaps: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]], counts: Mapping[str, int], note: str = "") -> go.Figure:
     """Heat map of benchmark differences, a panel each: blue above, red below; the score itself on hover.
 
     Args:
         gaps: title → differences and scores, a row per model (index: its label), a column per benchmark (its name).
         counts: benchmark → items, shown where the title does not start with ``published``.
+        note: what the reader must know of the numbers, such as that they are a proxy's.
     """
     limit = max([0.05, *(gap.abs().max().max() for gap, _ in gaps.values() if gap.notna().any(axis=None))])
     fig = make_subplots(len(gaps), 1, subplot_titles=list(gaps), vertical_spacing=0.09)
@@ -32,16 +33,17 @@ def benchmark_gaps(gaps: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]], counts
                         colorbar={"title": "difference", "thickness": 12, "tickformat": "+.2f"}, row=row, col=1)  # fmt: skip
     fig.update_annotations(font_size=14)
     fig.update_yaxes(autorange="reversed", showgrid=False).update_xaxes(showgrid=False, tickangle=0, tickfont_size=11)
-    size = {"width": 880, "height": 210 + 40 * sum(len(gap) for gap, _ in gaps.values()), "margin": {"l": 185, "t": 75, "b": 45}}
-    return finish(fig, "Benchmarks: each model against its parents", f"Heat map of benchmark differences: {'; '.join(gaps)}.", **size)
+    size = {"width": 880, "height": 210 + 40 * sum(len(gap) for gap, _ in gaps.values()), "margin": {"l": 185, "t": 95 if note else 75, "b": 45}}
+    return finish(fig, "Benchmarks: each model against its parents", f"Heat map of benchmark differences: {'; '.join(gaps)}.", note, **size)
 
 
-def together(tables: Mapping[str, pd.DataFrame], columns: Mapping[str, str]) -> go.Figure:
+def together(tables: Mapping[str, pd.DataFrame], columns: Mapping[str, str], note: str = "") -> go.Figure:
     """Definition scores against benchmarks, model by model: a row of panels per source, a panel per benchmark.
 
     Args:
         tables: source → a row per model (index: its label), a column ``score`` and one per benchmark; NaN where there is no value.
         columns: key of a benchmark → its name.
+        note: what the reader must know of the numbers.
     """
     models, shown = list(dict.fromkeys(model for table in tables.values() for model in table.index)), set()  # shown: in the legend
     titles = [_correlated(name, table[key], table["score"]) for table in tables.values() for key, name in columns.items()]
@@ -57,28 +59,32 @@ def together(tables: Mapping[str, pd.DataFrame], columns: Mapping[str, str]) -> 
                 shown |= {model} if len(known) else set()
         fig.update_yaxes(title={"text": list(tables)[row - 1].replace(": ", ":<br>"), **SMALL}, row=row, col=1)
         for column, name in enumerate(columns.values(), 1):
-            fig.update_xaxes(title={"text": name, **SMALL, "standoff": 6}, nticks=5, tickfont_size=11, row=row, col=column)
+            any_there = table[[list(columns)[column - 1], "score"]].notna().all(axis=1).any()
+            ticks = {"nticks": 5, "tickfont_size": 11, "showticklabels": bool(any_there)}
+            fig.update_xaxes(title={"text": name, **SMALL, "standoff": 6}, **ticks, row=row, col=column)
     fig.update_annotations(font_size=12)
     alt = "Scatter plots of mean definition score against benchmarks; " + "; ".join(title.replace("<br>", ", ") for title in titles)
     title = "Mean definition score against the Japanese medical benchmarks"
-    return finish(fig, title, alt, height=150 + 260 * len(tables), legend=BELOW, margin={"t": 95, "b": 120, "l": 85})
+    size = {"height": 150 + 260 * len(tables), "margin": {"t": 115 if note else 95, "b": 120, "l": 85}}
+    return finish(fig, title, alt, note, legend=BELOW, **size)
 
 
 def _correlated(name: str, a: pd.Series, b: pd.Series) -> str:
     found = association.correlate(a, b)
     if np.isnan(found["rho"]):
         return f"{name}<br>{found['reason']}"
-    return f"{name}<br>ρ = {found['rho']:.2f} [{found['low']:.2f}, {found['high']:.2f}], n = {found['n']}"
+    return f"{name}<br>ρ = {found['rho']:z.2f} [{found['low']:z.2f}, {found['high']:z.2f}], n = {found['n']}"
 
 
-def correlations(frame: pd.DataFrame) -> go.Figure:
+def correlations(frame: pd.DataFrame, note: str = "") -> go.Figure:
     """Correlations with their intervals as rows of dots: index the rows' names, columns ``(source, rho | low | high | n)``."""
     fig = go.Figure()
     for source, color, shift in zip(dict.fromkeys(frame.columns.get_level_values(0)), (BLUE, ORANGE), (-0.13, 0.13), strict=True):
         part = frame[source]
         says = [f"{name}, {source}: {row.rho:.2f} [{row.low:.2f}, {row.high:.2f}], n = {row.n:.0f}" for name, row in part.iterrows()]
         bars = {"array": part["high"] - part["rho"], "arrayminus": part["rho"] - part["low"], "thickness": 2.5, "width": 0}
-        fig.add_scatter(x=part["rho"], y=np.arange(len(part)) + shift, mode="markers", name=source, text=says, hoverinfo="text", error_x=bars,
+        name = f"{source}, n = {part['n'].max():.0f} models"
+        fig.add_scatter(x=part["rho"], y=np.arange(len(part)) + shift, mode="markers", name=name, text=says, hoverinfo="text", error_x=bars,
                         marker={"size": 10, "color": color, "symbol": "circle" if color == BLUE else "diamond"})  # fmt: skip
     fig.add_vline(x=0, line={"color": INK, "width": 1})
     rho = frame.xs("rho", axis=1, level=1)
@@ -88,4 +94,4 @@ def correlations(frame: pd.DataFrame) -> go.Figure:
     fig.update_xaxes(title={"text": says, **SMALL}, range=[-1.05, 1.05], dtick=0.5, zeroline=False)
     title = "Do definition scores and benchmarks move together?"
     alt = f"{title} {says.replace('<br>', '; ')}."
-    return finish(fig, title, alt, height=170 + 38 * len(frame), legend=BELOW, margin={"l": 110, "t": 55, "b": 115})
+    return finish(fig, title, alt, note, height=170 + 38 * len(frame), legend=BELOW, margin={"l": 110, "t": 75 if note else 55, "b": 115})

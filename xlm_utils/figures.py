@@ -146,9 +146,10 @@ def seen_unseen(study: Study) -> go.Figure:
                             error_x=_interval(part, "mean", "low", "high", thickness=2, width=0), text=says, hoverinfo="text", legendgroup=name,
                             showlegend=place == places[0], **place)  # fmt: skip
     fig.update_yaxes(tickvals=list(range(len(rows))), ticktext=list(rows.values()), range=[len(rows) - 0.5, -0.5])
-    fig.update_xaxes(title={"text": "mean score", **SMALL}, range=[0, 10.2], dtick=2)
+    fig.update_xaxes(title={"text": "mean score, 95 % BCa", **SMALL}, range=[-0.1, 10.4], dtick=2)
     alt = "Mean scores with 95 % intervals, apart for terms that the expert saw in training and others."
-    title = "Terms the expert saw in training, and the others"
+    sizes = found.groupby("seen")["n"].max()
+    title = f"Terms the expert saw in training (n = {sizes[True]}), and the others (n = {sizes[False]})"
     return finish(fig, title, alt, legend=BELOW, height=height, margin={"l": 205, "t": 85, "b": 85})
 
 

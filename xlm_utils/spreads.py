@@ -100,7 +100,7 @@ def table(study: Study) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=columns).sort_values(["judge", "reference"], kind="stable", ignore_index=True)
     frame.attrs["title"] = "Spread within a method, and between methods"
     frame.attrs["caption"] = (
-        "Means of points of 10. n: terms that every one of them has a score on. range: highest mean minus lowest, with the 95 % BCa interval of that "
+        "Mean scores, 0 to 10. n: terms that every one of them has a score on. range: highest mean minus lowest, with the 95 % BCa interval of that "
         "paired difference; the two are picked because they are extreme, so even merges that do not differ lie some way apart, the more of them "
         "and the fewer terms the farther: compare ranges with as many points on the same terms. sd: of the means. p: that none differs from the "
         "others (Friedman; Wilcoxon for two), not adjusted. A sweep’s terms are none of this study’s, and a proxy "

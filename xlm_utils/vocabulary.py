@@ -129,7 +129,8 @@ def _filter(study: Study, rule: str) -> tuple[list[tuple[str, pd.DataFrame]], di
     keep(TERMS[rule], words.map(len) > 0)
     counts = brown_counts()
     frequency = words[steps[-1][1].index].map(lambda counted: max(counts.get(word.lower(), 0) for word in counted))
-    keep(f"at most {settings.max_frequency} times in the Brown corpus", frequency <= settings.max_frequency)
+    often = {0: "never", 1: "at most once"}.get(settings.max_frequency, f"at most {settings.max_frequency} times")
+    keep(f"{often} in the Brown corpus", frequency <= settings.max_frequency)
     pos = words[steps[-1][1].index].map(lambda counted: part_of_speech(counted[-1].lower()))
     keep("nouns and adjectives", pos.isin(settings.parts_of_speech))
     # names before synonyms, so that a word which labels two concepts stays with the one it names
