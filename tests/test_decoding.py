@@ -1,5 +1,7 @@
 """Decoding: greedy text does not depend on the batch, finished rows leave it, every model stops where its own template says."""
 
+import json
+import shutil
 import sys
 import types
 
@@ -234,3 +236,16 @@ def test_vllm_that_is_not_installed_or_cannot_quantise_is_one_sentence_before_an
     monkeypatch.setattr(models, "find_spec", lambda name: object())
     with pytest.raises(StudyError, match=r"int8.*none or nf4"):
         decoding.writer(pico_study("llama", generation={"quantization": "int8"}), "expert", "vllm")
+
+
+def test_what_bends_greedy_decoding_is_left_out_and_named(pico_study, pico_siblings, tmp_path, capsys):
+    """Qwen's instruct models, for one, ship a repetition penalty."""
+    shutil.copytree(pico_siblings["llama"] / "japanese", tmp_path / "bent")
+    plain = models.load(pico_study("llama"), "japanese", dtype="float32")[:2]
+    config = tmp_path / "bent" / "generation_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"repetition_penalty": 1.5, "no_repeat_ngram_size": 2}))
+    bent = models.load(pico_study("llama", weights={"japanese": tmp_path / "bent"}), "japanese", dtype="float32")[:2]
+    told = capsys.readouterr().out
+    assert "repetition_penalty = 1.5 in its generation config is left out" in told
+    assert "no_repeat_ngram_size = 2" in told
+    assert decoding.complete(*bent, TEXTS, 20) == decoding.complete(*plain, TEXTS, 20)

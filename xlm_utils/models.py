@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 VLLM_QUANTIZATION = {"none": None, "nf4": "bitsandbytes"}  # generation.quantization → vLLM's name
+NOT_GREEDY = ("repetition_penalty", "no_repeat_ngram_size", "min_new_tokens", "min_length", "suppress_tokens", "bad_words_ids")
 
 
 def quiet() -> None:
@@ -196,6 +197,10 @@ def load(study: Study, name: str, dtype: str = "") -> tuple[PreTrainedModel, Pre
         print(f"{name} overflows in float16 (its scores are not finite): loaded again in float32")
         del model
         return load(study, name, dtype="float32")
+    for setting in NOT_GREEDY:  # or models with and without them would be compared, and vLLM would not follow
+        if (value := getattr(model.generation_config, setting, None)) not in (None, 1.0, 0):
+            print(f"{name}: {setting} = {value} in its generation config is left out: decoding is plain greedy")
+        setattr(model.generation_config, setting, None)
     model.generation_config.eos_token_id = stops = stop_tokens(model.generation_config.eos_token_id, tokenizer)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
