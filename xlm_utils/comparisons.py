@@ -13,6 +13,11 @@ from xlm_utils import association
 from xlm_utils.canvas import BELOW, BLUE, INK, MODELS, ORANGE, SMALL, SYMBOLS, finish
 
 
+def _here(note: str) -> str:
+    """A note on this study's numbers, for a figure that holds published ones, too."""
+    return note and f"{note}<br>(All but the numbers called published, which are the paper’s.)"
+
+
 def benchmark_gaps(gaps: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]], counts: Mapping[str, int], note: str = "") -> go.Figure:
     """Heat map of benchmark differences, a panel each: blue above, red below; the score itself on hover.
 
@@ -33,8 +38,8 @@ def benchmark_gaps(gaps: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]], counts
                         colorbar={"title": "difference", "thickness": 12, "tickformat": "+.2f"}, row=row, col=1)  # fmt: skip
     fig.update_annotations(font_size=14)
     fig.update_yaxes(autorange="reversed", showgrid=False).update_xaxes(showgrid=False, tickangle=0, tickfont_size=11)
-    size = {"width": 880, "height": 210 + 40 * sum(len(gap) for gap, _ in gaps.values()), "margin": {"l": 185, "t": 95 if note else 75, "b": 45}}
-    return finish(fig, "Benchmarks: each model against its parents", f"Heat map of benchmark differences: {'; '.join(gaps)}.", note, **size)
+    size = {"width": 880, "height": 210 + 40 * sum(len(gap) for gap, _ in gaps.values()), "margin": {"l": 185, "t": 112 if note else 75, "b": 45}}
+    return finish(fig, "Benchmarks: each model against its parents", f"Heat map of benchmark differences: {'; '.join(gaps)}.", _here(note), **size)
 
 
 def together(tables: Mapping[str, pd.DataFrame], columns: Mapping[str, str], note: str = "") -> go.Figure:
@@ -65,8 +70,8 @@ def together(tables: Mapping[str, pd.DataFrame], columns: Mapping[str, str], not
     fig.update_annotations(font_size=12)
     alt = "Scatter plots of mean definition score against benchmarks; " + "; ".join(title.replace("<br>", ", ") for title in titles)
     title = "Mean definition score against the Japanese medical benchmarks"
-    size = {"height": 150 + 260 * len(tables), "margin": {"t": 115 if note else 95, "b": 120, "l": 85}}
-    return finish(fig, title, alt, note, legend=BELOW, **size)
+    size = {"height": 150 + 260 * len(tables), "margin": {"t": 132 if note else 95, "b": 120, "l": 85}}
+    return finish(fig, title, alt, _here(note), legend=BELOW, **size)
 
 
 def _correlated(name: str, a: pd.Series, b: pd.Series) -> str:
@@ -94,4 +99,4 @@ def correlations(frame: pd.DataFrame, note: str = "") -> go.Figure:
     fig.update_xaxes(title={"text": says, **SMALL}, range=[-1.05, 1.05], dtick=0.5, zeroline=False)
     title = "Do definition scores and benchmarks move together?"
     alt = f"{title} {says.replace('<br>', '; ')}."
-    return finish(fig, title, alt, note, height=170 + 38 * len(frame), legend=BELOW, margin={"l": 110, "t": 75 if note else 55, "b": 115})
+    return finish(fig, title, alt, _here(note), height=170 + 38 * len(frame), legend=BELOW, margin={"l": 110, "t": 92 if note else 55, "b": 115})
