@@ -119,7 +119,7 @@ def _llm(study: Study) -> Card:
 
 def _look_up(study: Study, words: list[str], base_url: str) -> pd.DataFrame:
     if study.translation.translator == "jmdict":
-        if study.target.code != "ja":
+        if words and study.target.code != "ja":
             raise StudyError(
                 f"translation.translator = 'jmdict': the dictionary knows Japanese only, and the target is {study.target.name};"
                 " bring a column translation in the vocabulary, or name the card of an LLM in params/judges"
