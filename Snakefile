@@ -52,7 +52,7 @@ JOBS = [  # stage, the notebook parameter that makes it a part, what it reads, w
       for model in (*STUDY.models[:2], *STUDY.merges)],
     # a judge's rate limit, budget and controls are one process's: a job a judge, not one a model and judge
     *[("05_judge", {"judge": judge}, [rater(judge), RATING, *files("04_generate")], HERE) for judge in STUDY.judges],
-    *[("03_merge", SWEEP | {"method": point}, [card(point)], NODE) for point in POINTS],
+    *[("03_merge", SWEEP | {"method": point}, [card(point)], NODE) for point in POINTS if point not in MERGE],  # a grid's point of all defaults is a method
     *[("04_generate", SWEEP | {"method": model}, [*PROMPTS, *files("02_translate"), *POINTS.get(model, [])], NODE) for model in SWEPT],
     *[("05_judge", SWEEP | {"judge": judge}, [rater(judge), RATING, *files("04_generate", **SWEEP)], HERE) for judge in STUDY.judges if POINTS],
     *[("06_benchmark", {"method": model}, MERGE.get(model, []), NODE) for model in STUDY.models],

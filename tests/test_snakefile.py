@@ -36,7 +36,7 @@ log.write_text("executed")
 with open(os.environ["STARTED"], "a") as started:
     started.write(log.stem + "\\n")
 for file in outputs(open_study(**part))[notebook.stem]:
-    file = file if file.suffix else manifest_path(file)
+    file = manifest_path(file) if file.parent.name == "models" else file
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("x")
     if log.stem == os.environ.get("FAIL"):
@@ -70,6 +70,7 @@ def snakemake(tmp_path):
     (tmp_path / "papermill" / "__init__.py").touch()
     (tmp_path / "papermill" / "__main__.py").write_text(PAPERMILL, encoding="utf-8")
     preset = yaml.safe_load((PARAMS / "demo.yaml").read_text(encoding="utf-8"))
+    del preset["sweep"]
     started = tmp_path / "started"
 
     def run(*options, methods=("slerp", "dare_ties@ancestor#3"), fail="", **settings):
@@ -102,6 +103,14 @@ def test_a_new_method_starts_its_own_jobs_and_those_that_show_all_models(snakema
     snakemake()
     status, started, _ = snakemake(methods=("slerp", "dare_ties@ancestor#3", "linear"))
     assert (status, started) == (0, ["03_merge", "03_merge+linear", "04_generate+linear", "05_judge+proxy", "06_benchmark+linear", "07_figures"])
+
+
+@needs_snakemake
+def test_a_sweep_has_jobs_of_its_own_but_for_the_merge_that_is_a_method_already(snakemake):
+    status, started, out = snakemake(sweep={"grids": ["slerp"], "terms": 12})
+    own = ["03_merge+sweep+slerp~t=0.3", "03_merge+sweep+slerp~t=0.7", "05_judge+sweep+proxy"]
+    own += [f"04_generate+sweep+{model}" for model in ("expert", "japanese", "slerp", "slerp~t=0.3", "slerp~t=0.7")]
+    assert (status, started) == (0, sorted(FIRST + own)), out[-2000:]
 
 
 @needs_snakemake
