@@ -12,11 +12,11 @@ import shlex
 import sys
 
 from xlm_utils.names import parse
-from xlm_utils.pipeline import NOTEBOOKS, code_of, outputs
+from xlm_utils.pipeline import NOTEBOOKS, code_of, from_anywhere, outputs
 from xlm_utils.records import fingerprint, manifest_path
 from xlm_utils.study import PARAMS, open_study
 
-NAME = config.get("study", "demo")
+NAME = from_anywhere(config.get("study", "demo"))
 STUDY = open_study(NAME)
 HERE = {"mem_mb": 8_000, "runtime": 240}  # MB and minutes; no GPU, so these run where Snakemake does, which has the network and the keys
 NODE = {"gpu": 1, "mem_mb": 64_000, "runtime": 720}  # enough for 8B models; --set-resources changes it for one rule

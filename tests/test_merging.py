@@ -158,6 +158,12 @@ def _stock(study, name: str, folder: Path, seed: int = 0) -> dict[str, torch.Ten
     return weights(folder)
 
 
+def drop(change: torch.Tensor, density: float) -> torch.Tensor:
+    """DARE: each change stays with this chance, by the next numbers of torch's generator; the L1 norm is restored."""
+    kept = change * torch.bernoulli(torch.full(change.shape, density, dtype=torch.float32)).double()
+    return kept * change.abs().sum() / kept.abs().sum()
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("base", ["japanese", "ancestor"])
 def test_dare_ties_drops_by_the_seeds_mask_and_restores_the_l1_norm(pico_study, family, base):
@@ -167,11 +173,7 @@ def test_dare_ties_drops_by_the_seeds_mask_and_restores_the_l1_norm(pico_study, 
     torch.manual_seed(5)
     expected = {}
     for name in root:  # tensors in the order of their names, then models in the order of the card
-        changes = []
-        for model in tuned:
-            change = model[name] - root[name]
-            mask = torch.bernoulli(torch.full(change.shape, 0.4, dtype=torch.float32)).double()
-            changes.append(change * mask * change.abs().sum() / (change * mask).abs().sum())
+        changes = [drop(model[name] - root[name], 0.4) for model in tuned]
         expected[name] = consensus(root[name], changes, 0.8, normalize=False)
     assert_equal(merged, expected)
 

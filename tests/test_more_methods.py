@@ -7,7 +7,7 @@ set aside and counted.
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_merging import assert_equal, consensus, copy_model, of, weights
+from test_merging import assert_equal, consensus, copy_model, drop, of, weights
 
 from xlm_utils import merging
 
@@ -85,9 +85,7 @@ def test_dare_linear_adds_the_masked_changes_without_a_vote(pico_study):
     torch.manual_seed(4)
     expected = {}
     for name in root:
-        changes = [model[name] - root[name] for model in tuned]
-        masks = [torch.bernoulli(torch.full(change.shape, 0.4, dtype=torch.float32)).double() for change in changes]
-        expected[name] = root[name] + sum(0.8 * c * m * c.abs().sum() / (c * m).abs().sum() for c, m in zip(changes, masks, strict=True))
+        expected[name] = root[name] + 0.8 * sum(drop(model[name] - root[name], 0.4) for model in tuned)
     assert_equal(merged, expected)
 
 
@@ -223,9 +221,6 @@ def test_evolved_dare_ties_weighs_and_drops_each_model_by_its_own_parameters(pic
     torch.manual_seed(2)
     expected = {}
     for name in root:
-        changes = []
-        for change, weight, density in ((general[name], 0.5, 0.6), (expert[name], 0.9, 0.3)):
-            kept = change * torch.bernoulli(torch.full(change.shape, density, dtype=torch.float32)).double()
-            changes.append(weight * kept * change.abs().sum() / kept.abs().sum())
+        changes = [weight * drop(change[name], density) for change, weight, density in ((general, 0.5, 0.6), (expert, 0.9, 0.3))]
         expected[name] = consensus(root[name], changes, 1, normalize=False)
     assert_equal(merged, expected)

@@ -63,9 +63,8 @@ def together(tables: Mapping[str, pd.DataFrame], columns: Mapping[str, str], not
                                 row=row, col=column)  # fmt: skip
                 shown |= {model} if len(known) else set()
         fig.update_yaxes(title={"text": list(tables)[row - 1].replace(": ", ":<br>"), **SMALL}, row=row, col=1)
-        for column, name in enumerate(columns.values(), 1):
-            any_there = table[[list(columns)[column - 1], "score"]].notna().all(axis=1).any()
-            ticks = {"nticks": 5, "tickfont_size": 11, "showticklabels": bool(any_there)}
+        for column, (key, name) in enumerate(columns.items(), 1):
+            ticks = {"nticks": 5, "tickfont_size": 11, "showticklabels": not table[[key, "score"]].dropna().empty}
             fig.update_xaxes(title={"text": name, **SMALL, "standoff": 6}, **ticks, row=row, col=column)
     fig.update_annotations(font_size=12)
     alt = "Scatter plots of mean definition score against benchmarks; " + "; ".join(title.replace("<br>", ", ") for title in titles)

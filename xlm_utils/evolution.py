@@ -20,7 +20,8 @@ from xlm_utils.merging import digests, parents
 from xlm_utils.methods import Method, resolve
 from xlm_utils.names import parse
 from xlm_utils.records import Step, append_jsonl, read_jsonl, read_manifest, sha256, write_text
-from xlm_utils.study import ROOT, Study, StudyError
+from xlm_utils.study import Study, StudyError
+from xlm_utils.tasks.prepared import data_folder
 from xlm_utils.workers import Evaluators, Fitness
 
 MASK_SEED = 1_000_003  # added to the study's seed: one mask for the whole search, a fresh one for the final merge
@@ -125,8 +126,8 @@ def check(study: Study) -> None:
 
 def _asked(study: Study) -> dict:
     """What a fitness depends on besides ``evolution``: where the items come from, how they are put, and what computes."""
-    folder = study.benchmarks.data_dir
-    data = {file.name: sha256(file) for file in sorted((ROOT / Path(folder).expanduser()).glob("*.json*"))} if folder else {}
+    folder = data_folder(study)
+    data = {file.name: sha256(file) for file in sorted(folder.glob("*.json*"))} if folder else {}
     return {"data": data, "chat_template": study.benchmarks.chat_template, "dtype": study.generation.dtype}
 
 

@@ -200,7 +200,7 @@ def load(study: Study, name: str, dtype: str = "") -> tuple[PreTrainedModel, Pre
     for setting in NOT_GREEDY:  # or models with and without them would be compared, and vLLM would not follow
         if (value := getattr(model.generation_config, setting, None)) not in (None, 1.0, 0):
             print(f"{name}: {setting} = {value} in its generation config is left out: decoding is plain greedy")
-        setattr(model.generation_config, setting, None)
+            setattr(model.generation_config, setting, None)
     model.generation_config.eos_token_id = stops = stop_tokens(model.generation_config.eos_token_id, tokenizer)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -89,11 +89,15 @@ def execute(notebook: Path, output: Path, parameters: dict) -> None:
             return
 
 
+def from_anywhere(name: str) -> str:
+    """A study as a notebook, whose kernel runs in another folder, can open it: a file by its whole path."""
+    return str(Path(name).resolve()) if name.endswith((".yaml", ".yml")) else name
+
+
 def run(name: str) -> None:
     """Run a study's stages in order and print seconds per stage and where the results are."""
     study = open_study(name)
-    given = str(Path(name).resolve()) if name.endswith((".yaml", ".yml")) else name  # kernels run in another folder
-    parameters = {} if name == "demo" else {"study": given}  # the notebooks' own default is the demo
+    parameters = {} if name == "demo" else {"study": from_anywhere(name)}  # the notebooks' own default is the demo
     times, before, checked = [], "", False
     for number, (stage, files) in enumerate(outputs(study).items()):
         of, step = (study.swept() if stage.endswith(SWEEP) else study), stage.removesuffix(SWEEP)

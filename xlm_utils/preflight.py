@@ -77,8 +77,10 @@ def preflight(study: Study, stages: Collection[str]) -> None:
         attempt(lambda: _memory(study, facts))
     if needs_models:
         attempt(lambda: _disk(study, facts))
-    if needs_data and (reachable or study.benchmarks.data_dir):
-        failures += _data_sets(study)
+    if needs_data and study.benchmarks.data_dir:
+        attempt(lambda: _folder(study))
+    elif needs_data and reachable:
+        failures += _hub_data_sets()
     attempt(lambda: budget.cost(study, stages, _largest(facts)))
     if failures:
         raise StudyError("\n".join([f"{len(failures)} of the checks failed; nothing was downloaded or paid for", *failures]))
@@ -184,13 +186,16 @@ class _Plain(yaml.SafeLoader):
 _Plain.add_multi_constructor("!function", lambda loader, suffix, node: node.value)
 
 
-def _data_sets(study: Study) -> list[str]:
-    """Sentences about the data sets that can't be used; all of the hub's are asked at once."""
+def _asked() -> dict[str, dict]:
+    """What each data set's task file says of its place and files."""
     from xlm_utils.tasks.prepared import COLUMN_OF, TASKS
 
-    asked = {name: yaml.load((TASKS / f"{name}.yaml").read_text(encoding="utf-8"), _Plain)["dataset_kwargs"] for name in COLUMN_OF}
-    if study.benchmarks.data_dir:
-        return _folder(study.benchmarks.data_dir, asked)
+    return {name: yaml.load((TASKS / f"{name}.yaml").read_text(encoding="utf-8"), _Plain)["dataset_kwargs"] for name in COLUMN_OF}
+
+
+def _hub_data_sets() -> list[str]:
+    """Sentences about the data sets that can't be used; all are asked at once."""
+    asked = _asked()
 
     def look(kwargs: dict) -> str:
         try:
@@ -206,13 +211,12 @@ def _data_sets(study: Study) -> list[str]:
     return wrong
 
 
-def _folder(data_dir: str, asked: dict[str, dict]) -> list[str]:
-    folder = next((path for path in (Path(data_dir).expanduser(), ROOT / data_dir) if path.is_dir()), None)
-    if folder is None:
-        return [f"data_dir: there is no folder {data_dir}"]
+def _folder(study: Study) -> str:
+    from xlm_utils.tasks.prepared import data_folder
+
+    folder, asked = data_folder(study), _asked()
     there = [name for name, kwargs in asked.items() if any((folder / file).is_file() for file in kwargs["files"].values())]
-    print(f"  ok  data sets: {len(there)} of {len(asked)} are in {data_dir}")
-    return []
+    return f"data sets: {len(there)} of {len(asked)} are in {study.benchmarks.data_dir}"
 
 
 def _largest(facts: Facts) -> float:

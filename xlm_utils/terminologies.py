@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from xlm_utils.records import first_undecodable
 from xlm_utils.study import StudyError
 
 SYNONYM = re.compile(r'"((?:[^"\\]|\\.)*)"\s+(\w+)')
@@ -43,7 +44,7 @@ def hpo_labels(file: Path) -> pd.DataFrame:
     try:
         nodes = obonet.read_obo(file).nodes(data=True)
     except UnicodeDecodeError:
-        raise StudyError(f"{file.name}, line {_first_undecodable(file)}: not UTF-8 text") from None
+        raise StudyError(f"{file.name}, line {first_undecodable(file)}: not UTF-8 text") from None
     except ValueError as error:  # it quotes the line
         told = str(error).splitlines()[-1]
         number = next((n for n, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1) if line.strip() == told), "?")
@@ -90,7 +91,7 @@ def csv_labels(file: Path) -> pd.DataFrame:
                     raise StudyError(f"{file.name}, line {reader.line_num}: {len(row)} cells instead of {len(header)} ({', '.join(header)})")
                 rows += [[cell.strip() for cell in row]] if row else []
     except UnicodeDecodeError:
-        raise StudyError(f"{file.name}, line {_first_undecodable(file)}: not UTF-8 text; save the list as UTF-8") from None
+        raise StudyError(f"{file.name}, line {first_undecodable(file)}: not UTF-8 text; save the list as UTF-8") from None
     except csv.Error as error:
         raise StudyError(f"{file.name}, line {reader.line_num}: not CSV ({error})") from None
     if unused := [name for name in header if name not in CSV_COLUMNS]:
@@ -105,14 +106,3 @@ def csv_labels(file: Path) -> pd.DataFrame:
     defaults = {"concept": table["term"], "definition": "", "is_name": True, "in_snomed": False, "parent": ""}
     table = table.assign(**{name: value for name, value in defaults.items() if name not in table})
     return table.assign(concept=table["concept"].where(table["concept"] != "", table["term"]))  # terms without a concept are no synonyms
-
-
-def _first_undecodable(file: Path) -> int:
-    """Number of the first line that is not UTF-8."""
-    with file.open("rb") as stream:
-        for number, line in enumerate(stream, 1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError:
-                return number
-    raise AssertionError("called for a file that is UTF-8")

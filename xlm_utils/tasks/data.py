@@ -1,8 +1,7 @@
 """Rows of the benchmark data sets, from the hub or a local folder, checked before anything runs.
 
-``load`` is the ``custom_dataset`` function of every task here, so that ``lm-eval run`` and the
-notebooks read the same rows: from the hub, or with ``--metadata '{"data_dir": "folder"}'`` from
-JSON Lines files in the upstream schema (stock task keys and today's hub keys are both understood).
+``load`` is the ``custom_dataset`` function of every task here, so that ``lm-eval run`` and the notebooks read the same rows: from the hub, or
+with ``--metadata '{"data_dir": "folder"}'`` from JSON Lines files in the upstream schema; stock task keys and today's hub keys are understood.
 """
 
 import json
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, computed_field, model_validator
+
+from xlm_utils.records import first_undecodable
 
 HUB = "https://huggingface.co/datasets/"
 SEARCHED = 1000  # rows, about, of a split that only a search may look at: medmcqa_jp has 182,000 of them
@@ -180,8 +181,8 @@ def check_row(name: str, path: str, where: str, row: object) -> dict | None:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "the row"
         raise DataError(f"data set {name}: {where}: {field}: {first['msg']}; a good copy is at {HUB}{path}") from None
-    unanswerable = isinstance(checked, Jaqket) and not any(checked.ctxs.has_answer)
-    return None if unanswerable else checked.model_dump()  # as in the stock data set
+    unanswerable = isinstance(checked, Jaqket) and not any(checked.ctxs.has_answer)  # such a row the stock data set drops
+    return None if unanswerable else checked.model_dump()
 
 
 def _from_folder(name: str, path: str, files: dict, needs: list, raw: dict, data_dir: str) -> Iterator[tuple[str, list]]:
@@ -197,17 +198,17 @@ def _from_folder(name: str, path: str, files: dict, needs: list, raw: dict, data
 def _read(name: str, path: str, file: Path) -> list[tuple[str, object]]:
     """Rows of a JSON Lines file (or of one JSON list), each with the place it stands at."""
     try:
-        text, whole, rows = file.read_text(encoding="utf-8"), file.suffix == ".json", []
-    except UnicodeDecodeError as error:
-        line = file.read_bytes()[: error.start].count(b"\n") + 1
-        raise DataError(f"data set {name}: {file.name}, line {line}: not UTF-8 text; a good copy is at {HUB}{path}") from None
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise DataError(f"data set {name}: {file.name}, line {first_undecodable(file)}: not UTF-8 text; a good copy is at {HUB}{path}") from None
+    rows, whole = [], file.suffix == ".json"
     for number, line in [(0, text)] if whole else enumerate(text.split("\n"), 1):
         if line.strip():
             try:
                 rows.append((f"{file.name}, line {number}", json.loads(line)))
             except json.JSONDecodeError as error:
-                line = number or error.lineno
-                raise DataError(f"data set {name}: {file.name}, line {line}: not JSON ({error.msg}); a good copy is at {HUB}{path}") from None
+                where = f"{file.name}, line {number or error.lineno}"
+                raise DataError(f"data set {name}: {where}: not JSON ({error.msg}); a good copy is at {HUB}{path}") from None
     if whole and rows:
         rows = [(f"{file.name}, row {number}", row) for number, row in enumerate(rows[0][1], 1)]
     if not rows:
@@ -226,10 +227,9 @@ def _from_hub(name: str, path: str, files: dict, needs: list, config: str | None
         else:
             loaded = datasets.load_dataset(path, config)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:  # unreachable, unknown or changed
-        put = " and ".join((raw or files).values())
         raise DataError(
             f"data set {name}: {path} can't be loaded from the hub ({type(error).__name__}); get it from {HUB}{path}, "
-            f"put {put} into a folder and name that folder in data_dir"
+            f"put {' and '.join((raw or files).values())} into a folder and name that folder in data_dir"
         ) from None
     if name == "pubmedqa":
         loaded = _official_split(loaded["train"])

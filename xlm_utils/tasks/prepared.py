@@ -91,19 +91,30 @@ def prepare(study: Study) -> Prepared:
     return prepared
 
 
+def data_folder(study: Study) -> Path | None:
+    """Where the study's ``benchmarks.data_dir`` is: as given, or from the repository's root; None for the hub.
+
+    Raises:
+        StudyError: in neither place.
+    """
+    given = study.benchmarks.data_dir
+    if not given:
+        return None
+    folder = next((path for path in (Path(given).expanduser(), ROOT / given) if path.is_dir()), None)
+    if folder is None:
+        raise StudyError(f"data_dir: there is no folder {given}")
+    return folder
+
+
 def load_task(study: Study, dataset: str) -> tuple[dict, DatasetDict]:
     """A task's configuration and its rows by split."""
     from lm_eval.tasks._yaml_loader import load_yaml  # the manager would also load the rows, without our checks
 
-    folder = study.benchmarks.data_dir
-    if folder and not Path(folder).expanduser().is_dir():
-        folder = str(ROOT / folder)
-        if not Path(folder).is_dir():
-            raise StudyError(f"data_dir: there is no folder {study.benchmarks.data_dir}")
+    folder = data_folder(study)
     config = load_yaml(TASKS / f"{dataset}.yaml")
     del config["custom_dataset"]
     try:
-        return config, data.load(**config["dataset_kwargs"], data_dir=folder)
+        return config, data.load(**config["dataset_kwargs"], data_dir=folder and str(folder))
     except data.DataError as error:
         raise data.DataError(str(error).replace(f"{ROOT}/", "")) from None
 
