@@ -44,11 +44,12 @@ def measure(study_name: str, name: str, candidates: int, scratch: Path) -> None:
     from mergekit.options import MergeOptions
     from transformers import AutoModelForCausalLM
 
-    from xlm_utils import benchmarks, merging, methods
+    from xlm_utils import merging, methods
+    from xlm_utils.fitness import scorer
     from xlm_utils.study import open_study
 
     study = open_study(study_name)
-    fitness, free = benchmarks.fitness(study), methods.resolve(study, name).free
+    score, free = scorer(study), methods.resolve(study, name).free
     model, tokenizer, how = models.load(study, study.by_role("general"))
     device, generator, rows = model.device.type, np.random.default_rng(study.seed), []
 
@@ -63,7 +64,7 @@ def measure(study_name: str, name: str, candidates: int, scratch: Path) -> None:
         started = now()
         merging.merge_into(model, study, name, values, seed=1)
         merged = now()
-        ours = fitness(model, tokenizer)["objective"]
+        ours = score(model, tokenizer)["objective"]
         ended = now()
         rows.append(("in memory", candidate, merged - started, 0.0, ended - merged))
 
@@ -76,7 +77,7 @@ def measure(study_name: str, name: str, candidates: int, scratch: Path) -> None:
         merged = now()
         loaded_model = AutoModelForCausalLM.from_pretrained(out, dtype=model.dtype, device_map=model.device).eval()
         loaded = now()
-        theirs = fitness(loaded_model, tokenizer)["objective"]
+        theirs = score(loaded_model, tokenizer)["objective"]
         ended = now()
         rows.append(("checkpoint", candidate, merged - started, loaded - merged, ended - loaded))
         del loaded_model

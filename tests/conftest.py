@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from xlm_utils.settings import ROOT
+
+DEMO_ITEMS = ROOT / "data" / "demo" / "benchmarks"
+
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # tests side by side, and what they start, share the cores
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 
@@ -89,5 +93,16 @@ def pico_study(pico_siblings: dict[str, Path], tmp_path: Path, monkeypatch: pyte
         path.mkdir()
         (path / "pico.yaml").write_text(yaml.safe_dump(preset, sort_keys=False), encoding="utf-8")
         return open_study(str(path / "pico.yaml"))
+
+    return make
+
+
+@pytest.fixture
+def item_study(pico_study):
+    """A function that opens a pico study in float32 with two of the demo's items per data set."""
+
+    def make(family: str = "llama", items: int = 2, **settings: object):
+        settings = {"generation": {"dtype": "float32"}, **settings}
+        return pico_study(family, benchmarks={"items": items, "data_dir": str(DEMO_ITEMS), **settings.pop("benchmarks", {})}, **settings)
 
     return make

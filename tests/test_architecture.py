@@ -12,7 +12,7 @@ from xlm_utils.study import ROOT
 ROOMS = [
     "settings", "notebook", "records", "names", "study", "colab", "hub", "models", "snomed", "terminologies", "vocabulary", "training",
     "clients", "judges", "pacing", "replies", "calls", "translation", "methods", "weights", "chunked", "merging", "tasks", "benchmarks",
-    "workers", "evolution", "decoding", "generation", "proxy", "statistics", "association", "resampling", "judging", "controls", "results",
+    "fitness", "workers", "evolution", "decoding", "generation", "proxy", "statistics", "association", "resampling", "judging", "controls", "results",
     "published", "gains", "pages", "tables", "table2", "canvas", "charts", "comparisons", "spreads", "figures", "budget", "preflight", "pipeline",
 ]  # fmt: skip
 FILES = {path.stem: path for path in sorted((ROOT / "xlm_utils").glob("*.py")) if path.stem != "__init__"}

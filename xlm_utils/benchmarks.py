@@ -1,38 +1,35 @@
 """Table 2: nine benchmark columns through the LM Evaluation Harness, one model load for all of them.
 
-Data sets, prompts and requests are built once (``prepare``) and put to every model of a study
-(``evaluate``); the same machinery, without the bookkeeping, is what a search optimises (``fitness``).
+Data sets, prompts and requests are built once (``prepare``) and put to every model of a study (``evaluate``).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from xlm_utils import models
-from xlm_utils.records import Step, digest, fingerprint, read_jsonl, read_manifest, write_json, write_text
+from xlm_utils.records import Step, digest, fingerprint, read_manifest, write_json, write_text
 from xlm_utils.study import Study, StudyError
-from xlm_utils.tasks import data, scores
-from xlm_utils.tasks.prepared import COLUMN_OF, COLUMNS, GENERATED, Prepared, load_task, make_task, pools, prepare, quiet_harness, spread
+from xlm_utils.tasks import scores
+from xlm_utils.tasks.prepared import COLUMN_OF, COLUMNS, Prepared, prepare, quiet_harness
 
 if TYPE_CHECKING:
-    from datasets import DatasetDict
     from lm_eval.api.model import LM
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from xlm_utils.tasks.harness import PreparedTask
+AT_ONCE = 500  # items that are answered between two writes: enough to fill batches, few to lose
 
-__all__ = ["COLUMNS", "Prepared", "columns_table", "evaluate", "fitness", "fitness_rows", "prepare", "run"]
+__all__ = ["COLUMNS", "Prepared", "columns_table", "datasets_table", "evaluate", "prepare", "run"]
 
 
 def evaluate(study: Study, prepared: Prepared, name: str, backend: str = "hf") -> dict:
     """All columns for one model, in the files ``benchmarks/<name>.json`` and ``<name>.samples.jsonl``.
 
-    A finished result is read, not repeated, and a model whose weights are those of another model of
-    the study takes over its result.
+    What is there is read, not repeated: a finished result, and in ``benchmarks/parts`` every data set that
+    the same weights have answered, for another model, for another selection of data sets, or before a kill.
 
     Args:
         backend: ``hf``, or ``vllm`` where that package is installed.
@@ -45,22 +42,29 @@ def evaluate(study: Study, prepared: Prepared, name: str, backend: str = "hf") -
     Raises:
         StudyError: the model, its chat template or the backend is not there.
     """
-    made_from = {
-        "weights": digest(models.locate(study, name)), "tasks": prepared.facts, "chat_template": study.benchmarks.chat_template,
+    models.check_backend(study, backend)
+    how = {
+        "weights": digest(models.locate(study, name)), "chat_template": study.benchmarks.chat_template,
         "dtype": study.generation.dtype, "quantization": study.generation.quantization, "backend": backend,
     }  # fmt: skip
     folder = study.folder / "benchmarks"
-    result_step, item_step = Step(folder / f"{name}.json", **made_from), Step(folder / f"{name}.samples.jsonl", **made_from)
-    with result_step, item_step:
+    steps = [Step(folder / f"{name}{ending}", tasks=prepared.facts, **how) for ending in (".json", ".samples.jsonl")]
+    with steps[0] as result_step, steps[1] as item_step:
         if result_step.done and item_step.done:
             print(f"{name}: the benchmarks are done")
             return json.loads(result_step.path.read_text(encoding="utf-8"))
-        if twin := _twin(study, name, result_step.key):
-            print(f"{name}: the same weights as {twin}, whose results are taken over")
-            rows = [{**row, "model": name} for row in read_jsonl(folder / f"{twin}.samples.jsonl")]
-            result = {**json.loads((folder / f"{twin}.json").read_text(encoding="utf-8")), "model": name}
-        else:
-            result, rows = run(_language_model(study, prepared, name, backend), prepared, name, study.benchmarks.chat_template)
+        files = {dataset: folder / "parts" / f"{dataset}.{fingerprint(how | facts)}.json" for dataset, facts in prepared.facts.items()}
+        parts = {dataset: json.loads(file.read_text(encoding="utf-8")) for dataset, file in files.items() if file.exists()}
+        if parts:
+            by = ", ".join(sorted({part["model"] for part in parts.values()}))
+            print(f"{name}: {len(parts)} of {len(files)} data sets are answered already, by the same weights ({by})")
+        if asked := [dataset for dataset in files if dataset not in parts]:
+            lm = _language_model(study, prepared, name, backend)
+            for group in _groups(prepared, asked):
+                for dataset, part in answer(lm, prepared, group, study.benchmarks.chat_template).items():
+                    parts[dataset] = part
+                    write_json(files[dataset], {"model": name, **part})
+        result, rows = compose(prepared, name, parts)
         write_text(item_step.partial, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         item_step.finish()
         write_json(result_step.partial, result)
@@ -68,17 +72,17 @@ def evaluate(study: Study, prepared: Prepared, name: str, backend: str = "hf") -
     return result
 
 
-def _twin(study: Study, name: str, key: str) -> str | None:
-    """Another model of the study whose finished results were made from exactly the same things."""
-    for other in study.models:
-        files = [study.folder / "benchmarks" / f"{other}{ending}" for ending in (".json", ".samples.jsonl")]
-        if other != name and all(file.exists() and (read_manifest(file) or {}).get("key") == key for file in files):
-            return other
-    return None
+def _groups(prepared: Prepared, asked: list[str]) -> Iterator[list[str]]:
+    """Consecutive data sets of at least ``AT_ONCE`` items together."""
+    group: list[str] = []
+    for dataset in asked:
+        group.append(dataset)
+        if dataset == asked[-1] or sum(len(prepared.items[one]) for one in group) >= AT_ONCE:
+            yield group
+            group = []
 
 
 def _language_model(study: Study, prepared: Prepared, name: str, backend: str) -> LM:
-    models.check_backend(study, backend)
     if backend == "vllm":
         from lm_eval.models.vllm_causallms import VLLM
 
@@ -98,10 +102,15 @@ def _language_model(study: Study, prepared: Prepared, name: str, backend: str) -
 
 def run(lm: LM, prepared: Prepared, name: str, chat_template: bool = False) -> tuple[dict, list[dict]]:
     """Put every prepared request to a harness language model; the result as ``evaluate`` returns it, and a row per item."""
+    return compose(prepared, name, answer(lm, prepared, list(prepared.tasks), chat_template))
+
+
+def answer(lm: LM, prepared: Prepared, datasets: list[str], chat_template: bool = False) -> dict[str, dict]:
+    """Put the requests of some data sets to a harness language model; data set → its ``result`` and ``rows``, one an item."""
     import numpy as np
     from lm_eval.evaluator import evaluate as harness_evaluate
 
-    named = {task.task_name: dataset for dataset, task in prepared.tasks.items()}
+    named = {prepared.tasks[dataset].task_name: dataset for dataset in datasets}
     state = np.random.get_state()  # the harness's ROUGE draws from NumPy's global generator
     np.random.seed(0)
     try:
@@ -113,16 +122,23 @@ def run(lm: LM, prepared: Prepared, name: str, chat_template: bool = False) -> t
             )  # fmt: skip
     finally:
         np.random.set_state(state)
-    truncated, datasets, rows = getattr(lm, "truncated", None), {}, []
+    truncated, parts = getattr(lm, "truncated", None), {}
     for task_name, dataset in named.items():
         task, facts = prepared.tasks[dataset], prepared.facts[dataset]
-        own = [{"model": name, "dataset": dataset, **scores.item_row(task, sample, truncated)} for sample in output["samples"][task_name]]
-        result = {"column": COLUMN_OF[dataset], **scores.dataset_result(own, output["results"][task_name]), "shots": task.config.num_fewshot}
-        datasets[dataset] = result | {key: facts[key] for key in ("version", "of", "held_out")}
+        rows = [{"dataset": dataset, **scores.item_row(task, sample, truncated)} for sample in output["samples"][task_name]]
+        result = {"column": COLUMN_OF[dataset], **scores.dataset_result(rows, output["results"][task_name]), "shots": task.config.num_fewshot}
+        parts[dataset] = {"result": result | {key: facts[key] for key in ("version", "of", "held_out")}, "rows": rows}
+    return parts
+
+
+def compose(prepared: Prepared, name: str, parts: dict[str, dict]) -> tuple[dict, list[dict]]:
+    """The columns of a model from its data sets, in the order of the columns."""
+    datasets = {dataset: parts[dataset]["result"] for dataset in prepared.tasks}
+    for dataset, result in datasets.items():
         if result["truncated"]:
             print(f"{name}, {dataset}: {result['truncated']} of {result['n']} prompts were longer than the model's context and lost their beginning")
-        rows += own
     columns = {column: scores.column_result(sets, datasets) for column, sets in COLUMNS.items()}
+    rows = [{"model": name, **row} for dataset in datasets for row in parts[dataset]["rows"]]
     return {"model": name, "datasets": datasets, "columns": columns, "unavailable": prepared.unavailable}, rows
 
 
@@ -138,49 +154,6 @@ def columns_table(study: Study) -> pd.DataFrame:
     return pd.DataFrame.from_dict(values, orient="index", columns=list(COLUMNS), dtype=float).rename_axis("model")
 
 
-def check_columns(study: Study) -> None:
-    """Stop if a search could not look at the columns that it is to look at.
-
-    Raises:
-        StudyError: a column is unknown or scored by generation.
-    """
-    valid = [column for column in COLUMNS if column not in GENERATED]
-    for column in study.evolution.columns:
-        if column not in valid:
-            raise StudyError(f"evolution.columns: {column!r} has no choices to search on; there are {', '.join(valid)}")
-
-
-def _searched(study: Study) -> Iterator[tuple[str, dict, DatasetDict, str, list[int], tuple[str, list[int]]]]:
-    """Data set, its configuration and splits, the split and the items that a search looks at, and (split, rows) that are reported.
-
-    Raises:
-        StudyError: a column is unknown or scored by generation, or its data can't be used.
-    """
-    check_columns(study)
-    for column in study.evolution.columns:
-        for dataset in COLUMNS[column]:
-            try:
-                config, splits = load_task(study, dataset)
-            except data.DataError as error:
-                raise StudyError(str(error)) from None
-            reported, (split, pool) = pools(study, dataset, config, splits)
-            if not pool:
-                raise StudyError(f"evolution.columns: {dataset} has too few rows to set some aside; take fitness: published or another column")
-            yield dataset, config, splits, split, spread(pool, study.evolution.items, (study.seed, "search", dataset)), reported
-
-
-def fitness_rows(study: Study) -> pd.DataFrame:
-    """What a search looks at: a row per data set with its column, split, items searched on, rows left to be reported and how many are both.
-
-    With ``fitness: published`` the last is not 0: the search is contaminated, and its reported scores are no test.
-    """
-    rows = []
-    for dataset, _, _, split, items, (test, reported) in _searched(study):
-        both = len(set(items) & set(reported)) if split == test else 0
-        rows.append((COLUMN_OF[dataset], dataset, split, len(items), len(reported), both))
-    return pd.DataFrame(rows, columns=["column", "data set", "split", "searched on", "left to report", "both"])
-
-
 def datasets_table(study: Study, names: list[str]) -> pd.DataFrame:
     """Finished results of these models, one row per model and data set: column, metric, value, stderr, n, of, shots, truncated, normalised_em."""
     files = {model: study.folder / "benchmarks" / f"{model}.json" for model in names}
@@ -188,46 +161,3 @@ def datasets_table(study: Study, names: list[str]) -> pd.DataFrame:
     rows = [{"model": model, "data set": name, **result} for model, datasets in found.items() for name, result in datasets.items()]
     columns = ["model", "column", "data set", "metric", "value", "stderr", "n", "of", "shots", "truncated", "normalised_em"]
     return pd.DataFrame(rows, columns=columns).astype({"value": float, "stderr": float, "normalised_em": float})
-
-
-def fitness(study: Study) -> Callable[[PreTrainedModel, PreTrainedTokenizerBase], dict[str, float]]:
-    """What a search maximises, on ``evolution.items`` items of each data set of ``evolution.columns``.
-
-    Returns:
-        a function of (model, tokenizer) → ``objective``: mean log-probability of the gold answer among
-        the choices (smooth, where accuracies tie), and ``accuracy``; both are means over items, then over
-        data sets, then over columns. Prompts are built and tokenised once, so all candidates must share
-        one tokenizer.
-
-    Raises:
-        StudyError: a column is unknown or scored by generation, or its data can't be used.
-    """
-    tasks: dict[str, list[tuple[PreparedTask, list[int]]]] = {}
-    for dataset, config, splits, split, items, _ in _searched(study):
-        tasks.setdefault(COLUMN_OF[dataset], []).append((make_task(config, splits, test_split=split), items))
-    every = [pair for own in tasks.values() for pair in own]
-    pairs: dict = {}
-
-    def score(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
-        from xlm_utils.tasks.harness import SharedPromptLM
-
-        with quiet_harness():
-            lm = SharedPromptLM(model, tokenizer, study.benchmarks.batch_tokens, pairs)
-            chat = {"apply_chat_template": True, "chat_template": lm.apply_chat_template, "fewshot_as_multiturn": True}
-            for task, items in every:
-                task.build_all_requests(samples=items, **(chat if study.benchmarks.chat_template else {}))
-        answers = iter(lm.loglikelihood([instance for task, _ in every for instance in task.instances]))
-        found = {column: pd.DataFrame([_gold_scores(task, answers) for task, _ in own]).mean() for column, own in tasks.items()}
-        return {key: float(value) for key, value in pd.DataFrame(found).mean(axis=1).items()}
-
-    return score
-
-
-def _gold_scores(task: PreparedTask, answers: Iterator[tuple[float, bool]]) -> dict[str, float]:
-    """Means over a task's items, taking the task's share of the answers."""
-    docs, likelihoods = {}, {}
-    for instance in task.instances:
-        docs[instance.doc_id] = instance.doc
-        likelihoods.setdefault(instance.doc_id, []).append(next(answers)[0])
-    found = [scores.choice_scores(task, docs[item], values) for item, values in likelihoods.items()]
-    return pd.DataFrame(found, columns=["objective", "accuracy"]).mean().to_dict()

@@ -41,7 +41,7 @@ def search(
 
     Args:
         make_fitness: takes the study and gives a function of the live merged model and its tokenizer, which
-            gives ``objective`` (larger is better) and ``accuracy``: ``benchmarks.fitness``.
+            gives ``objective`` (larger is better) and ``accuracy``: ``fitness.scorer``.
         folder: where ``evolution.jsonl`` goes (``evolution_random.jsonl`` for the random arm); the study's folder by default.
         name: a method whose card has parameters, with its arms: ``evo_dare_ties@ancestor``. Its mask seed
             plays no part: the search has one of its own.

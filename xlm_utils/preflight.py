@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from xlm_utils import benchmarks, budget, evolution, hub, models
+from xlm_utils import budget, evolution, fitness, hub, models
 from xlm_utils.judges import load_card
 from xlm_utils.merging import is_searched
 from xlm_utils.records import read_manifest
@@ -100,7 +100,7 @@ def _methods(study: Study) -> str:
     names = [*study.merges, *(study.swept().methods if study.sweep else ())]
     if any([is_searched(study, name) for name in names]):  # a list: every name is looked at
         evolution.check(study)
-        benchmarks.check_columns(study)
+        fitness.check_columns(study)
     return f"methods: {len(names)} merges"
 
 
