@@ -5,7 +5,7 @@ BIN := .venv/bin
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo study test rehearse test-colab test-ray check-demo notebooks lock lab clean-runs
+.PHONY: help install demo study test rehearse test-colab test-jobs test-ray check-demo notebooks lock lab clean-runs
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -34,6 +34,9 @@ rehearse: install  ## run STUDY=paper from its first check to its last figure, w
 
 test-colab: install  ## notebooks on a bare runtime with Colab's packages, in a scratch environment (downloads gigabytes)
 	@$(BIN)/python -m tests.colab
+
+test-jobs: install  ## the notebooks as Snakemake's jobs against one run of all, at smoke size (half an hour)
+	$(BIN)/python -m pytest tests/snakemake_jobs.py
 
 test-ray: install  ## two local Ray workers against one process; installs Ray, and its cluster can take minutes to start
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'ray>=2.50'

@@ -1,11 +1,11 @@
 """The Snakefile is the pipeline cut into jobs: same files, restarted as little as possible.
 
-Where Snakemake is not installed (pip install -e ".[cluster]") only its text is checked. Else a stand-in for
-papermill writes what each notebook would, so that the plan is tested in seconds; one test runs the notebooks.
+A stand-in for papermill writes what each notebook would, so that the plan is tested in seconds; ``make test-jobs``
+runs the notebooks.
 """
 
-import importlib.util
 import itertools
+import json
 import os
 import re
 import subprocess
@@ -15,33 +15,39 @@ import pytest
 import yaml
 
 from xlm_utils import pipeline
-from xlm_utils.records import sha256
+from xlm_utils.records import manifest_path
 from xlm_utils.study import PARAMS, ROOT, open_study
 
 SNAKEFILE = ROOT / "Snakefile"
-SNAKEMAKE = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE)]
-RESULT = re.compile(r"\.(csv|jsonl|safetensors|html)$|/benchmarks/\w+\.json$")  # manifests tell how a file was made: which of two equal ones first
-needs_snakemake = pytest.mark.skipif(importlib.util.find_spec("snakemake") is None, reason="Snakemake is not installed: pip install -e '.[cluster]'")
 PAPERMILL = '''
 """Stands in for papermill: writes a notebook's results at once; fails for the output named in FAIL, after its first result."""
-import os, sys
+import json, os, sys
 from pathlib import Path
-from xlm_utils.pipeline import outputs
-from xlm_utils.records import manifest_path
-from xlm_utils.study import open_study
 
 notebook, log, words = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
 part = {words[i + 1]: words[i + 2] for i, word in enumerate(words) if word == "-p"}
 log.write_text("executed")
 with open(os.environ["STARTED"], "a") as started:
     started.write(log.stem + "\\n")
-for file in outputs(open_study(**part))[notebook.stem]:
-    file = manifest_path(file) if file.parent.name == "models" else file
+for file in map(Path, json.loads(Path(os.environ["RESULTS"]).read_text())[json.dumps([notebook.stem, part], sort_keys=True)]):
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("x")
     if log.stem == os.environ.get("FAIL"):
         sys.exit("a notebook failed")
 '''
+
+
+def results(study, home):
+    """What the stand-in writes: stage and parameters of a job → its files."""
+    sweeps = [{}, {"sweep": "true"}] if open_study(study).sweep else [{}]
+    found = {}
+    for sweep in sweeps:
+        whole = open_study(study, **sweep)
+        for part in [{}, *({"method": name} for name in whole.models), *({"judge": name} for name in whole.judges)]:
+            for stage, files in pipeline.outputs(open_study(study, drive_dir=home, **sweep, **part)).items():
+                files = [str(manifest_path(file) if file.parent.name == "models" else file) for file in files]
+                found[json.dumps([stage, {"study": study, **sweep, **part}], sort_keys=True)] = files
+    return found
 
 
 def test_the_snakefile_has_every_stage_and_no_file_name_of_its_own():
@@ -74,11 +80,14 @@ def snakemake(tmp_path):
     started = tmp_path / "started"
 
     def run(*options, methods=("slerp", "dare_ties@ancestor#3"), fail="", **settings):
+        mine, home = str(tmp_path / "mine.yaml"), str(tmp_path / "home")
         (tmp_path / "mine.yaml").write_text(yaml.safe_dump(preset | settings | {"methods": list(methods)}), encoding="utf-8")
+        (tmp_path / "results.json").write_text(json.dumps(results(mine, home)), encoding="utf-8")
         started.write_text("")
-        environment = {**os.environ, "XLM_HOME": str(tmp_path / "home"), "PYTHONPATH": f"{tmp_path}:{ROOT}", "STARTED": str(started), "FAIL": fail}
-        command = [*SNAKEMAKE, "--directory", str(tmp_path), "-c2", "--config", f"study={tmp_path}/mine.yaml", *options]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+        own = {"XLM_HOME": home, "PYTHONPATH": f"{tmp_path}:{ROOT}", "STARTED": str(started), "RESULTS": str(tmp_path / "results.json"), "FAIL": fail}
+        command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(tmp_path), "-c2"]
+        command += ["--config", f"study={mine}", *options]
+        done = subprocess.run(command, env=os.environ | own, capture_output=True, text=True, timeout=280)
         return done.returncode, sorted(started.read_text().split()), done.stdout + done.stderr
 
     return run
@@ -89,7 +98,6 @@ FIRST = ["01_curate", "02_translate", "03_merge", "03_merge+dare_ties@ancestor#3
          "06_benchmark+expert", "06_benchmark+japanese", "06_benchmark+slerp", "07_figures"]  # fmt: skip
 
 
-@needs_snakemake
 def test_every_model_and_step_is_a_job_and_a_second_run_starts_none(snakemake, tmp_path):
     assert snakemake()[:2] == (0, FIRST)
     assert snakemake()[:2] == (0, [])
@@ -98,14 +106,12 @@ def test_every_model_and_step_is_a_job_and_a_second_run_starts_none(snakemake, t
         assert file.exists() or file.parent.name == "models"
 
 
-@needs_snakemake
 def test_a_new_method_starts_its_own_jobs_and_those_that_show_all_models(snakemake):
     snakemake()
     status, started, _ = snakemake(methods=("slerp", "dare_ties@ancestor#3", "linear"))
     assert (status, started) == (0, ["03_merge", "03_merge+linear", "04_generate+linear", "05_judge+proxy", "06_benchmark+linear", "07_figures"])
 
 
-@needs_snakemake
 def test_a_sweep_has_jobs_of_its_own_but_for_the_merge_that_is_a_method_already(snakemake):
     status, started, out = snakemake(sweep={"grids": ["slerp"], "terms": 12})
     own = ["03_merge+sweep+slerp~t=0.3", "03_merge+sweep+slerp~t=0.7", "05_judge+sweep+proxy"]
@@ -113,7 +119,6 @@ def test_a_sweep_has_jobs_of_its_own_but_for_the_merge_that_is_a_method_already(
     assert (status, started) == (0, sorted(FIRST + own)), out[-2000:]
 
 
-@needs_snakemake
 def test_a_changed_setting_plans_every_job_again(snakemake):
     snakemake()
     status, started, out = snakemake("--dry-run", seed=1)
@@ -121,26 +126,9 @@ def test_a_changed_setting_plans_every_job_again(snakemake):
     assert "01_curate" in out
 
 
-@needs_snakemake
 def test_a_failed_job_leaves_the_others_keeps_its_notebook_and_is_taken_up_again(snakemake, tmp_path):
     status, started, _ = snakemake("--keep-going", fail="04_generate+slerp")
     assert status == 1
     assert started == sorted([*(name for name in FIRST if name not in ("05_judge+proxy", "07_figures")), "04_generate+slerp"])  # tried twice
     assert (tmp_path / "home" / "data" / "runs" / "mine" / "notebooks" / "04_generate+slerp.ipynb").read_text() == "executed"
     assert snakemake()[:2] == (0, ["04_generate+slerp", "05_judge+proxy", "07_figures"])
-
-
-@needs_snakemake
-@pytest.mark.timeout(1200)
-def test_jobs_that_run_beside_each_other_leave_the_pipeline_s_files(tmp_path):
-    """The real notebooks at smoke size. With -c8 two jobs that need a model run at once, and both find the cache empty."""
-    commands = {"pipeline": [sys.executable, "-m", "xlm_utils.pipeline"], "jobs": [*SNAKEMAKE, "--directory", str(tmp_path), "-c8"]}
-    found = {}
-    for name, command in commands.items():
-        home = tmp_path / name
-        environment = {**os.environ, "XLM_SMOKE": "1", "XLM_HOME": str(home), "XLM_CACHE": str(home / "cache"), "PYTHONPATH": str(ROOT)}
-        subprocess.run(command, cwd=ROOT, env=environment | {"OMP_NUM_THREADS": "4"}, check=True, timeout=1100)
-        found[name] = {file.relative_to(home).as_posix(): sha256(file) for file in home.rglob("*") if file.is_file() and RESULT.search(str(file))}
-    alone = {name for name in found["jobs"] if "/landing_" in name}  # each merge's own figure
-    assert found["jobs"].keys() - alone == found["pipeline"].keys()
-    assert [name for name in found["pipeline"] if found["jobs"][name] != found["pipeline"][name]] == []
