@@ -10,7 +10,7 @@ from xlm_utils.study import ROOT
 
 # from the ground up: a room may import those before it
 ROOMS = [
-    "settings", "notebook", "records", "names", "study", "colab", "hub", "models", "snomed", "terminologies", "vocabulary", "training",
+    "settings", "overrides", "notebook", "records", "names", "study", "colab", "hub", "models", "snomed", "terminologies", "vocabulary", "training",
     "clients", "judges", "pacing", "replies", "calls", "translation", "methods", "weights", "chunked", "merging", "tasks", "benchmarks",
     "fitness", "workers", "evolution", "decoding", "generation", "proxy", "statistics", "association", "resampling", "judging", "controls", "results",
     "published", "gains", "pages", "tables", "table2", "canvas", "charts", "comparisons", "spreads", "figures", "budget", "preflight", "pipeline",

@@ -81,6 +81,22 @@ def test_a_default_override_changes_nothing():
     assert open_study("demo", limit=0, max_new_tokens=0, data_dir="").folder == open_study("demo").folder
 
 
+def test_a_run_with_overrides_has_a_name_that_every_notebook_takes(tmp_path, monkeypatch):
+    monkeypatch.setenv("XLM_HOME", str(tmp_path / "home"))
+    run = open_study("demo", translator="gpt-4o", chat_template="true", data_dir=str(tmp_path))
+    assert run.options() == f"-p study demo+chat_template=True+data_dir={tmp_path}+translator=gpt-4o"
+    again = open_study(run.options().split()[-1])
+    assert (again.folder, again.settings) == (run.folder, run.settings)
+    assert open_study("demo", chat_template=True, translator="gpt-4o", data_dir=str(tmp_path)).folder == run.folder
+    assert open_study("demo+limit=5+seed=1", limit=3).vocabulary.sample == 3, "a parameter is nearer than the name"
+    with pytest.raises(StudyError, match=r"study 'demo\+limt=5': 'limt' is not one of limit, "):
+        open_study("demo+limt=5")
+    file = edited(tmp_path)
+    mine = open_study(f"{file}+limit=5", sweep=True, drive_dir=str(tmp_path / "drive"))
+    assert mine.name == "mine"
+    assert mine.options(method="ties") == f"-p study {file}+limit=5 -p method ties -p sweep true -p drive_dir {tmp_path / 'drive'}"
+
+
 def test_smoke_shrinks_any_study(monkeypatch):
     monkeypatch.setenv("XLM_SMOKE", "1")
     study = open_study("demo")

@@ -77,8 +77,7 @@ def definitions_file(study: Study, run: str) -> Path:
     if read_manifest(path) is None:
         expert = study.by_role("expert")
         model = expert if run.startswith(f"{expert}.") else run  # its control and its reference
-        swept = " -p sweep true" if study.sweep_of else ""
-        raise StudyError(f"no definitions of {run} yet; run 04_generate.ipynb with -p study {study.name} -p method {model}{swept}")
+        raise StudyError(f"no definitions of {run} yet; run 04_generate.ipynb with {study.options(method=model)}")
     return path
 
 

@@ -50,7 +50,7 @@ def locate(study: Study, name: str) -> Path:
         return _constituent(study, study.constituents[name])
     folder = study.models_folder / name
     if read_manifest(folder) is None:
-        raise StudyError(f"no merged model {name} yet; run 03_merge.ipynb with -p study {study.name} -p method {name}")
+        raise StudyError(f"no merged model {name} yet; run 03_merge.ipynb with {study.options(method=name)}")
     return folder
 
 

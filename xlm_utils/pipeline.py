@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from xlm_utils.models import source
+from xlm_utils.overrides import split_name
 from xlm_utils.preflight import preflight
 from xlm_utils.records import digest, fingerprint, read_manifest, sha256, write_json
 from xlm_utils.study import PARAMS, ROOT, Study, StudyError, open_study, relative
@@ -91,7 +92,8 @@ def execute(notebook: Path, output: Path, parameters: dict) -> None:
 
 def from_anywhere(name: str) -> str:
     """A study as a notebook, whose kernel runs in another folder, can open it: a file by its whole path."""
-    return str(Path(name).resolve()) if name.endswith((".yaml", ".yml")) else name
+    preset, _ = split_name(name)
+    return str(Path(preset).resolve()) + name.removeprefix(preset) if preset.endswith((".yaml", ".yml")) else name
 
 
 def run(name: str) -> None:

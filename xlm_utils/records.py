@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import metadata
@@ -128,6 +129,15 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[name] = "not installed"
     return found | {"xlm-utils": __version__}
+
+
+def commit() -> str:
+    """Short hash of the code's commit, marked if files differ from it."""
+    try:
+        git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return f"none (git can't tell), version {__version__}"
 
 
 def manifest_path(path: Path) -> Path:

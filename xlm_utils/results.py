@@ -93,7 +93,7 @@ def load_scores(study: Study, twins: bool = False) -> pd.DataFrame:
     files = [p for p in there if p.stem in known and (twins or not is_twin(study, p.stem))]
     rows = [row for path in files for row in _checked(path, path.stat().st_mtime_ns)]
     if not rows:
-        raise StudyError(f"no scores in {relative(folder)}; run 05_judge.ipynb with -p study {study.name}")
+        raise StudyError(f"no scores in {relative(folder)}; run 05_judge.ipynb with {study.options()}")
     table = terms(study).astype({"term_id": str})
     scores = pd.DataFrame(rows)
     scores["score"] = scores["score"].astype(float).where(scores["status"] == "ok")
@@ -147,5 +147,5 @@ def load_benchmarks(study: Study) -> dict[str, dict[str, dict]]:
     files = {model: study.folder / "benchmarks" / f"{model}.json" for model in study.models}
     found = {model: json.loads(path.read_text(encoding="utf-8"))["columns"] if path.exists() else {} for model, path in files.items()}
     if not any(found.values()):
-        raise StudyError(f"no benchmark results in {relative(study.folder / 'benchmarks')}; run 06_benchmark.ipynb with -p study {study.name}")
+        raise StudyError(f"no benchmark results in {relative(study.folder / 'benchmarks')}; run 06_benchmark.ipynb with {study.options()}")
     return found

@@ -7,7 +7,7 @@ parameters override single values, and a run with overrides gets a folder of its
 from __future__ import annotations
 
 import os
-import subprocess
+import shlex
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -15,28 +15,11 @@ from typing import Any
 
 import yaml
 
-from xlm_utils import __version__
 from xlm_utils.names import grid, grids, parse
 from xlm_utils.notebook import hush_kernel, mount_drive, parameter_cells
-from xlm_utils.records import versions
+from xlm_utils.overrides import ADDING, MERGING, OVERRIDES, SMOKE, apply, given, split_name, suffix
+from xlm_utils.records import commit, versions
 from xlm_utils.settings import PARAMS, ROOT, Language, Settings, StudyError, validate
-
-# notebook parameter → where it lands in the preset; its "as the study says" value is 0 or ""
-OVERRIDES = {
-    "limit": ("vocabulary", "sample"),
-    "translator": ("translation", "translator"),
-    "items": ("benchmarks", "items"),
-    "data_dir": ("benchmarks", "data_dir"),
-    "chat_template": ("benchmarks", "chat_template"),
-    "max_new_tokens": ("generation", "max_new_tokens"),
-    "evaluations": ("evolution", "evaluations"),
-    "seed": ("seed",),
-    "base": ("base",),
-    "dare_seeds": ("dare_seeds",),
-}
-MERGE_OVERRIDES = ("evaluations", "seed", "smoke")  # these change merges without changing their names
-ADDING_OVERRIDES = ("dare_seeds",)  # these add results and change none, so they need no folder of their own
-SMOKE = {"limit": 4, "items": 1, "max_new_tokens": 12, "evaluations": 2}  # XLM_SMOKE=1: the size of the tests
 
 
 class Study:
@@ -45,15 +28,16 @@ class Study:
     workers = 1  # processes that evaluate the candidates of a search
     sweep_of: Study | None = None  # the study whose hyper-parameters this one varies
 
-    def __init__(self, name: str, settings: Settings, changed: Mapping[str, object], method: str, judge: str, home: str = ""):
-        self.name, self.settings, self.changed, self.home = name, settings, dict(changed), home
+    def __init__(self, preset: str, settings: Settings, changed: Mapping[str, object], method: str, judge: str, home: str = ""):
+        self.preset, self.settings, self.changed, self.home = preset, settings, dict(changed), home
+        self.name = name = Path(preset).stem if preset.endswith((".yaml", ".yml")) else preset
         home = ROOT / Path(home).expanduser()  # never relative to the kernel's working directory, which depends on who started it
-        suffix = _suffix({key: value for key, value in self.changed.items() if key not in ADDING_OVERRIDES})
-        self.folder = home / "data" / "runs" / f"{name}{suffix}"
-        merging = {key: value for key, value in self.changed.items() if key in MERGE_OVERRIDES}
-        self.models_folder = home / "data" / "runs" / f"{name}{_suffix(merging)}" / "models"
+        own = suffix({key: value for key, value in self.changed.items() if key not in ADDING})
+        self.folder = home / "data" / "runs" / f"{name}{own}"
+        merging = {key: value for key, value in self.changed.items() if key in MERGING}
+        self.models_folder = home / "data" / "runs" / f"{name}{suffix(merging)}" / "models"
         licensed = settings.vocabulary.source == "snomed"  # its terms, which figures show on hover, stay out of what is committed
-        self.figures = self.folder / "figures" if licensed else home / "figures" / f"{name}{suffix}"
+        self.figures = self.folder / "figures" if licensed else home / "figures" / f"{name}{own}"
         self.method, self.judge = method, judge
 
     def __getattr__(self, part: str) -> Any:
@@ -94,7 +78,7 @@ class Study:
         points = dict.fromkeys(point for name in self.sweep.grids for point in grid(name))
         methods = [_arm(point, self.base) for point in points] if "base" in self.changed else list(points)
         settings = self.settings.model_copy(update={"methods": tuple(methods), "dare_seeds": 1})
-        swept = Study(self.name, settings, self.changed | {"sweep": 1}, self.method, self.judge, self.home)
+        swept = Study(self.preset, settings, self.changed | {"sweep": 1}, self.method, self.judge, self.home)
         swept.sweep_of = self
         return swept
 
@@ -102,6 +86,14 @@ class Study:
     def judges(self) -> list[str]:
         """Judge cards to run: those of the study, or the one named by the ``judge`` parameter."""
         return list(self.judging.judges) if self.judge == "all" else [self.judge]
+
+    def options(self, **more: str) -> str:
+        """Papermill's options that take another notebook to this run: ``-p study demo+limit=8``, and ``more`` parameters."""
+        named = "".join(f"+{key}={value}" for key, value in sorted(self.changed.items()) if key not in ("smoke", "sweep"))
+        parameters = {"study": f"{self.preset}{named}", **more}
+        parameters |= {"sweep": "true"} if self.sweep_of else {}
+        parameters |= {"drive_dir": self.home} if self.home != os.environ.get("XLM_HOME", "") else {}
+        return shlex.join(word for key, value in parameters.items() for word in ("-p", key, value))
 
     def label(self, model: str) -> str:
         """Name of a model as the tables print it."""
@@ -153,15 +145,11 @@ def presets() -> list[str]:
     return sorted(p.stem for p in PARAMS.glob("*.yaml"))
 
 
-def _suffix(changed: Mapping[str, object]) -> str:
-    return "".join(f"+{key}={Path(str(value)).name}" for key, value in sorted(changed.items()))
-
-
 def open_study(
     study: str = "demo", method: str = "all", judge: str = "all", judge_base_url: str = "", backend: str = "hf", workers: int = 1,
     sweep: bool | str = False, drive_dir: str = "", **overrides: object,
 ) -> Study:  # fmt: skip
-    """Read ``params/<study>.yaml`` (or a YAML file by path), apply overrides, validate everything.
+    """Read ``params/<study>.yaml`` (or a YAML file by path), apply overrides (of its name, then parameters), validate everything.
 
     ``method``, ``judge``, ``judge_base_url``, ``backend`` and ``workers`` choose what to run and where; ``sweep``
     takes the study's ``swept``; ``drive_dir`` is the folder that ``data/runs`` and ``figures`` go to instead of
@@ -184,20 +172,16 @@ def open_study(
         declared = cells[-1]
         for name in sorted(set().union(*cells) - declared):
             raise StudyError(f"this notebook has no parameter {name!r}; it has {', '.join(sorted(declared))}")
-    path = Path(study) if str(study).endswith((".yaml", ".yml")) else PARAMS / f"{study}.yaml"
+    study, named = split_name(study)
+    path = Path(study) if study.endswith((".yaml", ".yml")) else PARAMS / f"{study}.yaml"
     if not path.is_file():
         raise StudyError(f"study {study!r} is not one of {', '.join(presets())}, nor a YAML file")
     preset = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(preset, dict):
         raise StudyError(f"{path.name}: not a mapping of settings")
     smoke = os.environ.get("XLM_SMOKE") == "1"
-    changed = {name: value for name, value in overrides.items() if value not in (0, "", None, "false", "False")}
-    for name, value in ((SMOKE if smoke else {}) | changed).items():
-        *parts, last = OVERRIDES[name]
-        target = preset
-        for part in parts:
-            target = target.setdefault(part, {})
-        target[last] = value
+    changed = named | given(overrides)
+    apply(preset, (SMOKE if smoke else {}) | changed)
     if smoke:
         preset["methods"] = preset["methods"][::2][:2]
         if preset.get("sweep"):
@@ -207,7 +191,7 @@ def open_study(
         settings = settings.model_copy(update={"methods": tuple(_arm(method, settings.base) for method in settings.methods)})
     home = drive_dir or os.environ.get("XLM_HOME", "")
     mount_drive(home)
-    result = Study(path.stem, settings, ({"smoke": 1} if smoke else {}) | changed, method, judge, home)
+    result = Study(study, settings, ({"smoke": 1} if smoke else {}) | changed, method, judge, home)
     if str(sweep).lower() == "true":
         result = result.swept()
     result.workers = workers
@@ -240,11 +224,3 @@ def pick_device() -> tuple[str, str]:
         return "cuda", f"{torch.cuda.get_device_name(0)} is visible to PyTorch"
     return "cpu", "no CUDA device is visible to PyTorch"
 
-
-def commit() -> str:
-    """Short hash of the code's commit, marked if files differ from it."""
-    try:
-        git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return f"none (git can't tell), version {__version__}"

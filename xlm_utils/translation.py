@@ -241,7 +241,7 @@ def terms(study: Study) -> pd.DataFrame:
         draw_terms(study)
     if not file.exists():
         if study.translation.translator != "jmdict":
-            raise StudyError(f"no terms yet; run 01_curate.ipynb and 02_translate.ipynb with -p study {study.name}")
+            raise StudyError(f"no terms yet; run 01_curate.ipynb and 02_translate.ipynb with {study.options()}")
         print("no terms.csv yet: curating and translating the vocabulary first (seconds)")
         curate(study)
         translate(study)
