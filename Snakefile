@@ -4,8 +4,9 @@
     snakemake --config study=paper --executor slurm --jobs 20 --keep-going --default-resources slurm_partition=…
 
 File names are the pipeline's, and a job is the line that a person types. Snakemake decides which notebooks start:
-after a failure or a change, run the same line again. What a notebook that starts does anew is decided by the
-manifests, so one that starts without need does no work; and results are never deleted first (``update``).
+after a failure, a kill or a change, run the same line again. What a notebook that starts does anew is decided by
+the manifests, so one that starts without need does no work. Results are never deleted: not before a job
+(``update``), nor when it fails (``profiles/default``).
 """
 
 import shlex
@@ -19,8 +20,9 @@ from xlm_utils.study import PARAMS, open_study
 NAME = from_anywhere(config.get("study", "demo"))
 STUDY = open_study(NAME)
 HERE = {"mem_mb": 8_000, "runtime": 240}  # MB and minutes; no GPU, so these run where Snakemake does, which has the network and the keys
+CHECKED = STUDY.folder / "notebooks" / "checked"
 NODE = {"gpu": 1, "mem_mb": 64_000, "runtime": 720}  # enough for 8B models; --set-resources changes it for one rule
-THREADS = {"03_merge": 4, "04_generate": 4, "06_benchmark": 4, "05_judge": 1_000}  # all that there are: two judges at once could overspend
+THREADS = {"03_merge": 4, "04_generate": 4, "06_benchmark": 4}
 
 
 def files(stage, **part):
@@ -50,7 +52,7 @@ JOBS = [  # stage, the notebook parameter that makes it a part, what it reads, w
     ("03_merge", {}, sum(MERGE.values(), []), NODE),  # merges nothing: where the merges landed, side by side
     *[("04_generate", {"method": model}, [*PROMPTS, *files("02_translate"), *MERGE.get(model, [])], NODE)
       for model in (*STUDY.models[:2], *STUDY.merges)],
-    # a judge's rate limit, budget and controls are one process's: a job a judge, not one a model and judge
+    # a judge's rate limit and controls are one process's: a job a judge, not one a model and judge
     *[("05_judge", {"judge": judge}, [rater(judge), RATING, *files("04_generate")], HERE) for judge in STUDY.judges],
     *[("03_merge", SWEEP | {"method": point}, [card(point)], NODE) for point in POINTS if point not in MERGE],  # a grid's point of all defaults is a method
     *[("04_generate", SWEEP | {"method": model}, [*PROMPTS, *files("02_translate"), *POINTS.get(model, [])], NODE) for model in SWEPT],
@@ -64,12 +66,19 @@ rule all:
     input: files("07_figures"), set(files("03_merge")) - set(sum(MERGE.values(), []))
 
 
+rule checks:  # and downloads, before anything is paid for: nodes may have no network
+    output: touch(CHECKED)
+    params: depends=fingerprint(STUDY.settings.model_dump())
+    localrule: True
+    shell: "{sys.executable} -m xlm_utils.pipeline {NAME:q} --fetch"
+
+
 for stage, part, reads, needs in JOBS:
     name = "+".join([stage, *("sweep" if key == "sweep" else value for key, value in part.items())])
 
     rule:
         name: name
-        input: reads
+        input: reads, checked=ancient(CHECKED)
         output: [update(file) for file in files(stage, **part) if file not in reads]
         log: str(STUDY.folder / "notebooks" / f"{name}.ipynb")
         params:

@@ -12,8 +12,9 @@ from xlm_utils.study import ROOT
 ROOMS = [
     "settings", "overrides", "notebook", "records", "names", "study", "colab", "hub", "models", "snomed", "terminologies", "vocabulary", "training",
     "clients", "judges", "pacing", "replies", "calls", "translation", "methods", "weights", "chunked", "merging", "tasks", "benchmarks",
-    "fitness", "workers", "evolution", "decoding", "generation", "proxy", "statistics", "association", "resampling", "judging", "controls", "results",
-    "published", "gains", "pages", "tables", "table2", "canvas", "charts", "comparisons", "spreads", "figures", "budget", "preflight", "pipeline",
+    "fitness", "workers", "evolution", "decoding", "generation", "definitions", "proxy", "statistics", "association", "resampling", "judging",
+    "controls", "results", "published", "gains", "pages", "tables", "table2", "canvas", "charts",
+    "comparisons", "spreads", "figures", "budget", "preflight", "pipeline",
 ]  # fmt: skip
 FILES = {path.stem: path for path in sorted((ROOT / "xlm_utils").glob("*.py")) if path.stem != "__init__"}
 

@@ -304,10 +304,8 @@ def test_a_chat_template_wraps_the_prompts_and_its_absence_is_an_error(item_stud
 
 
 def test_a_missing_vllm_and_an_unknown_backend_are_one_sentence(item_study, monkeypatch):
-    the_study = item_study(items=1)
-    prepared = benchmarks.Prepared()
     monkeypatch.setattr(models, "find_spec", lambda name: None)
     with pytest.raises(StudyError, match="backend vllm: the package is not installed"):
-        benchmarks.evaluate(the_study, prepared, "expert", backend="vllm")
-    with pytest.raises(StudyError, match="backend 'tgi' is not one of hf, vllm"):
-        benchmarks.evaluate(the_study, prepared, "expert", backend="tgi")
+        benchmarks.evaluate(item_study(items=1, generation={"backend": "vllm"}), benchmarks.Prepared(), "expert")
+    with pytest.raises(StudyError, match="backend = 'tgi': input should be 'hf' or 'vllm'"):
+        open_study("demo", backend="tgi")

@@ -96,8 +96,10 @@ def test_drive_is_mounted_once_when_the_folder_is_on_it(monkeypatch, tmp_path):
 
     monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace(drive=SimpleNamespace(mount=mount)))
     for _ in range(2):
-        open_study("demo", drive_dir=str(tmp_path / "drive" / "MyDrive" / "xlm"))
+        plan = open_study("demo", drive_dir=str(tmp_path / "drive" / "MyDrive" / "xlm"))
     assert mounted == [str(tmp_path / "drive")]
+    assert not plan.models_folder.is_relative_to(tmp_path / "drive"), "merges can be made again, and a Drive is small"
+    assert plan.replies.is_relative_to(tmp_path / "drive"), "what was paid for stays"
 
 
 def test_outside_colab_a_path_on_drive_is_one_sentence():

@@ -199,8 +199,8 @@ def engine(monkeypatch):
             seen.sampling = {"temperature": temperature, "max_tokens": max_tokens, "stop_token_ids": stop_token_ids}
 
     class LLM:
-        def __init__(self, model, *, dtype="auto", quantization=None, seed=None):
-            seen.engine = {"model": model, "dtype": dtype, "quantization": quantization, "seed": seed}
+        def __init__(self, model, *, dtype="auto", seed=None):
+            seen.engine = {"model": model, "dtype": dtype, "seed": seed}
 
         def generate(self, prompts, sampling_params=None, *, use_tqdm=True):
             seen.prompts = [prompt["prompt_token_ids"] for prompt in prompts]
@@ -215,16 +215,16 @@ def engine(monkeypatch):
 
 
 def test_vllm_gets_the_folder_greedy_sampling_and_the_same_stop_tokens(pico_study, engine):
-    study = pico_study("llama", generation={"max_new_tokens": 7, "dtype": "float16", "quantization": "nf4"})
-    written = decoding.writer(study, "expert", "vllm")
-    assert engine.engine == {"model": str(models.locate(study, "expert")), "dtype": "float16", "quantization": "bitsandbytes", "seed": 0}
+    study = pico_study("llama", generation={"max_new_tokens": 7, "dtype": "float16", "backend": "vllm"})
+    written = decoding.writer(study, "expert")
+    assert engine.engine == {"model": str(models.locate(study, "expert")), "dtype": "float16", "seed": 0}
     answers = written.complete(TEXTS[:3])
     assert engine.sampling == {"temperature": 0, "max_tokens": 7, "stop_token_ids": [1, 4]}
     assert engine.prompts == [written.tokenizer(text)["input_ids"] for text in TEXTS[:3]]
     assert [(answer["tokens"], answer["finish"]) for answer in answers] == [(2, "stop"), (2, "length"), (0, "empty")]
     assert answers[0]["definition"] == written.tokenizer.decode([40, 41])
     assert written.facts == {
-        "device": "cuda", "dtype": "float16", "backend": "vllm", "quantization": "nf4", "stop_tokens": ["<eos>", "<|im_end|>"],
+        "device": "cuda", "dtype": "float16", "backend": "vllm", "quantization": "none", "stop_tokens": ["<eos>", "<|im_end|>"],
     }  # fmt: skip
 
 
@@ -232,10 +232,25 @@ def test_vllm_that_is_not_installed_or_cannot_quantise_is_one_sentence_before_an
     monkeypatch.setattr(models, "locate", lambda *_: pytest.fail("looked for weights"))
     monkeypatch.setattr(models, "find_spec", lambda name: None)
     with pytest.raises(StudyError, match="vllm: the package is not installed"):
-        decoding.writer(pico_study("llama"), "expert", "vllm")
+        decoding.writer(pico_study("llama", generation={"backend": "vllm"}), "expert")
     monkeypatch.setattr(models, "find_spec", lambda name: object())
-    with pytest.raises(StudyError, match=r"int8.*none or nf4"):
-        decoding.writer(pico_study("llama", generation={"quantization": "int8"}), "expert", "vllm")
+    with pytest.raises(StudyError, match=r"nf4.*the backend vllm loads none"):
+        decoding.writer(pico_study("llama", generation={"quantization": "nf4", "backend": "vllm"}), "expert")
+
+
+def test_a_model_that_names_a_cache_of_its_own_is_decoded_in_segments_all_the_same(pico_study, pico_siblings, tmp_path):
+    shutil.copytree(pico_siblings["llama"] / "japanese", tmp_path / "own")
+    config = tmp_path / "own" / "generation_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"cache_implementation": "static"}))
+    plain = models.load(pico_study("llama"), "japanese", dtype="float32")[:2]
+    own = models.load(pico_study("llama", weights={"japanese": tmp_path / "own"}), "japanese", dtype="float32")[:2]
+    assert decoding.complete(*own, TEXTS, 20) == decoding.complete(*plain, TEXTS, 20)
+
+
+@pytest.mark.parametrize("words", ["CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling", "CUDA error: out of memory", "can't allocate memory"])
+def test_memory_that_ran_out_is_known_by_its_words_too(words):
+    assert decoding.out_of_memory(RuntimeError(words))
+    assert not decoding.out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
 
 
 def test_what_bends_greedy_decoding_is_left_out_and_named(pico_study, pico_siblings, tmp_path, capsys):

@@ -1,5 +1,6 @@
-"""Definitions: fixed batches, whole batches on disk, the same bytes after a kill, greedy twins copied."""
+"""Definitions: fixed batches, whole batches on disk, the same bytes after a kill, twins copied."""
 
+import codecs
 import json
 from types import SimpleNamespace
 
@@ -7,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from xlm_utils import decoding, generation, models
+from xlm_utils import decoding, definitions, generation, models
 from xlm_utils.records import read_jsonl
 from xlm_utils.study import StudyError, open_study
 
@@ -48,8 +49,8 @@ class Clerk:
     def __init__(self, holds=100, auto=8):
         self.holds, self.auto, self.calls = holds, auto, []
 
-    def __call__(self, study, name, backend="hf"):
-        facts = {"backend": backend, "device": "cpu", "dtype": "float32", "quantization": "none", "stop_tokens": ["<eos>"]}
+    def __call__(self, study, name):
+        facts = {"backend": study.generation.backend, "device": "cpu", "dtype": "float32", "quantization": "none", "stop_tokens": ["<eos>"]}
         return decoding.Writer(None, f"loaded {name}", facts, self.complete, lambda texts: (self.auto, "for a test"))
 
     def complete(self, texts):
@@ -168,17 +169,31 @@ def test_a_finished_run_does_nothing(study, clerk, capsys):
     assert "done before" in capsys.readouterr().out
 
 
-def test_the_greedy_twin_of_the_reference_is_copied_under_its_own_name(study, clerk):
+def test_the_reference_and_the_baseline_are_both_generated_so_that_their_identity_is_measured(study, clerk, monkeypatch):
     study, table = study
     reference, baseline = generation.runs(study)[:2]
     list(generation.define(study, reference, table))
-    clerk.calls = []
+    said = clerk.complete
+    other = {"lllll": "lllly"}
+    monkeypatch.setattr(clerk, "complete", lambda texts: [
+        row | {"definition": other.get(row["definition"], row["definition"])} for row in said(texts)
+    ])  # fmt: skip
     list(generation.define(study, baseline, table))
-    rows, manifest = read(study, "expert")
+    assert definitions.identity(study) == (10, 20)  # a device whose rounding depends on the day
+
+
+def test_the_twin_of_a_merge_is_copied_under_its_own_name(study, clerk, monkeypatch):
+    study, table = study
+    one = models.locate(study, "slerp")
+    monkeypatch.setattr(models, "locate", lambda *_: one)  # two merges with the same weights
+    first, second = generation.runs(study)[-2:]
+    list(generation.define(study, first, table))
+    clerk.calls = []
+    list(generation.define(study, second, table))
+    rows, manifest = read(study, second.name)
     assert not clerk.calls
-    assert {row["run"] for row in rows} == {"expert"}
-    assert manifest["same_as"] == "expert.reference"
-    assert generation.identity(study) == (20, 20)
+    assert {row["run"] for row in rows} == {second.name}
+    assert manifest["same_as"] == first.name
 
 
 def test_another_baseline_prompt_is_generated_and_leaves_every_other_run_as_it_is(study, clerk, monkeypatch):
@@ -195,7 +210,7 @@ def test_another_baseline_prompt_is_generated_and_leaves_every_other_run_as_it_i
     for run in generation.runs(study)[:4]:
         list(generation.define(study, run, table))
     assert clerk.calls == [8, 8, 4]  # the scored baseline alone
-    assert generation.identity(study) == (10, 20)
+    assert definitions.identity(study) == (10, 20)
 
 
 def test_the_baseline_prompt_must_be_a_file(pico_study):
@@ -229,7 +244,7 @@ def test_the_summary_counts_cut_off_empty_and_other_language(study, clerk):
     reference, _, control = generation.runs(study)[:3]
     list(generation.define(study, reference, table))
     list(generation.define(study, control, table.assign(translation=["e"] * 5 + ["s"] * 15)))
-    english, japanese = generation.summary(study, [reference.name, control.name]).to_dict("records")
+    english, japanese = definitions.summary(study, [reference.name, control.name]).to_dict("records")
     counts = ["n", "stopped", "cut off", "empty", "other language"]
     assert [english[key] for key in counts] == [20, 10, 10, 0, 0]
     assert [japanese[key] for key in counts] == [20, 15, 0, 5, 15]  # it says ss, in Latin letters
@@ -244,14 +259,20 @@ def test_chat_template_without_a_template_is_one_sentence(study):
         generation.prompts(study, run, table, SimpleNamespace(chat_template=None))
 
 
-def test_side_by_side_has_one_row_a_term_and_a_hole_where_a_run_is_missing(study, clerk):
+def test_side_by_side_has_one_row_a_term_and_a_column_for_every_finished_run_whoever_asks(study, clerk):
     study, table = study
     table = table.assign(definition="by clinicians")
-    reference, _, control = generation.runs(study)[:3]
+    reference, _, control, general = generation.runs(study)[:4]
     list(generation.define(study, reference, table))
-    wide = generation.side_by_side(study, table, [reference.name, control.name])
+    next(generation.define(study, control, table))  # killed after a batch
+    definitions.side_by_side(study, table)
+    list(generation.define(study, general, table))
+    wide = definitions.side_by_side(study, table)  # by a job that knows of its own run only
+    assert list(wide.columns) == ["term_id", "term", "translation", "clinicians", reference.name, general.name]
+    file = study.folder / "definitions" / "side_by_side.csv"
+    assert file.read_bytes().startswith(codecs.BOM_UTF8)
+    assert pd.read_csv(file, encoding="utf-8-sig", keep_default_na=False).equals(wide.fillna(""))
     assert list(wide["term_id"]) == list(table["term_id"])
     assert list(wide[reference.name]) == ["ss"] * 10 + ["lllll"] * 10
-    assert wide[control.name].isna().all()
     assert set(wide["clinicians"]) == {"by clinicians"}
-    assert generation.identity(study) == (0, 0)  # the scored run is missing
+    assert definitions.identity(study) == (0, 0)  # the scored run is missing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from xlm_utils import calls, controls, judging, pacing, proxy
 from xlm_utils.judges import Card, load_card
 from xlm_utils.judging import SCHEMA, fill, parse, prompt_for
 from xlm_utils.records import Step, append_jsonl, read_jsonl, read_manifest
+from xlm_utils.replies import open_store
 from xlm_utils.study import PARAMS, Study, StudyError, open_study
 
 ROWS = [  # term, translation, clinicians' definition, expert's definition, a Japanese model's definition
@@ -174,6 +176,19 @@ def test_the_cost_is_checked_before_the_first_call_and_while_it_grows(tmp_path):
         with pytest.raises(StudyError, match=r"210.00 USD are spent, above judging.max_cost_usd = 200"):
             calls.run_calls(pricy, list("abcdef"), max_cost_usd=200, **run)
         assert calls.spent(tmp_path / "r.sqlite") >= 210
+
+
+def test_what_another_judge_s_process_spends_counts_too(tmp_path):
+    store = tmp_path / "r.sqlite"
+
+    def parse_beside_another(text):
+        with contextlib.closing(open_store(store)) as other, other:
+            other.execute("insert or ignore into replies (key, usd) values ('of another judge', 500)")
+        return parse(text)
+
+    with Loopback() as server, pytest.raises(StudyError, match=r"500\.\d\d USD are spent, above judging.max_cost_usd = 400"):
+        calls.run_calls(card(), list("abcdef"), SCHEMA, parse_beside_another, store, base_url=server.openai, max_cost_usd=400)
+    assert len(server.prompts) < 6
 
 
 KILLED = """

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -298,6 +299,18 @@ def test_a_merge_in_memory_is_the_checkpoint_bit_for_bit(pico_study, family, nam
     stored = AutoModelForCausalLM.from_pretrained(merging.merge(study, name, values), dtype=torch.bfloat16)
     for (parameter, ours), theirs in zip(live.named_parameters(), stored.parameters(), strict=True):
         assert torch.equal(ours, theirs), parameter
+
+
+def test_a_gpu_too_small_for_mergekits_copies_leaves_the_merge_to_the_cpu(pico_study, monkeypatch, capsys):
+    study = pico_study("llama")
+    folders = merging.parents(study, merging.render(study, "ties"))
+    largest, every = 300 * 32, sum(tensor.numel() for tensor in load_file(folders["japanese"] / "model.safetensors").values())
+    monkeypatch.setattr(merging, "pick_device", lambda: ("cuda", "a GPU"))
+    for memory, device in ((17 * 4 * largest + 2 * every, "cuda"), (17 * 4 * largest + 2 * every - 1, "cpu")):
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _, memory=memory: SimpleNamespace(total_memory=memory))
+        assert merging.math_device(folders)[0] == device
+    merging.merge(study, "ties")
+    assert "ties: merged on the CPU (merging on the GPU takes up to 0 GiB, and it has 0)" in capsys.readouterr().out
 
 
 def test_merging_leaves_the_global_random_generators_alone(pico_study):

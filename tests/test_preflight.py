@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import namedtuple
 
+import psutil
 import pytest
 import yaml
 
@@ -107,9 +108,19 @@ def test_the_disk_has_to_hold_the_points_of_a_sweep_and_the_further_masks_too(pi
     assert needed[1] - needed[0] == pytest.approx(more * 2e9 / 2**30, abs=0.1)
 
 
-def test_memory_too_small_is_told_in_one_sentence(pico_study, monkeypatch):
-    import psutil
+@pytest.mark.parametrize(("settings", "size"), [
+    ({"dtype": "bfloat16"}, 2), ({"dtype": "float32"}, 4), ({"dtype": "bfloat16", "quantization": "nf4"}, 0.75),
+])  # fmt: skip
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_memory_that_is_needed_follows_the_dtype(pico_study, monkeypatch, device, settings, size):
+    monkeypatch.setattr(preflight, "pick_device", lambda: (device, ""))
+    monkeypatch.setattr(preflight, "_free_on_gpu", lambda: 64 * 2**30)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: namedtuple("memory", "available")(64 * 2**30))
+    said = preflight._memory(pico_study("llama", generation=settings), {"expert": {"parameters": 8e9}})
+    assert float(re.search(r"([\d.]+) GiB needed", said)[1]) == pytest.approx(8e9 * size / 2**30 + 2, abs=0.1)
 
+
+def test_memory_too_small_is_told_in_one_sentence(pico_study, monkeypatch):
     monkeypatch.setattr(models, "pick_device", lambda: ("cpu", ""))
     monkeypatch.setattr(psutil, "virtual_memory", lambda: namedtuple("memory", "available")(2**20))
     with pytest.raises(StudyError, match="memory"):

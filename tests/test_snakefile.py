@@ -79,10 +79,13 @@ def snakemake(tmp_path):
     del preset["sweep"]
     started = tmp_path / "started"
 
-    def run(*options, methods=("slerp", "dare_ties@ancestor#3"), fail="", **settings):
+    def run(*options, methods=("slerp", "dare_ties@ancestor#3"), fail="", checks=False, **settings):
         mine, home = str(tmp_path / "mine.yaml"), str(tmp_path / "home")
         (tmp_path / "mine.yaml").write_text(yaml.safe_dump(preset | settings | {"methods": list(methods)}), encoding="utf-8")
         (tmp_path / "results.json").write_text(json.dumps(results(mine, home)), encoding="utf-8")
+        if not checks:
+            (tmp_path / "home" / "data" / "runs" / "mine" / "notebooks").mkdir(parents=True, exist_ok=True)
+            (tmp_path / "home" / "data" / "runs" / "mine" / "notebooks" / "checked").touch()
         started.write_text("")
         own = {"XLM_HOME": home, "PYTHONPATH": f"{tmp_path}:{ROOT}", "STARTED": str(started), "RESULTS": str(tmp_path / "results.json"), "FAIL": fail}
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(tmp_path), "-c2"]
@@ -127,8 +130,16 @@ def test_a_changed_setting_plans_every_job_again(snakemake):
 
 
 def test_a_failed_job_leaves_the_others_keeps_its_notebook_and_is_taken_up_again(snakemake, tmp_path):
-    status, started, _ = snakemake("--keep-going", fail="04_generate+slerp")
+    folder = tmp_path / "home" / "data" / "runs" / "mine"
+    status, started, _ = snakemake("--keep-going", fail="04_generate+expert")
     assert status == 1
-    assert started == sorted([*(name for name in FIRST if name not in ("05_judge+proxy", "07_figures")), "04_generate+slerp"])  # tried twice
-    assert (tmp_path / "home" / "data" / "runs" / "mine" / "notebooks" / "04_generate+slerp.ipynb").read_text() == "executed"
-    assert snakemake()[:2] == (0, ["04_generate+slerp", "05_judge+proxy", "07_figures"])
+    assert started == sorted([*(name for name in FIRST if name not in ("05_judge+proxy", "07_figures")), "04_generate+expert"])  # tried twice
+    assert (folder / "notebooks" / "04_generate+expert.ipynb").read_text() == "executed"
+    assert (folder / "definitions" / "expert.reference.jsonl").exists(), "what it had finished is kept"
+    assert snakemake()[:2] == (0, ["04_generate+expert", "05_judge+proxy", "07_figures"])
+
+
+def test_checks_come_first_and_stop_every_job(snakemake):
+    status, started, out = snakemake(checks=True, benchmarks={"data_dir": "nowhere"})
+    assert (status, started) == (1, [])
+    assert "data_dir: there is no folder nowhere" in out

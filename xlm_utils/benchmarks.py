@@ -25,14 +25,11 @@ AT_ONCE = 500  # items that are answered between two writes: enough to fill batc
 __all__ = ["COLUMNS", "Prepared", "columns_table", "datasets_table", "evaluate", "prepare", "run"]
 
 
-def evaluate(study: Study, prepared: Prepared, name: str, backend: str = "hf") -> dict:
+def evaluate(study: Study, prepared: Prepared, name: str) -> dict:
     """All columns for one model, in the files ``benchmarks/<name>.json`` and ``<name>.samples.jsonl``.
 
     What is there is read, not repeated: a finished result, and in ``benchmarks/parts`` every data set that
     the same weights have answered, for another model, for another selection of data sets, or before a kill.
-
-    Args:
-        backend: ``hf``, or ``vllm`` where that package is installed.
 
     Returns:
         ``model``; ``datasets``: data set → column, metric, value, stderr, n, shots, truncated, version,
@@ -42,10 +39,10 @@ def evaluate(study: Study, prepared: Prepared, name: str, backend: str = "hf") -
     Raises:
         StudyError: the model, its chat template or the backend is not there.
     """
-    models.check_backend(study, backend)
+    models.check_backend(study)
     how = {
         "weights": digest(models.locate(study, name)), "chat_template": study.benchmarks.chat_template,
-        "dtype": study.generation.dtype, "quantization": study.generation.quantization, "backend": backend,
+        "dtype": study.generation.dtype, "quantization": study.generation.quantization, "backend": study.generation.backend,
     }  # fmt: skip
     folder = study.folder / "benchmarks"
     steps = [Step(folder / f"{name}{ending}", tasks=prepared.facts, **how) for ending in (".json", ".samples.jsonl")]
@@ -59,7 +56,7 @@ def evaluate(study: Study, prepared: Prepared, name: str, backend: str = "hf") -
             by = ", ".join(sorted({part["model"] for part in parts.values()}))
             print(f"{name}: {len(parts)} of {len(files)} data sets are answered already, by the same weights ({by})")
         if asked := [dataset for dataset in files if dataset not in parts]:
-            lm = _language_model(study, prepared, name, backend)
+            lm = _language_model(study, prepared, name)
             for group in _groups(prepared, asked):
                 for dataset, part in answer(lm, prepared, group, study.benchmarks.chat_template).items():
                     parts[dataset] = part
@@ -82,13 +79,12 @@ def _groups(prepared: Prepared, asked: list[str]) -> Iterator[list[str]]:
             group = []
 
 
-def _language_model(study: Study, prepared: Prepared, name: str, backend: str) -> LM:
-    if backend == "vllm":
+def _language_model(study: Study, prepared: Prepared, name: str) -> LM:
+    if study.generation.backend == "vllm":
         from lm_eval.models.vllm_causallms import VLLM
 
         dtype, _ = models.pick_dtype(study, "cuda")
-        quantization = models.VLLM_QUANTIZATION[study.generation.quantization]
-        return VLLM(pretrained=str(models.locate(study, name)), batch_size="auto", dtype=dtype, quantization=quantization)
+        return VLLM(pretrained=str(models.locate(study, name)), batch_size="auto", dtype=dtype)
     model, tokenizer, how = models.load(study, name)
     from xlm_utils.tasks.harness import SharedPromptLM
 

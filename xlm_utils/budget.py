@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import pandas as pd
 
 from xlm_utils import controls, judging, translation, vocabulary
-from xlm_utils.calls import estimate, replies_file, spent
+from xlm_utils.calls import estimate, spent
 from xlm_utils.generation import runs
 from xlm_utils.judges import Card, address, find_key, load_card, shutdown_date
 from xlm_utils.study import PARAMS, Study, StudyError
@@ -101,7 +101,7 @@ def cost(study: Study, stages: Collection[str], parameters: float) -> str:
             calls = definitions * len(study.judging.references) + CONTROLS * (2 if study.sweep else 1)
             needed.append(estimate(card, [judging.prompt_for(study, row)] * calls, judging.SCHEMA))
     usd, hours = (sum(part[unit] for part in needed) for unit in ("usd", "minutes"))
-    before, limit = spent(replies_file(study)), study.judging.max_cost_usd
+    before, limit = spent(study.replies), study.judging.max_cost_usd
     if needed and max(usd, before) > limit:
         raise StudyError(f"cost: about {usd:.2f} USD for {terms:,} terms ({before:.2f} spent), above judging.max_cost_usd = {limit:g}")
     calls = f"{terms:,} terms{counted}, about {usd:.2f} USD and {hours / 60:.1f} h of calls" if needed else "no call to pay for"

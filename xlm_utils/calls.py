@@ -21,7 +21,7 @@ from typing import Any
 from xlm_utils.clients import Ask, Fatal, Reply, Retry
 from xlm_utils.judges import Card, open_client, shutdown_date
 from xlm_utils.pacing import HEADROOM, Pacer
-from xlm_utils.replies import identity, open_store, replies_file, spent, stored
+from xlm_utils.replies import identity, open_store, spent, spent_in, stored
 from xlm_utils.study import Study, StudyError
 
 WORKERS = 32
@@ -54,7 +54,7 @@ def announce(study: Study, card: Card, prompts: Iterable[tuple[str, int]], schem
     Raises:
         StudyError: see ``afford``.
     """
-    asked, store = dict.fromkeys(prompts), replies_file(study)
+    asked, store = dict.fromkeys(prompts), study.replies
     done = {repeat: stored(store, card, schema, base_url, repeat) for repeat in {repeat for _, repeat in asked}}
     needed = estimate(card, [prompt for prompt, repeat in asked if prompt not in done[repeat]], schema)
     needed |= {"stored": len(asked) - int(needed["calls"]), "spent": spent(store), "shutdown": shutdown_date(card, base_url)}
@@ -73,7 +73,7 @@ def afford(study: Study, usd: float) -> None:
     Raises:
         StudyError: it is.
     """
-    limit, before = study.judging.max_cost_usd, spent(replies_file(study))
+    limit, before = study.judging.max_cost_usd, spent(study.replies)
     if before + usd > limit:
         raise StudyError(
             f"judging.max_cost_usd = {limit:g} is below the {before + usd:.2f} USD that this takes ({before:.2f} of them spent);"
@@ -133,7 +133,7 @@ class _Run:
         self.database, self.lock = open_store(store), threading.Lock()
         found = self.database.execute("select served_model from replies where identity = ? and served_model is not null limit 1", (self.identity,))
         self.served_model = next((row[0] for row in found), None)
-        self.usd = self.database.execute("select coalesce(sum(usd), 0) from replies").fetchone()[0]
+        self.usd = spent_in(self.database)
         self.kept, self.reason, self.trouble = 0, "", ""
         self.last_reply, self.patience = time.monotonic(), max(PATIENCE / 5, 2 * card.timeout)
 
@@ -198,7 +198,8 @@ class _Run:
                 return False
             with self.database:
                 self.database.execute(f"insert or ignore into replies values ({','.join('?' * len(row))})", row)
-            self.usd, self.kept = self.usd + usd, self.kept + 1
+                self.usd = spent_in(self.database)  # by other processes, too: two judges at once share the limit
+            self.kept += 1
             self.last_reply, self.patience = time.monotonic(), max(PATIENCE, 2 * self.card.timeout)
             if self.usd > self.max_cost:
                 self.stop(f"{self.usd:.2f} USD are spent, above judging.max_cost_usd = {self.max_cost:g}")

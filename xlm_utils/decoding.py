@@ -22,6 +22,7 @@ SEGMENT = {"cuda": 16, "cpu": 4}  # steps between two looks at which rows have f
 SHARE = {"cuda": 0.8, "cpu": 0.5}  # of the free memory; on a CPU other programs live there, too, and overstepping kills without a word
 MOST_ROWS = {"cuda": 512, "cpu": 256}  # more gain little, and a killed run loses a batch
 VLLM_ROWS = 512  # vLLM forms its own batches; this many definitions are written to disk at once
+OUT_OF_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")  # in a plain RuntimeError
 
 
 @dataclass(frozen=True)
@@ -35,15 +36,15 @@ class Writer:
     batch_size: Callable[[list[str]], tuple[int, str]]  # of the study's prompts; with the reason
 
 
-def writer(study: Study, name: str, backend: str = "hf") -> Writer:
+def writer(study: Study, name: str) -> Writer:
     """Load a constituent or merge for writing.
 
     Raises:
         StudyError: the backend is not installed, or cannot do what the study asks for.
     """
-    models.check_backend(study, backend)
+    models.check_backend(study)
     most, templated = study.generation.max_new_tokens, study.generation.chat_template
-    if backend == "vllm":
+    if study.generation.backend == "vllm":
         llm, tokenizer, stops, dtype, how = _load_vllm(study, name)
         facts = {"device": "cuda", "dtype": dtype}
 
@@ -63,7 +64,7 @@ def writer(study: Study, name: str, backend: str = "hf") -> Writer:
         def size(texts: list[str]) -> tuple[int, str]:
             return pick_batch_size(study, model, tokenizer, texts)
 
-    facts |= {"backend": backend, "quantization": study.generation.quantization, "stop_tokens": tokenizer.convert_ids_to_tokens(stops)}
+    facts |= {key: getattr(study.generation, key) for key in ("backend", "quantization")} | {"stop_tokens": tokenizer.convert_ids_to_tokens(stops)}
     return Writer(tokenizer, how, facts, answer, size)
 
 
@@ -131,13 +132,12 @@ def _load_vllm(study: Study, name: str) -> tuple:
 
     folder = models.locate(study, name)
     dtype, reason = models.pick_dtype(study, "cuda")
-    quantization = models.VLLM_QUANTIZATION[study.generation.quantization]
-    llm = LLM(model=str(folder), dtype=dtype, quantization=quantization, seed=0)
+    llm = LLM(model=str(folder), dtype=dtype, seed=0)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     config = folder / "generation_config.json"
     stops = models.stop_tokens(GenerationConfig.from_pretrained(folder).eos_token_id if config.exists() else None, tokenizer)
     ends = " ".join(tokenizer.convert_ids_to_tokens(stops))
-    return llm, tokenizer, stops, dtype, f"{name} in vLLM in {dtype} ({reason}), quantization {study.generation.quantization}, stops at {ends}"
+    return llm, tokenizer, stops, dtype, f"{name} in vLLM in {dtype} ({reason}), stops at {ends}"
 
 
 def pick_batch_size(study: Study, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> tuple[int, str]:
@@ -180,7 +180,7 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on either kind of device."""
     import torch
 
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def release() -> None:

@@ -21,8 +21,7 @@ from xlm_utils.records import Step, append_jsonl, digest, read_jsonl, read_manif
 from xlm_utils.settings import Language
 from xlm_utils.study import PARAMS, Study, StudyError
 
-__all__ = ["Run", "complete", "define", "definitions", "identity", "language_of", "load", "prompts", "runs", "side_by_side",
-           "step_of", "summary"]  # fmt: skip
+__all__ = ["Run", "complete", "define", "language_of", "load", "prompts", "runs", "step_of"]
 
 KANA = re.compile(r"[\u3041-\u30ff]")
 KANJI = re.compile(r"[\u3400-\u9fff]")
@@ -102,27 +101,26 @@ def prompts(study: Study, run: Run, table: pd.DataFrame, tokenizer=None) -> list
     ]
 
 
-def step_of(study: Study, run: Run, terms: Path, backend: str = "hf") -> Step:
+def step_of(study: Study, run: Run, terms: Path) -> Step:
     """The resumable step behind one run: everything its definitions depend on."""
     return Step(
         study.folder / "definitions" / f"{run.name}.jsonl",
-        terms=digest(terms), weights=digest(models.locate(study, run.model)), language=run.language.code, backend=backend,
+        terms=digest(terms), weights=digest(models.locate(study, run.model)), language=run.language.code,
         prompt=sha256(PARAMS / "prompts" / run.language.prompt),
         **study.generation.model_dump(exclude={"baseline_prompt"}), kind="definitions",
     )  # fmt: skip
 
 
-def define(study: Study, run: Run, table: pd.DataFrame, loaded: dict | None = None, backend: str = "hf") -> Iterator[list[dict]]:
+def define(study: Study, run: Run, table: pd.DataFrame, loaded: dict | None = None) -> Iterator[list[dict]]:
     """Generate a run's definitions, yielding each batch of rows as it is written.
 
-    Finished batches of an earlier, killed run are kept; a finished run yields nothing. Two runs of
-    one study whose weights, prompts and settings are the same (greedy decoding: the expert's reference
-    and baseline; two merges with identical weights) are generated once and copied, saying so. A batch
-    that the memory does not hold is halved, and so are the ones after it, saying so.
+    Finished batches of an earlier, killed run are kept; a finished run yields nothing. Two merges of one
+    study with identical weights are generated once and copied, saying so; the expert's reference and its
+    baseline are not, since whether they are the same is asked. A batch that the memory does not hold is
+    halved, and so are the ones after it, saying so.
 
     Args:
         loaded: a dict that carries the loaded model from run to run, so that one model is loaded once.
-        backend: ``hf``, or ``vllm`` where that package is installed.
 
     Yields:
         rows: term_id, run, language, prompt, definition, tokens, finish, output_language, batch,
@@ -131,20 +129,20 @@ def define(study: Study, run: Run, table: pd.DataFrame, loaded: dict | None = No
     Raises:
         StudyError: the backend or a chat template is missing, or one row alone is too large for the memory.
     """
-    models.check_backend(study, backend)
+    models.check_backend(study)
     languages = (study.source.code, study.target.code)
     language_of("a", languages)  # one that can't be told is an error now, not after the first batch
-    step = step_of(study, run, study.folder / "terms.csv", backend)
+    step = step_of(study, run, study.folder / "terms.csv")
     with step:
         if step.done:
             print(f"{run.name}: done before, kept")
             return
-        if twin := _twin(step):
+        if twin := _twin(step, besides=(run.model, f"{run.model}.reference")):
             print(f"{run.name}: same weights, prompts and settings as {twin.stem}, and decoding is greedy: copied")
             append_jsonl(step.partial, [{**row, "run": run.name} for row in read_jsonl(twin)])
             step.finish(same_as=twin.stem, made_by=read_manifest(twin)["made_by"])
             return
-        writer = load(study, run.model, backend, {} if loaded is None else loaded)
+        writer = load(study, run.model, {} if loaded is None else loaded)
         texts = prompts(study, run, table, writer.tokenizer)
         order = sorted(range(len(texts)), key=lambda i: (-len(texts[i]), i))
         rows = read_jsonl(step.partial)
@@ -171,11 +169,11 @@ def define(study: Study, run: Run, table: pd.DataFrame, loaded: dict | None = No
         step.finish(made_by=writer.facts | every)
 
 
-def load(study: Study, model: str, backend: str, loaded: dict) -> decoding.Writer:
+def load(study: Study, model: str, loaded: dict) -> decoding.Writer:
     """The model, ready to write: the one in ``loaded``, or loaded now in its place, saying how."""
     if loaded.get("name") != model:
         loaded.clear()  # the model before goes first: two may not fit
-        loaded.update(name=model, writer=decoding.writer(study, model, backend))
+        loaded.update(name=model, writer=decoding.writer(study, model))
         print(loaded["writer"].how)
     return loaded["writer"]
 
@@ -191,58 +189,11 @@ def _answers(writer: decoding.Writer, texts: list[str]) -> list[dict] | None:
     return None
 
 
-def _twin(step: Step) -> Path | None:
-    """A finished file in the same folder that was made from the very same things."""
+def _twin(step: Step, besides: tuple[str, ...]) -> Path | None:
+    """A finished file in the same folder that was made from the very same things, by another model."""
     for sidecar in sorted(step.path.parent.glob("*.manifest.json")):
         other = sidecar.with_name(sidecar.name.removesuffix(".manifest.json"))
         manifest = read_manifest(other)
-        if other != step.path and other.exists() and manifest["key"] == step.key:
+        if other != step.path and other.stem not in besides and other.exists() and manifest["key"] == step.key:
             return other
     return None
-
-
-def definitions(study: Study, names: list[str]) -> pd.DataFrame:
-    """The rows of several finished runs (see ``define``), one below the other."""
-    rows = [row for name in names for row in read_jsonl(study.folder / "definitions" / f"{name}.jsonl")]
-    return pd.DataFrame(rows)
-
-
-def identity(study: Study) -> tuple[int, int]:
-    """Terms that the expert defines in the very same words in both of its source-language runs, and terms in both.
-
-    All of them where the two prompts are the same (as published: decoding is greedy); a measured rate
-    with a ``generation.baseline_prompt`` of its own; 0 of 0 if a run is missing.
-    """
-    expert = study.by_role("expert")
-    rows = [read_jsonl(study.folder / "definitions" / f"{name}.jsonl") for name in (f"{expert}.reference", expert)]
-    first, second = ({row["term_id"]: row["definition"] for row in own} for own in rows)
-    both = first.keys() & second.keys()
-    return sum(first[term] == second[term] for term in both), len(both)
-
-
-def side_by_side(study: Study, table: pd.DataFrame, names: list[str]) -> pd.DataFrame:
-    """One row a term: term_id, term, translation, the vocabulary's own definition (``clinicians``), and one column a run (missing if not run)."""
-    wide = table[["term_id", "term", "translation"]].assign(clinicians=table["definition"])
-    for name in names:
-        rows = read_jsonl(study.folder / "definitions" / f"{name}.jsonl")
-        wide[name] = wide["term_id"].map({row["term_id"]: row["definition"] for row in rows})
-    return wide
-
-
-def summary(study: Study, names: list[str]) -> pd.DataFrame:
-    """Per finished run: n, how it ended (stopped by itself, cut off at the limit, empty), other language, median tokens.
-
-    The first three add up to n; ``other language`` counts among the rows that are not empty.
-    """
-    rows = []
-    for name in names:
-        table = definitions(study, [name])
-        if table.empty:
-            continue
-        finish = table["finish"].value_counts()
-        rows.append({
-            "run": name, "n": len(table), "stopped": finish.get("stop", 0), "cut off": finish.get("length", 0), "empty": finish.get("empty", 0),
-            "other language": int(((table["output_language"] != table["language"]) & (table["finish"] != "empty")).sum()),
-            "median tokens": table["tokens"].median(),
-        })  # fmt: skip
-    return pd.DataFrame(rows)

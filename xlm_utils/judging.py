@@ -17,7 +17,7 @@ from xlm_utils import proxy
 from xlm_utils.calls import announce, run_calls
 from xlm_utils.judges import Card, load_card
 from xlm_utils.records import Step, digest, fingerprint, read_jsonl, read_manifest, write_text
-from xlm_utils.replies import identity, replies_file
+from xlm_utils.replies import identity
 from xlm_utils.study import PARAMS, Study, StudyError
 from xlm_utils.translation import terms
 
@@ -164,7 +164,7 @@ def scores(study: Study, card: Card, asked: list[dict], base_url: str = "", repe
 def _llm(study: Study, card: Card, asked: list[dict], base_url: str, repeat: int) -> tuple[list[dict], dict]:
     prompts = [prompt_for(study, question) for question in asked]
     limit = study.judging.max_cost_usd
-    replies = run_calls(card, prompts, SCHEMA, parse, replies_file(study), base_url=base_url, max_cost_usd=limit, repeat=repeat)
+    replies = run_calls(card, prompts, SCHEMA, parse, study.replies, base_url=base_url, max_cost_usd=limit, repeat=repeat)
     columns = ("status", "served_model", "tokens_in", "tokens_out", "reply")
     return [{"score": reply["value"]} | {key: reply[key] for key in columns} for reply in replies], {}
 

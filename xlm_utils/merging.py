@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ __all__ = [  # with what notebook 03 takes from the rooms that this one builds o
 ]  # fmt: skip
 
 DONATED = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "chat_template*", "generation_config.json")
+COPIES = 17  # float32 copies of one tensor that MergeKit holds at once on a GPU: TIES sorts it, in about eleven times its size
 
 
 def _with_folders(config: dict, folders: Mapping[str, Path]) -> dict:
@@ -69,7 +71,9 @@ def merge(study: Study, name: str, values: Mapping[str, float] | None = None) ->
             print(f"{name}: already merged from the same parents with the same parameters")
             return step.path
         _comparable(folders)
-        with_folders, device = _with_folders(config, folders), pick_device()[0]
+        with_folders, (device, reason) = _with_folders(config, folders), math_device(folders)
+        if device != pick_device()[0]:
+            print(f"{name}: merged on the CPU ({reason})")
         shutil.rmtree(step.partial, ignore_errors=True)  # a killed merge can't be continued
         try:
             with _mergekit(with_folders, seed, device) as (configuration, options):
@@ -87,6 +91,24 @@ def merge(study: Study, name: str, values: Mapping[str, float] | None = None) ->
             shutil.rmtree(step.partial, ignore_errors=True)
     print(f"{name}: merged into {relative(step.path)}")
     return step.path
+
+
+def math_device(folders: Mapping[str, Path]) -> tuple[str, str]:
+    """Where to compute a merge, and the reason: a GPU that holds a model and MergeKit's copies of its largest tensor, or the CPU.
+
+    It is asked of the GPU's whole memory, not of what is free, so that a search and the merge of what it found
+    draw their random masks on the same device.
+    """
+    import torch
+
+    device, reason = pick_device()
+    if device == "cpu":
+        return device, reason
+    sizes = [math.prod(shape) for shape in Tensors(next(iter(folders.values()))).shapes.values()]
+    needed, there = COPIES * 4 * max(sizes) + 2 * sum(sizes), torch.cuda.get_device_properties(0).total_memory
+    if there < needed:
+        return "cpu", f"merging on the GPU takes up to {needed / 2**30:.0f} GiB, and it has {there / 2**30:.0f}"
+    return device, reason
 
 
 def is_searched(study: Study, name: str) -> bool:
@@ -117,7 +139,9 @@ def merge_into(model: PreTrainedModel, study: Study, name: str, values: Mapping[
     """
     config = render(study, name, **values)
     seed = resolve(study, name).seed if seed is None else seed
-    with _mergekit(_with_folders(config, parents(study, config)), seed, model.device.type) as (configuration, options):
+    folders = parents(study, config)
+    device, _ = math_device(folders)
+    with _mergekit(_with_folders(config, folders), seed, device) as (configuration, options):
         import torch
         from mergekit.architecture import get_architecture_info
         from mergekit.graph import Executor
@@ -130,7 +154,7 @@ def merge_into(model: PreTrainedModel, study: Study, name: str, values: Mapping[
         planner = MergePlanner(configuration, architecture, options, _model_out_config(configuration, architecture))
         planner._plan()  # MergeKit 0.1.5's public plan_in_memory ends in a TypeError of pydantic's
         names = {task: weight.name for weight, task in planner._tensors}
-        for task, tensor in Executor(list(names), math_device=model.device, storage_device=model.device).run(quiet=True):
+        for task, tensor in Executor(list(names), math_device=device, storage_device=device).run(quiet=True):
             model.get_parameter(names[task]).copy_(tensor.to(getattr(torch, DTYPES["out_dtype"])))
 
 

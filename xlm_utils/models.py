@@ -23,7 +23,6 @@ from xlm_utils.study import ROOT, Study, StudyError, pick_device
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-VLLM_QUANTIZATION = {"none": None, "nf4": "bitsandbytes"}  # generation.quantization → vLLM's name
 NOT_GREEDY = ("repetition_penalty", "no_repeat_ngram_size", "min_new_tokens", "min_length", "suppress_tokens", "bad_words_ids")
 
 
@@ -149,18 +148,18 @@ def pick_dtype(study: Study, device: str) -> tuple[str, str]:
     return "float32", "the CPU has no bfloat16 instructions"
 
 
-def check_backend(study: Study, backend: str) -> None:
-    """Stop, before anything is loaded, if this machine or study has no use of the backend.
+def check_backend(study: Study) -> None:
+    """Stop, before anything is loaded, if this machine has no use of the study's backend, or it of the study.
 
     Raises:
         StudyError: vLLM is not installed, or can't load what the study asks for.
     """
-    if backend not in ("hf", "vllm"):
-        raise StudyError(f"backend {backend!r} is not one of hf, vllm")
-    if backend == "vllm" and find_spec("vllm") is None:
-        raise StudyError("backend vllm: the package is not installed; pip install vllm (Linux with a GPU), or take the backend hf")
-    if backend == "vllm" and (asked := study.generation.quantization) not in VLLM_QUANTIZATION:
-        raise StudyError(f"generation.quantization = {asked!r}: the backend vllm loads none or nf4; take one of them, or the backend hf")
+    if study.generation.backend == "hf":
+        return
+    if (asked := study.generation.quantization) != "none":  # it gave up bitsandbytes, and its own ways give other weights than the backend hf
+        raise StudyError(f"generation.quantization = {asked!r}: the backend vllm loads none; take that, or the backend hf")
+    if find_spec("vllm") is None:
+        raise StudyError("backend vllm: the package is not installed; it needs Linux, a GPU, and an environment of its own, as it replaces torch")
 
 
 def _cpu_flags() -> str:
@@ -201,6 +200,7 @@ def load(study: Study, name: str, dtype: str = "") -> tuple[PreTrainedModel, Pre
         if (value := getattr(model.generation_config, setting, None)) not in (None, 1.0, 0):
             print(f"{name}: {setting} = {value} in its generation config is left out: decoding is plain greedy")
             setattr(model.generation_config, setting, None)
+    model.generation_config.cache_implementation = None  # decoding goes on from a cache of its own
     model.generation_config.eos_token_id = stops = stop_tokens(model.generation_config.eos_token_id, tokenizer)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

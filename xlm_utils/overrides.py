@@ -15,6 +15,7 @@ OVERRIDES = {
     "items": ("benchmarks", "items"),
     "data_dir": ("benchmarks", "data_dir"),
     "chat_template": ("benchmarks", "chat_template"),
+    "backend": ("generation", "backend"),
     "max_new_tokens": ("generation", "max_new_tokens"),
     "evaluations": ("evolution", "evaluations"),
     "seed": ("seed",),

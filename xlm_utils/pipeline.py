@@ -13,7 +13,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from xlm_utils.models import source
+from xlm_utils import benchmarks
+from xlm_utils.models import locate, source
 from xlm_utils.overrides import split_name
 from xlm_utils.preflight import preflight
 from xlm_utils.records import digest, fingerprint, read_manifest, sha256, write_json
@@ -90,6 +91,13 @@ def execute(notebook: Path, output: Path, parameters: dict) -> None:
             return
 
 
+def fetch(study: Study) -> None:
+    """Bring here what a study takes from elsewhere, so that jobs on nodes without a network find it: weights, with their hashes, and data sets."""
+    for name in study.constituents:
+        print(f"  here  model {name}: {digest(locate(study, name))[:12]}", flush=True)
+    print(f"  here  data sets: {len(benchmarks.prepare(study).tasks)}")
+
+
 def from_anywhere(name: str) -> str:
     """A study as a notebook, whose kernel runs in another folder, can open it: a file by its whole path."""
     preset, _ = split_name(name)
@@ -132,11 +140,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Run a study's seven notebooks, resuming where they stopped.")
     parser.add_argument("study", nargs="?", default="demo")
     parser.add_argument("--check", action="store_true", help="only the checks before all of its stages")
+    parser.add_argument("--fetch", action="store_true", help="only the checks, but for this machine's memory, and the downloads")
     asked = parser.parse_args()
     try:
-        if asked.check:
+        if asked.check or asked.fetch:
             study = open_study(asked.study)
-            preflight(study, list(outputs(study)))
+            preflight(study, list(outputs(study)), here=not asked.fetch)
+            if asked.fetch:
+                fetch(study)
         else:
             run(asked.study)
     except StudyError as error:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
@@ -27,8 +29,9 @@ from xlm_utils.translation import jmdict_file
 GIB = 2**30
 ROOM = 2 * GIB  # beside a model's weights, for a batch and what the libraries take
 LARGE = 1e9  # parameters
+FREE = "import torch; print(torch.cuda.mem_get_info()[0])"
 SPARE = 2 * GIB  # of disk, for data sets and results
-BYTES = {"none": 2, "int8": 1.1, "nf4": 0.6}  # of a parameter on a GPU
+BYTES = {"int8": 1.1, "nf4": 0.75}  # of a parameter: embeddings and head stay in 16 bits
 MUST_MATCH = (  # in two models' configs, or their tensors differ
     "architectures", "vocab_size", "tie_word_embeddings", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "num_key_value_heads",
@@ -36,11 +39,12 @@ MUST_MATCH = (  # in two models' configs, or their tensors differ
 Facts = dict[str, dict]  # constituent → config, parameters, to_download (bytes)
 
 
-def preflight(study: Study, stages: Collection[str]) -> None:
+def preflight(study: Study, stages: Collection[str], here: bool = True) -> None:
     """Check all that the coming stages need, printing a line for each check that passes.
 
     Args:
         stages: names of the stages that will run (``03_merge`` …).
+        here: whether models run on this machine; if not, its memory is not looked at.
 
     Raises:
         StudyError: one sentence per failure, one a line.
@@ -74,7 +78,8 @@ def preflight(study: Study, stages: Collection[str]) -> None:
             attempt(lambda name=name: _model(study, name, facts))
     if facts:
         attempt(lambda: _parents(study, facts))
-        attempt(lambda: _memory(study, facts))
+        if here:
+            attempt(lambda: _memory(study, facts))
     if needs_models:
         attempt(lambda: _disk(study, facts))
     if needs_data and study.benchmarks.data_dir:
@@ -148,18 +153,22 @@ def _parents(study: Study, facts: Facts) -> str:
 
 def _memory(study: Study, facts: Facts) -> str:
     import psutil
-    import torch
 
     device, _ = pick_device()
-    quantization = study.generation.quantization
-    size = BYTES[quantization] if device == "cuda" or study.generation.dtype != "float32" else 4
-    free = torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
+    dtype = study.generation.dtype if device == "cuda" else models.pick_dtype(study, device)[0]
+    size = BYTES.get(study.generation.quantization, 4 if dtype == "float32" else 2)
+    free = _free_on_gpu() if device == "cuda" else psutil.virtual_memory().available
     needed = _largest(facts) * size + ROOM
     where = "GPU memory" if device == "cuda" else "memory (no GPU is visible)"
     if free < needed:
         raise StudyError(f"{where}: {_gib(free)} are free, and a model with a batch needs {_gib(needed)}; with generation.quantization nf4, less")
     slow = "; warning: on a CPU, models of this size take days" if device == "cpu" and _largest(facts) > LARGE else ""
     return f"{where}: {_gib(free)} free, {_gib(needed)} needed{slow}"
+
+
+def _free_on_gpu() -> int:
+    """Bytes, asked in a process that ends: a CUDA context in this one would take memory for hours, and an exclusive GPU for itself."""
+    return int(subprocess.run([sys.executable, "-c", FREE], capture_output=True, text=True, check=True).stdout)
 
 
 def _disk(study: Study, facts: Facts) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from xlm_utils.judges import Card, address
 from xlm_utils.records import fingerprint
-from xlm_utils.study import Study
 
 TABLE = """create table if not exists replies (
     key text primary key, identity text, judge text, repeat integer, prompt text, reply text, finish text, served_model text,
@@ -27,6 +26,7 @@ def open_store(path: Path) -> sqlite3.Connection:
     database.row_factory = sqlite3.Row
     with database:
         database.execute(TABLE)
+        database.execute("create index if not exists replies_usd on replies (usd)")  # what is spent is asked after every call
     return database
 
 
@@ -39,14 +39,14 @@ def stored(path: Path, card: Card, schema: dict, base_url: str = "", repeat: int
         return {row["prompt"]: dict(row) for row in rows}
 
 
-def replies_file(study: Study) -> Path:
-    """Raw replies to all calls of a study: a trial on few terms counts towards the whole (only one that changes the merges has its own)."""
-    return study.models_folder.parent / "replies.sqlite"
-
-
 def spent(path: Path) -> float:
     """USD paid for all replies in the file."""
     if not path.exists():
         return 0.0
     with closing(open_store(path)) as database:
-        return database.execute("select coalesce(sum(usd), 0) from replies").fetchone()[0]
+        return spent_in(database)
+
+
+def spent_in(database: sqlite3.Connection) -> float:
+    """USD paid for all replies so far, by this process and others."""
+    return database.execute("select coalesce(sum(usd), 0) from replies").fetchone()[0]

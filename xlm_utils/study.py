@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from xlm_utils import notebook
 from xlm_utils.names import grid, grids, parse
 from xlm_utils.notebook import hush_kernel, mount_drive, parameter_cells
 from xlm_utils.overrides import ADDING, MERGING, OVERRIDES, SMOKE, apply, given, split_name, suffix
@@ -35,7 +36,10 @@ class Study:
         own = suffix({key: value for key, value in self.changed.items() if key not in ADDING})
         self.folder = home / "data" / "runs" / f"{name}{own}"
         merging = {key: value for key, value in self.changed.items() if key in MERGING}
-        self.models_folder = home / "data" / "runs" / f"{name}{suffix(merging)}" / "models"
+        shared = Path("data") / "runs" / f"{name}{suffix(merging)}"
+        self.replies = home / shared / "replies.sqlite"  # to all calls: a trial on few terms counts towards the whole
+        # Google Drive is small and slow: merges, which can be made again, stay on the runtime's own disk
+        self.models_folder = (ROOT / os.environ.get("XLM_HOME", "") if home.is_relative_to(notebook.DRIVE) else home) / shared / "models"
         licensed = settings.vocabulary.source == "snomed"  # its terms, which figures show on hover, stay out of what is committed
         self.figures = self.folder / "figures" if licensed else home / "figures" / f"{name}{own}"
         self.method, self.judge = method, judge
@@ -146,12 +150,12 @@ def presets() -> list[str]:
 
 
 def open_study(
-    study: str = "demo", method: str = "all", judge: str = "all", judge_base_url: str = "", backend: str = "hf", workers: int = 1,
+    study: str = "demo", method: str = "all", judge: str = "all", judge_base_url: str = "", workers: int = 1,
     sweep: bool | str = False, drive_dir: str = "", **overrides: object,
 ) -> Study:  # fmt: skip
     """Read ``params/<study>.yaml`` (or a YAML file by path), apply overrides (of its name, then parameters), validate everything.
 
-    ``method``, ``judge``, ``judge_base_url``, ``backend`` and ``workers`` choose what to run and where; ``sweep``
+    ``method``, ``judge``, ``judge_base_url`` and ``workers`` choose what to run and where; ``sweep``
     takes the study's ``swept``; ``drive_dir`` is the folder that ``data/runs`` and ``figures`` go to instead of
     the project's own (``XLM_HOME`` where it is empty); every other parameter is one of ``OVERRIDES`` and gets
     a run folder of its own, unless it only adds results. Called in a notebook, it also
@@ -162,8 +166,6 @@ def open_study(
         StudyError: one sentence that names the value and what is valid.
     """
     hush_kernel()
-    if backend not in ("hf", "vllm"):
-        raise StudyError(f"backend {backend!r} is not one of hf, vllm")
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise StudyError(f"workers = {workers!r}: must be a whole number from 1 up")
     if str(sweep).lower() not in ("true", "false"):  # Papermill passes a string

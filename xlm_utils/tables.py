@@ -11,7 +11,7 @@ import itertools
 
 import pandas as pd
 
-from xlm_utils import association, controls, generation, statistics
+from xlm_utils import association, controls, definitions, statistics
 from xlm_utils.pages import page, table_html
 from xlm_utils.records import read_jsonl, write_text
 from xlm_utils.results import (
@@ -73,8 +73,8 @@ def table1(study: Study) -> pd.DataFrame:
 
 
 def answers(study: Study) -> pd.DataFrame:
-    """What the models wrote, whatever a judge makes of it, by run: ``generation.summary``, and the share ``in language``, not empty."""
-    found = generation.summary(study, [run for run in row_order(study) if (study.folder / "definitions" / f"{run}.jsonl").exists()])
+    """What the models wrote, whatever a judge makes of it, by run: ``definitions.summary``, and the share ``in language``, not empty."""
+    found = definitions.summary(study, [run for run in row_order(study) if (study.folder / "definitions" / f"{run}.jsonl").exists()])
     if found.empty:
         return found
     return found.assign(**{"in language": 1 - (found["other language"] + found["empty"]) / found["n"]}).set_index("run")

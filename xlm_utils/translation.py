@@ -18,7 +18,7 @@ import pandas as pd
 from xlm_utils.calls import announce, run_calls
 from xlm_utils.judges import Card, load_card
 from xlm_utils.records import Step, digest, fingerprint
-from xlm_utils.replies import identity, replies_file
+from xlm_utils.replies import identity
 from xlm_utils.study import PARAMS, Study, StudyError
 
 MEDICAL_FIELDS = ("medicine", "anatomy", "physiology", "pathology")
@@ -142,7 +142,7 @@ def by_llm(study: Study, words: list[str], base_url: str = "") -> pd.DataFrame:
         translator (the card), served_model (what answered) and status (of the reply; only ``ok`` has a translation).
     """
     card, limit = _llm(study), study.judging.max_cost_usd
-    replies = run_calls(card, _prompts(study, words), SCHEMA, parse, replies_file(study), base_url=base_url, max_cost_usd=limit)
+    replies = run_calls(card, _prompts(study, words), SCHEMA, parse, study.replies, base_url=base_url, max_cost_usd=limit)
     rows = []
     for word, reply in zip(words, replies, strict=True):
         value = reply["value"] or {"translation": None, "established": None}
