@@ -4,8 +4,8 @@
     snakemake --config study=paper --executor slurm --jobs 20 --keep-going --default-resources slurm_partition=…
 
 File names are the pipeline's, and a job is the line that a person types. Snakemake decides which notebooks start:
-after a failure, a kill or a change, run the same line again. What a notebook that starts does anew is decided by
-the manifests, so one that starts without need does no work. Results are never deleted: not before a job
+after a failure or a change, run the same line again (after a kill of Snakemake itself, once with ``--unlock``
+before). What a notebook that starts does anew is decided by the manifests, so one that starts without need does no work. Results are never deleted: not before a job
 (``update``), nor when it fails (``profiles/default``).
 """
 

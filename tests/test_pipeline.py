@@ -2,10 +2,11 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 
-from xlm_utils import pipeline
+from xlm_utils import pipeline, preflight
 from xlm_utils.records import Step
 from xlm_utils.study import PARAMS, StudyError, open_study
 
@@ -117,6 +118,17 @@ def test_a_study_by_a_relative_path_reaches_kernels_in_another_folder(stage, tmp
     with pytest.raises(StudyError, match="ended without"):
         pipeline.run("mine.yaml")
     assert given == [{"study": str(tmp_path / "mine.yaml")}]
+
+
+def test_a_fetch_is_the_checks_and_the_downloads_and_looks_at_no_memory(pico_study, tmp_path, monkeypatch, capsys):
+    pico_study("llama")
+    monkeypatch.setattr(preflight, "_memory", lambda *_: pytest.fail("models run elsewhere"))
+    monkeypatch.setattr(sys, "argv", ["pipeline", str(tmp_path / "preset" / "pico.yaml"), "--fetch"])
+    pipeline.main()
+    told = capsys.readouterr().out
+    assert "ok  terminology hpo" in told
+    assert "here  model expert: " in told
+    assert "here  data sets: 17" in told
 
 
 def test_a_failed_notebook_is_named_and_kept_with_what_it_did(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from xlm_utils.study import PARAMS, ROOT, open_study
 
 SNAKEFILE = ROOT / "Snakefile"
 PAPERMILL = '''
-"""Stands in for papermill: writes a notebook's results at once; fails for the output named in FAIL, after its first result."""
+"""Stands in for papermill: writes a notebook's results at once; one that FAIL or KILL (with Snakemake itself) names ends after its first result."""
 import json, os, sys
 from pathlib import Path
 
@@ -34,6 +34,8 @@ for file in map(Path, json.loads(Path(os.environ["RESULTS"]).read_text())[json.d
     file.write_text("x")
     if log.stem == os.environ.get("FAIL"):
         sys.exit("a notebook failed")
+    if log.stem == os.environ.get("KILL"):
+        os.killpg(0, 9)
 '''
 
 
@@ -79,7 +81,7 @@ def snakemake(tmp_path):
     del preset["sweep"]
     started = tmp_path / "started"
 
-    def run(*options, methods=("slerp", "dare_ties@ancestor#3"), fail="", checks=False, **settings):
+    def run(*options, methods=("slerp", "dare_ties@ancestor#3"), fail="", kill="", checks=False, **settings):
         mine, home = str(tmp_path / "mine.yaml"), str(tmp_path / "home")
         (tmp_path / "mine.yaml").write_text(yaml.safe_dump(preset | settings | {"methods": list(methods)}), encoding="utf-8")
         (tmp_path / "results.json").write_text(json.dumps(results(mine, home)), encoding="utf-8")
@@ -87,10 +89,11 @@ def snakemake(tmp_path):
             (tmp_path / "home" / "data" / "runs" / "mine" / "notebooks").mkdir(parents=True, exist_ok=True)
             (tmp_path / "home" / "data" / "runs" / "mine" / "notebooks" / "checked").touch()
         started.write_text("")
-        own = {"XLM_HOME": home, "PYTHONPATH": f"{tmp_path}:{ROOT}", "STARTED": str(started), "RESULTS": str(tmp_path / "results.json"), "FAIL": fail}
+        own = {"XLM_HOME": home, "PYTHONPATH": f"{tmp_path}:{ROOT}", "STARTED": str(started), "RESULTS": str(tmp_path / "results.json")}
+        own |= {"FAIL": fail, "KILL": kill}
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(tmp_path), "-c2"]
         command += ["--config", f"study={mine}", *options]
-        done = subprocess.run(command, env=os.environ | own, capture_output=True, text=True, timeout=280)
+        done = subprocess.run(command, env=os.environ | own, capture_output=True, text=True, timeout=280, start_new_session=True)
         return done.returncode, sorted(started.read_text().split()), done.stdout + done.stderr
 
     return run
@@ -137,6 +140,14 @@ def test_a_failed_job_leaves_the_others_keeps_its_notebook_and_is_taken_up_again
     assert (folder / "notebooks" / "04_generate+expert.ipynb").read_text() == "executed"
     assert (folder / "definitions" / "expert.reference.jsonl").exists(), "what it had finished is kept"
     assert snakemake()[:2] == (0, ["04_generate+expert", "05_judge+proxy", "07_figures"])
+
+
+def test_after_a_kill_and_an_unlock_the_same_line_goes_on(snakemake, tmp_path):
+    assert snakemake(kill="04_generate+expert")[0] == -9
+    assert (tmp_path / "home" / "data" / "runs" / "mine" / "definitions" / "expert.reference.jsonl").exists()
+    assert snakemake("--unlock")[0] == 0
+    status, started, out = snakemake()
+    assert (status, "04_generate+expert" in started, "01_curate" in started) == (0, True, False), out[-2000:]
 
 
 def test_checks_come_first_and_stop_every_job(snakemake):

@@ -125,7 +125,7 @@ def _gpu_hours(study: Study, terms: int, asked: int, parameters: float) -> str:
     """An A100's hours by arithmetic, for models of so many parameters."""
     if not parameters:
         return ""
-    steps = (asked - 1) * math.ceil(terms / ROWS_AT_ONCE) * study.generation.max_new_tokens
+    steps = asked * math.ceil(terms / ROWS_AT_ONCE) * study.generation.max_new_tokens
     tokens = len(study.models) * (17 * study.benchmarks.items * ITEM_TOKENS or TABLE2_TOKENS)
     search = study.evolution
     tokens += any(method.startswith("evo_") for method in study.methods) * search.evaluations * search.items * len(search.columns) * ITEM_TOKENS
