@@ -39,7 +39,8 @@ class Study:
         shared = Path("data") / "runs" / f"{name}{suffix(merging)}"
         self.replies = home / shared / "replies.sqlite"  # to all calls: a trial on few terms counts towards the whole
         # Google Drive is small and slow: merges, which can be made again, stay on the runtime's own disk
-        self.models_folder = (ROOT / os.environ.get("XLM_HOME", "") if home.is_relative_to(notebook.DRIVE) else home) / shared / "models"
+        roomy = ROOT / Path(os.environ.get("XLM_HOME", "")).expanduser() if home.is_relative_to(notebook.DRIVE) else home
+        self.models_folder = roomy / shared / "models"
         licensed = settings.vocabulary.source == "snomed"  # its terms, which figures show on hover, stay out of what is committed
         self.figures = self.folder / "figures" if licensed else home / "figures" / f"{name}{own}"
         self.method, self.judge = method, judge
