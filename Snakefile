@@ -10,6 +10,7 @@ before). What a notebook that starts does anew is decided by the manifests, so o
 """
 
 import shlex
+import subprocess
 import sys
 
 from xlm_utils.names import parse
@@ -20,7 +21,6 @@ from xlm_utils.study import PARAMS, open_study
 NAME = from_anywhere(config.get("study", "demo"))
 STUDY = open_study(NAME)
 HERE = {"mem_mb": 8_000, "runtime": 240}  # MB and minutes; no GPU, so these run where Snakemake does, which has the network and the keys
-CHECKED = STUDY.folder / "notebooks" / "checked"
 NODE = {"gpu": 1, "mem_mb": 64_000, "runtime": 720}  # enough for 8B models; --set-resources changes it for one rule
 THREADS = {"03_merge": 4, "04_generate": 4, "06_benchmark": 4}
 
@@ -55,6 +55,7 @@ JOBS = [  # stage, the notebook parameter that makes it a part, what it reads, w
     # a judge's rate limit and controls are one process's: a job a judge, not one a model and judge
     *[("05_judge", {"judge": judge}, [rater(judge), RATING, *files("04_generate")], HERE) for judge in STUDY.judges],
     *[("03_merge", SWEEP | {"method": point}, [card(point)], NODE) for point in POINTS if point not in MERGE],  # a grid's point of all defaults is a method
+    *([("03_merge", SWEEP, sum(POINTS.values(), []), NODE)] if POINTS else []),
     *[("04_generate", SWEEP | {"method": model}, [*PROMPTS, *files("02_translate"), *POINTS.get(model, [])], NODE) for model in SWEPT],
     *[("05_judge", SWEEP | {"judge": judge}, [rater(judge), RATING, *files("04_generate", **SWEEP)], HERE) for judge in STUDY.judges if POINTS],
     *[("06_benchmark", {"method": model}, MERGE.get(model, []), NODE) for model in STUDY.models],
@@ -63,14 +64,12 @@ JOBS = [  # stage, the notebook parameter that makes it a part, what it reads, w
 
 
 rule all:
-    input: files("07_figures"), set(files("03_merge")) - set(sum(MERGE.values(), []))
+    input: files("07_figures"), [file for sweep in [{}, SWEEP][: 2 if POINTS else 1] for file in files("03_merge", **sweep) if file.endswith(".html")]
 
 
-rule checks:  # and downloads, before anything is paid for: nodes may have no network
-    output: touch(CHECKED)
-    params: depends=fingerprint(STUDY.settings.model_dump())
-    localrule: True
-    shell: "{sys.executable} -m xlm_utils.pipeline {NAME:q} --fetch"
+onstart:  # checks and downloads, before anything is paid for, and here: nodes may have no network
+    if subprocess.run([sys.executable, "-m", "xlm_utils.pipeline", NAME, "--fetch"]).returncode:
+        sys.exit(1)
 
 
 for stage, part, reads, needs in JOBS:
@@ -78,7 +77,7 @@ for stage, part, reads, needs in JOBS:
 
     rule:
         name: name
-        input: reads, checked=ancient(CHECKED)
+        input: reads
         output: [update(file) for file in files(stage, **part) if file not in reads]
         log: str(STUDY.folder / "notebooks" / f"{name}.ipynb")
         params:

@@ -85,14 +85,11 @@ def snakemake(tmp_path):
         mine, home = str(tmp_path / "mine.yaml"), str(tmp_path / "home")
         (tmp_path / "mine.yaml").write_text(yaml.safe_dump(preset | settings | {"methods": list(methods)}), encoding="utf-8")
         (tmp_path / "results.json").write_text(json.dumps(results(mine, home)), encoding="utf-8")
-        if not checks:
-            (tmp_path / "home" / "data" / "runs" / "mine" / "notebooks").mkdir(parents=True, exist_ok=True)
-            (tmp_path / "home" / "data" / "runs" / "mine" / "notebooks" / "checked").touch()
         started.write_text("")
         own = {"XLM_HOME": home, "PYTHONPATH": f"{tmp_path}:{ROOT}", "STARTED": str(started), "RESULTS": str(tmp_path / "results.json")}
         own |= {"FAIL": fail, "KILL": kill}
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(tmp_path), "-c2"]
-        command += ["--config", f"study={mine}", *options]
+        command += ["--config", f"study={mine}", *options, *([] if checks else ["--no-hooks"])]
         done = subprocess.run(command, env=os.environ | own, capture_output=True, text=True, timeout=280, start_new_session=True)
         return done.returncode, sorted(started.read_text().split()), done.stdout + done.stderr
 
@@ -120,7 +117,7 @@ def test_a_new_method_starts_its_own_jobs_and_those_that_show_all_models(snakema
 
 def test_a_sweep_has_jobs_of_its_own_but_for_the_merge_that_is_a_method_already(snakemake):
     status, started, out = snakemake(sweep={"grids": ["slerp"], "terms": 12})
-    own = ["03_merge+sweep+slerp~t=0.3", "03_merge+sweep+slerp~t=0.7", "05_judge+sweep+proxy"]
+    own = ["03_merge+sweep", "03_merge+sweep+slerp~t=0.3", "03_merge+sweep+slerp~t=0.7", "05_judge+sweep+proxy"]
     own += [f"04_generate+sweep+{model}" for model in ("expert", "japanese", "slerp", "slerp~t=0.3", "slerp~t=0.7")]
     assert (status, started) == (0, sorted(FIRST + own)), out[-2000:]
 

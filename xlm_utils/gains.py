@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from xlm_utils import association, statistics
-from xlm_utils.generation import definitions
+from xlm_utils import association, definitions, statistics
 from xlm_utils.results import load_scores, row_label
 from xlm_utils.study import Study, StudyError
 
@@ -86,7 +85,7 @@ def in_common(study: Study, run: str, tokenizer: PreTrainedTokenizerBase | None 
 def extremes(study: Study, run: str, n: int = 3, **which: str) -> pd.DataFrame:
     """The ``n`` terms gained and the ``n`` lost most, with both models' definitions: term, translation, before, after, and the two texts."""
     table, general = gains(study, run, **which), study.by_role("general")
-    texts = definitions(study, [general, run]).pivot(index="term_id", columns="run", values="definition").rename(index=str)
+    texts = definitions.rows(study, [general, run]).pivot(index="term_id", columns="run", values="definition").rename(index=str)
     ordered = table.sort_values("gain", ascending=False, kind="stable")
     picked = pd.concat([ordered[ordered["gain"] > 0].head(n), ordered[ordered["gain"] < 0].tail(n)])
     for model in (general, run):

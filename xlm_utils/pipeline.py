@@ -92,7 +92,11 @@ def execute(notebook: Path, output: Path, parameters: dict) -> None:
 
 
 def fetch(study: Study) -> None:
-    """Bring here what a study takes from elsewhere, so that jobs on nodes without a network find it: weights, with their hashes, and data sets."""
+    """Check what the stages without results need, but for this machine's memory, and bring here what comes from elsewhere.
+
+    So that jobs on nodes without a network find it: weights, with their hashes, and data sets.
+    """
+    preflight(study, {stage.removesuffix(SWEEP) for stage, files in outputs(study).items() if not all(f.exists() for f in files)}, here=False)
     for name in study.constituents:
         print(f"  here  model {name}: {digest(locate(study, name))[:12]}", flush=True)
     print(f"  here  data sets: {len(benchmarks.prepare(study).tasks)}")
@@ -140,14 +144,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Run a study's seven notebooks, resuming where they stopped.")
     parser.add_argument("study", nargs="?", default="demo")
     parser.add_argument("--check", action="store_true", help="only the checks before all of its stages")
-    parser.add_argument("--fetch", action="store_true", help="only the checks, but for this machine's memory, and the downloads")
+    parser.add_argument("--fetch", action="store_true", help="only checks, not of this machine's memory, and downloads")
     asked = parser.parse_args()
     try:
-        if asked.check or asked.fetch:
+        if asked.check:
             study = open_study(asked.study)
-            preflight(study, list(outputs(study)), here=not asked.fetch)
-            if asked.fetch:
-                fetch(study)
+            preflight(study, list(outputs(study)))
+        elif asked.fetch:
+            fetch(open_study(asked.study))
         else:
             run(asked.study)
     except StudyError as error:
