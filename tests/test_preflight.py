@@ -98,7 +98,8 @@ def test_a_disk_too_small_for_the_merges_is_told_in_one_sentence(pico_study, mon
         preflight.preflight(pico_study(), ["03_merge"])
 
 
-def test_the_disk_has_to_hold_the_points_of_a_sweep_and_the_further_masks_too(pico_study):
+def test_the_disk_has_to_hold_the_points_of_a_sweep_and_the_further_masks_too(pico_study, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "total used free")(2**40, 0, 2**40))
     small = pico_study("llama", sweep=None)
     large = pico_study("llama", dare_seeds=3)
     facts = {"expert": {"parameters": 1e9, "to_download": 0}}
