@@ -5,8 +5,8 @@
 
 File names are the pipeline's, and a job is the line that a person types. Snakemake decides which notebooks start:
 after a failure or a change, run the same line again (after a kill of Snakemake itself, once with ``--unlock``
-before). What a notebook that starts does anew is decided by the manifests, so one that starts without need does no work. Results are never deleted: not before a job
-(``update``), nor when it fails (``profiles/default``).
+before). What a notebook that starts does anew is decided by the manifests, so one that starts without need does no
+work. Results are never deleted: not before a job (``update``), nor when it fails (``profiles/default``).
 """
 
 import shlex
@@ -45,6 +45,7 @@ SWEEP = {"sweep": "true"}  # the grids' points, on terms of their own
 POINTS = {point: files("03_merge", method=point, **SWEEP) for point in (STUDY.swept().methods if STUDY.sweep else ())}
 SWEPT = [STUDY.by_role("expert"), STUDY.by_role("general"), *POINTS] if POINTS else []
 RATING = str(PARAMS / "prompts" / "judge.txt")
+MAPS = [file for sweep in ([{}, SWEEP] if POINTS else [{}]) for file in files("03_merge", **sweep) if file.endswith(".html")]
 JOBS = [  # stage, the notebook parameter that makes it a part, what it reads, what it needs
     ("01_curate", {}, [], HERE),
     ("02_translate", {}, files("01_curate"), HERE),
@@ -64,7 +65,7 @@ JOBS = [  # stage, the notebook parameter that makes it a part, what it reads, w
 
 
 rule all:
-    input: files("07_figures"), [file for sweep in [{}, SWEEP][: 2 if POINTS else 1] for file in files("03_merge", **sweep) if file.endswith(".html")]
+    input: files("07_figures"), MAPS
 
 
 onstart:  # checks and downloads, before anything is paid for, and here: nodes may have no network

@@ -41,6 +41,11 @@ def split_name(study: str) -> tuple[str, dict[str, object]]:
     return preset, given(overrides)
 
 
+def is_file(preset: str) -> bool:
+    """Whether a preset is named by its file, and not by its name in ``params/``."""
+    return preset.endswith((".yaml", ".yml"))
+
+
 def given(overrides: Mapping[str, object]) -> dict[str, object]:
     """Those overrides that say something, as Python would write them; Papermill's command line leaves ``true`` a string."""
     found = {}

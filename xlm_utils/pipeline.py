@@ -15,7 +15,7 @@ from pathlib import Path
 
 from xlm_utils import benchmarks
 from xlm_utils.models import locate, source
-from xlm_utils.overrides import split_name
+from xlm_utils.overrides import is_file, split_name
 from xlm_utils.preflight import preflight
 from xlm_utils.records import digest, fingerprint, read_manifest, sha256, write_json
 from xlm_utils.study import PARAMS, ROOT, Study, StudyError, open_study, relative
@@ -105,7 +105,7 @@ def fetch(study: Study) -> None:
 def from_anywhere(name: str) -> str:
     """A study as a notebook, whose kernel runs in another folder, can open it: a file by its whole path."""
     preset, _ = split_name(name)
-    return str(Path(preset).resolve()) + name.removeprefix(preset) if preset.endswith((".yaml", ".yml")) else name
+    return str(Path(preset).resolve()) + name.removeprefix(preset) if is_file(preset) else name
 
 
 def run(name: str) -> None:

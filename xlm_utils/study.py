@@ -18,7 +18,7 @@ import yaml
 from xlm_utils import notebook
 from xlm_utils.names import grid, grids, parse
 from xlm_utils.notebook import hush_kernel, mount_drive, parameter_cells
-from xlm_utils.overrides import ADDING, MERGING, OVERRIDES, SMOKE, apply, given, split_name, suffix
+from xlm_utils.overrides import ADDING, MERGING, OVERRIDES, SMOKE, apply, given, is_file, split_name, suffix
 from xlm_utils.records import commit, versions
 from xlm_utils.settings import PARAMS, ROOT, Language, Settings, StudyError, validate
 
@@ -31,7 +31,7 @@ class Study:
 
     def __init__(self, preset: str, settings: Settings, changed: Mapping[str, object], method: str, judge: str, home: str = ""):
         self.preset, self.settings, self.changed, self.home = preset, settings, dict(changed), home
-        self.name = name = Path(preset).stem if preset.endswith((".yaml", ".yml")) else preset
+        self.name = name = Path(preset).stem if is_file(preset) else preset
         home = ROOT / Path(home).expanduser()  # never relative to the kernel's working directory, which depends on who started it
         own = suffix({key: value for key, value in self.changed.items() if key not in ADDING})
         self.folder = home / "data" / "runs" / f"{name}{own}"
@@ -176,7 +176,7 @@ def open_study(
         for name in sorted(set().union(*cells) - declared):
             raise StudyError(f"this notebook has no parameter {name!r}; it has {', '.join(sorted(declared))}")
     study, named = split_name(study)
-    path = Path(study) if study.endswith((".yaml", ".yml")) else PARAMS / f"{study}.yaml"
+    path = Path(study) if is_file(study) else PARAMS / f"{study}.yaml"
     if not path.is_file():
         raise StudyError(f"study {study!r} is not one of {', '.join(presets())}, nor a YAML file")
     preset = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -226,4 +226,3 @@ def pick_device() -> tuple[str, str]:
     if torch.cuda.is_available():
         return "cuda", f"{torch.cuda.get_device_name(0)} is visible to PyTorch"
     return "cpu", "no CUDA device is visible to PyTorch"
-
