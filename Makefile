@@ -20,10 +20,10 @@ install: .venv/installed  ## create .venv with the locked packages (TORCH_INDEX=
 	@touch $@
 
 demo: install  ## run the seven notebooks on the offline demo; tables and figures land in figures/demo
-	@$(BIN)/python -m xlm_utils.pipeline demo
+	@$(BIN)/python -m xlm_utils.run.pipeline demo
 
 study: install  ## check what another study of params/ needs, then run it: make study STUDY=open
-	@$(BIN)/python -m xlm_utils.pipeline $(STUDY)
+	@$(BIN)/python -m xlm_utils.run.pipeline $(STUDY)
 
 test: install  ## ruff, unit tests, and every notebook executed at smoke size
 	$(BIN)/ruff check .

@@ -13,9 +13,9 @@ import shlex
 import subprocess
 import sys
 
-from xlm_utils.names import parse
-from xlm_utils.pipeline import NOTEBOOKS, code_of, from_anywhere, outputs
-from xlm_utils.records import fingerprint, manifest_path
+from xlm_utils.study.names import parse
+from xlm_utils.run.pipeline import NOTEBOOKS, code_of, from_anywhere, outputs
+from xlm_utils.study.records import fingerprint, manifest_path
 from xlm_utils.study import PARAMS, open_study
 
 NAME = from_anywhere(config.get("study", "demo"))
@@ -69,7 +69,7 @@ rule all:
 
 
 onstart:  # checks and downloads, before anything is paid for, and here: nodes may have no network
-    if subprocess.run([sys.executable, "-m", "xlm_utils.pipeline", NAME, "--fetch"]).returncode:
+    if subprocess.run([sys.executable, "-m", "xlm_utils.run.pipeline", NAME, "--fetch"]).returncode:
         sys.exit(1)
 
 

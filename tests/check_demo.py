@@ -40,7 +40,7 @@ def main() -> None:
     """Run, compare, and exit non-zero on a difference."""
     with tempfile.TemporaryDirectory() as scratch:
         environment = {**os.environ, "XLM_HOME": scratch, "XLM_CACHE": os.environ.get("XLM_CACHE", str(ROOT / "data" / "cache"))}
-        subprocess.run([sys.executable, "-m", "xlm_utils.pipeline", "demo"], env=environment, check=True, cwd=ROOT)
+        subprocess.run([sys.executable, "-m", "xlm_utils.run.pipeline", "demo"], env=environment, check=True, cwd=ROOT)
         lines = [line for name in TOLERANCE for line in compare(name, Path(scratch) / "figures" / "demo" / name, ROOT / "figures" / "demo" / name)]
     sys.exit("\n".join(lines))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from xlm_utils.settings import ROOT
+from xlm_utils.study.settings import ROOT
 
 DEMO_ITEMS = ROOT / "data" / "demo" / "benchmarks"
 
@@ -48,7 +48,7 @@ def pico_siblings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     import torch
     from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
 
-    from xlm_utils.models import quiet
+    from xlm_utils.models.libraries import quiet
 
     quiet()
     tokenizer = pico_tokenizer()

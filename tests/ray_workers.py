@@ -6,9 +6,9 @@ import os
 
 import pytest
 import torch
-from test_evolution import NAME, Closeness
 
-from xlm_utils import evolution, merging
+from tests.merge.test_evolution import NAME, Closeness
+from xlm_utils.merge import evolution, merging
 from xlm_utils.study import ROOT, StudyError
 
 ray = pytest.importorskip("ray")
@@ -16,7 +16,7 @@ ray = pytest.importorskip("ray")
 
 @pytest.fixture(autouse=True)
 def _workers_find_the_tests_and_compute_with_one_thread(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     before = torch.get_num_threads()

@@ -21,9 +21,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from tests import published
-from tests.hub import TOKEN, Hub
-from tests.loopback import Loopback
+from tests.support import published
+from tests.support.hub import TOKEN, Hub
+from tests.support.loopback import Loopback
 from xlm_utils.study import ROOT
 
 MODELS = ["japanese", "expert", "slerp", "ties", "linear", "task_arithmetic", "dare_ties", "evo_dare_ties"]
@@ -64,7 +64,7 @@ def environment(scratch: Path, hub: Hub, openai: Loopback, gemini: Loopback) -> 
 
 def run(tree: Path, settings: dict[str, str]) -> str:
     """`make study STUDY=paper`, shown as it goes."""
-    command = [sys.executable, "-m", "xlm_utils.pipeline", "paper"]
+    command = [sys.executable, "-m", "xlm_utils.run.pipeline", "paper"]
     with subprocess.Popen(command, cwd=tree, env=settings, stdout=subprocess.PIPE, text=True) as process:
         lines = [print(line, end="", flush=True) or line for line in process.stdout]
     if process.returncode:

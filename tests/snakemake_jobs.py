@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from xlm_utils.records import sha256
 from xlm_utils.study import ROOT
+from xlm_utils.study.records import sha256
 
 RESULT = re.compile(r"\.(csv|jsonl|safetensors|html)$|/benchmarks/\w+\.json$")  # manifests tell how a file was made: which of two equal ones first
 
@@ -17,7 +17,7 @@ RESULT = re.compile(r"\.(csv|jsonl|safetensors|html)$|/benchmarks/\w+\.json$")  
 def test_jobs_that_run_beside_each_other_leave_the_pipeline_s_files(tmp_path):
     """At smoke size. With -c8 two jobs that need a model run at once, and both find the cache empty."""
     snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(tmp_path), "-c8"]
-    commands = {"pipeline": [sys.executable, "-m", "xlm_utils.pipeline"], "jobs": snakemake}
+    commands = {"pipeline": [sys.executable, "-m", "xlm_utils.run.pipeline"], "jobs": snakemake}
     found = {}
     for name, command in commands.items():
         home = tmp_path / name

@@ -7,8 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from loopback import Loopback
 
+from tests.support.loopback import Loopback
 from xlm_utils.study import ROOT
 
 PAGE = ROOT / "docs" / "bring-your-own.md"

@@ -1,0 +1,226 @@
+"""Cards and clients: the real SDKs against loopback servers, every fault ends in the right status."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+import traceback
+import types
+from pathlib import Path
+
+import pytest
+
+from tests.support.loopback import SERVED, Loopback
+from xlm_utils.ask import calls, cards, clients
+from xlm_utils.ask.cards import Card, find_key, load_card
+from xlm_utils.ask.clients import Reply, open_client, shutdown_date
+from xlm_utils.judge.judging import SCHEMA, parse
+from xlm_utils.study import PARAMS, StudyError
+
+KEY = "sk-secret0123456789abcdefXYZ"
+CLIENTS = ("openai", "google-generativeai", "google-genai")
+
+
+def card(client: str = "openai", **values: object) -> Card:
+    model = SERVED["openai"] if client == "openai" else "gemini-1.5-pro"
+    values = {"timeout": 5, "requests_per_minute": 60_000, "key_env": ("TEST_KEY",)} | values
+    return Card(name="test", label="Test", client=client, model=model, **values)
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEST_KEY", KEY)
+
+
+def ask(client: str, script: str | list[str], tmp_path: Path, **values: object) -> tuple[dict, Loopback]:
+    with Loopback(script, hang=1.5) as server:
+        rows = calls.run_calls(
+            card(client, **values), ["a prompt"], SCHEMA, parse, tmp_path / "replies.sqlite", base_url=server.url(client), backoff=0.01
+        )
+    return rows[0], server
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize(
+    ("scenario", "score", "status"),
+    [
+        ("ok", 7, "ok"), ("malformed", None, "unparsable"), ("eleven", None, "out_of_range"), ("string_seven", None, "unparsable"),
+        ("length", None, "length"), ("safety", None, "blocked"), ("blocked_prompt", None, "blocked"),
+    ],
+)  # fmt: skip
+def test_an_answer_is_stored_with_its_status_and_a_missing_score_is_never_zero(client, scenario, score, status, tmp_path):
+    row, server = ask(client, scenario, tmp_path)
+    assert (row["value"], row["status"]) == (score, status)
+    assert len(server.prompts) == 1
+    if scenario == "ok":
+        assert (row["served_model"], row["tokens_in"], row["tokens_out"]) == (SERVED["openai" if client == "openai" else "gemini"], 100, 5)
+
+
+def test_a_refusal_is_stored_with_what_the_model_said(tmp_path):
+    row, _ = ask("openai", "refusal", tmp_path)  # the Gemini protocol knows none
+    assert (row["value"], row["status"], row["reply"]) == (None, "refusal", "I can't help with that.")
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("scenario", ["429", "429_after", "500", "503", "html", "torn", "timeout"])
+def test_a_passing_failure_is_tried_again_and_never_stored(client, scenario, tmp_path):
+    row, server = ask(client, [scenario, "ok"], tmp_path, timeout=0.5)
+    assert (row["value"], row["status"], len(server.prompts)) == (7, "ok", 2)
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize(
+    ("scenario", "sentence"),
+    [
+        ("bad_key", "refuses the key in TEST_KEY"), ("unknown_model", "knows no model"), ("no_quota", "quota of this key is used up"),
+        ("429_hour", "asks to wait 3600 s"), ("no_access", "HTTP 403"),
+    ],
+)  # fmt: skip
+def test_a_hopeless_failure_stops_at_the_first_call_in_one_sentence_without_the_key(client, scenario, sentence, tmp_path, capfd, caplog):
+    caplog.set_level(logging.DEBUG)
+    with Loopback(scenario) as server, pytest.raises(StudyError, match=sentence) as caught:
+        calls.run_calls(card(client), ["a", "b"], SCHEMA, parse, tmp_path / "replies.sqlite", base_url=server.url(client))
+    assert server.keys == [KEY]  # one call, with the key, which some of these servers repeat in their message
+    shown = "".join(traceback.format_exception(caught.value)) + "".join(capfd.readouterr()) + caplog.text
+    assert KEY not in shown
+    assert KEY[:12] not in shown
+    assert "\n" not in str(caught.value)
+    assert KEY.encode() not in (tmp_path / "replies.sqlite").read_bytes()
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_served_model_that_changes_midway_stops_the_run(client, tmp_path):
+    with Loopback(["ok"] * 3 + ["other_model"]) as server:
+        run = {"schema": SCHEMA, "parse": parse, "store": tmp_path / "r.sqlite", "base_url": server.url(client)}
+        with pytest.raises(StudyError, match=r"answers, and .* did before.*; 3 of 6 calls are done and kept"):
+            calls.run_calls(card(client, requests_per_minute=1200), list("abcdef"), **run)
+        with pytest.raises(StudyError, match=r"did before.*; 0 of 1"):  # and so does a later run, against the stored replies
+            calls.run_calls(card(client), ["g"], **run)
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_the_schema_and_the_parameters_reach_the_server(client, tmp_path):
+    _, server = ask(client, "ok", tmp_path, params={"temperature": 0.25})
+    sent = server.bodies[0]
+    settings = sent if client == "openai" else sent["generationConfig"]
+    assert settings["temperature"] == 0.25
+    assert '"score"' in str(settings).replace("'", '"')
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_the_same_runner_asks_for_other_structured_replies_such_as_translations(client, tmp_path):
+    schema = {
+        "type": "object", "properties": {"translation": {"type": "string"}, "established": {"type": "boolean"}},
+        "required": ["translation", "established"], "additionalProperties": False,
+    }  # fmt: skip
+    with Loopback(answer=lambda prompt: '{"translation": "頻脈", "established": true}') as server:
+        rows = calls.run_calls(
+            card(client), ["tachycardia"], schema, lambda text: (json.loads(text), "ok"), tmp_path / "r.sqlite", base_url=server.url(client)
+        )
+    assert rows[0]["value"] == {"translation": "頻脈", "established": True}
+    assert "established" in str(server.bodies[0])
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_absent_parameters_are_not_sent(client, tmp_path):
+    _, server = ask(client, "ok", tmp_path)
+    assert "temperature" not in str(server.bodies[0])
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_an_unknown_sampling_parameter_is_an_error_before_any_call(client):
+    with pytest.raises(StudyError, match=r"params\.temprature is not one of"):
+        open_client(card(client, params={"temprature": 0}), "http://127.0.0.1:9")
+
+
+def test_two_judges_of_the_old_google_sdk_keep_their_own_addresses():
+    with Loopback(answer=lambda p: "first") as one, Loopback(answer=lambda p: "second") as two:
+        first, second = (open_client(card("google-generativeai"), server.root) for server in (one, two))
+        assert (first("x", SCHEMA).text, second("x", SCHEMA).text) == ("first", "second")
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_an_sdk_is_imported_without_a_warning(client):
+    code = f"""
+import warnings
+warnings.simplefilter("error")
+from xlm_utils.ask.cards import Card
+from xlm_utils.ask.clients import open_client
+open_client(Card(name="t", label="t", client={client!r}, model="m"), "http://127.0.0.1:9")"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=PARAMS.parent, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "")
+
+
+def test_all_shipped_cards_are_valid_and_the_published_ones_name_the_published_models():
+    names = {path.stem for path in (PARAMS / "judges").glob("*.yaml")}
+    cards = {name: load_card(name) for name in names}
+    assert cards["gpt-4o"].model == "gpt-4o-2024-08-06"
+    assert cards["gemini-1.5-pro"].model == "gemini-1.5-pro"
+    assert cards["proxy"].proxy
+    assert {c.client for c in cards.values()} == {*CLIENTS, "proxy"}
+    for name in names - {"proxy"}:
+        open_client(cards[name], "http://127.0.0.1:9")  # its parameters are known to its SDK
+
+
+def test_a_card_with_a_mistake_names_file_key_and_valid_keys(tmp_path, monkeypatch):
+    monkeypatch.setattr(cards, "PARAMS", tmp_path)
+    (tmp_path / "judges").mkdir()
+    (tmp_path / "judges" / "odd.yaml").write_text("label: x\nclient: openai\nmodel: m\nprize_in: 1\n")
+    with pytest.raises(StudyError, match=r"odd\.yaml: unknown key prize_in; valid are .*price_in"):
+        load_card("odd")
+    (tmp_path / "judges" / "odd.yaml").write_text("label: x\nclient: opnai\nmodel: m\n")
+    with pytest.raises(StudyError, match=r"odd\.yaml: client = 'opnai'"):
+        load_card("odd")
+    with pytest.raises(StudyError, match="judge 'even' is not one of odd"):
+        load_card("even")
+
+
+def test_the_key_comes_from_the_environment_or_colabs_secrets_and_a_named_server_needs_none(monkeypatch):
+    assert find_key(card(), "") == KEY
+    monkeypatch.delenv("TEST_KEY")
+    with pytest.raises(StudyError, match="no key; set TEST_KEY"):
+        find_key(card(), "")
+    assert find_key(card(), "http://127.0.0.1:8000/v1") == "none"
+    userdata = types.SimpleNamespace(get={"TEST_KEY": "from-colab"}.get, SecretNotFoundError=KeyError, NotebookAccessError=PermissionError)
+    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("google.colab"))
+    monkeypatch.setitem(sys.modules, "google.colab.userdata", userdata)
+    assert find_key(card(), "") == "from-colab"
+
+
+def test_a_key_with_a_newline_is_trimmed_and_one_with_blanks_is_refused_unshown(monkeypatch):
+    monkeypatch.setenv("TEST_KEY", f" {KEY}\n")
+    assert find_key(card(), "") == KEY
+    monkeypatch.setenv("TEST_KEY", f"{KEY} {KEY}")
+    with pytest.raises(StudyError, match="TEST_KEY has blanks") as caught:
+        find_key(card(), "")
+    assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_the_sdks_own_address_variable_works(client, monkeypatch):
+    with Loopback() as server:
+        monkeypatch.setenv(cards.BASE_URL_VARIABLES[client], server.url(client))
+        assert open_client(card(client))("x", SCHEMA) == Reply(
+            '{"score": 7}', "stop", SERVED["openai" if client == "openai" else "gemini"], 100, 5
+        )
+
+
+def test_a_retry_after_is_read_as_seconds_milliseconds_date_or_google_detail():
+    after = clients._retry_after
+    assert after({"retry-after": "2"}, "") == 2
+    assert after({"retry-after-ms": "250", "retry-after": "9"}, "") == 0.25
+    assert after({}, "{'retryDelay': '1.5s'}") == 1.5
+    assert after({}, "") is None
+    assert after({"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}, "") == 0
+    for nonsense in ("60s", "-1", "soon", "1.2.3"):
+        assert after({"retry-after": nonsense}, "") is None
+
+
+def test_the_announced_shutdown_date_is_read_from_the_servers_model():
+    with Loopback(shutdown_date="2027-01-14") as server:
+        assert shutdown_date(card(), server.openai) == "2027-01-14"
+    with Loopback() as server:
+        assert shutdown_date(card(), server.openai) == "none announced"
+    assert shutdown_date(card("google-genai")) == "not told by this API"

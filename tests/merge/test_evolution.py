@@ -1,0 +1,248 @@
+"""The search on pico models: its budget, its log, and that nothing but its seed decides where it goes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from xlm_utils.merge import evolution, merging, workers
+from xlm_utils.models.loading import load
+from xlm_utils.report import charts
+from xlm_utils.study import StudyError
+from xlm_utils.study.records import read_jsonl
+
+NAME = "evo_dare_ties@ancestor"
+BUDGET = {"evaluations": 8, "population": 4, "sigma": 0.3}
+
+
+class Closeness:
+    """A smooth fitness: minus the distance to the expert's weights; counts its calls and fails at one of them."""
+
+    def __init__(self, study, dies_at: int | None = None):
+        self.target = torch.cat([p.flatten() for p in load(study, "expert", "float32")[0].parameters()])
+        self.calls, self.dies_at = 0, dies_at
+
+    def __call__(self, model, tokenizer):
+        np.random.seed(0)  # as LM Evaluation Harness does
+        torch.manual_seed(0)
+        if self.calls == self.dies_at:
+            raise KeyboardInterrupt
+        self.calls += 1
+        assert tokenizer("asthma")["input_ids"]
+        distance = (torch.cat([p.flatten() for p in model.parameters()]).float() - self.target).norm()
+        return {"objective": -float(distance.detach()), "accuracy": 0.5}
+
+
+def test_every_candidate_is_logged_within_its_range_and_the_best_is_found(pico_study):
+    study = pico_study("gemma", evolution=BUDGET)
+    table = evolution.search(study, Closeness, name=NAME)
+    assert list(table.columns) == [
+        "arm", "generation", "evaluation", "general_weight", "general_density", "expert_weight", "expert_density", "objective", "accuracy",
+    ]  # fmt: skip
+    assert table["generation"].tolist() == [0] * 4 + [1] * 4
+    assert table["evaluation"].tolist() == list(range(8))
+    assert table["objective"].nunique() == 8
+    assert table.filter(like="weight").to_numpy().min() >= 0
+    assert table.filter(like="density").to_numpy().min() >= 0.05
+    assert table.filter(regex="weight|density").to_numpy().max() <= 1
+    assert read_jsonl(study.folder / "evolution@ancestor.jsonl") == table.to_dict("records")
+    best = evolution.best(study, table, NAME)
+    assert best == table.sort_values("objective").iloc[-1][list(best)].to_dict()
+    assert merging.merge(study, NAME, best).is_dir()
+
+
+def test_a_killed_search_goes_on_along_the_same_way(pico_study, tmp_path, capsys):
+    study = pico_study("llama", evolution=BUDGET)
+    whole = evolution.search(study, Closeness, name=NAME, folder=tmp_path / "whole")
+    dying = Closeness(study, dies_at=5)
+    with pytest.raises(KeyboardInterrupt):
+        evolution.search(study, lambda _: dying, name=NAME, folder=tmp_path / "killed")
+    assert not (tmp_path / "killed" / "evolution@ancestor.jsonl").exists()
+    rest = Closeness(study)
+    capsys.readouterr()
+    resumed = evolution.search(study, lambda _: rest, name=NAME, folder=tmp_path / "killed")
+    assert "goes on after 5 of 8 candidates" in capsys.readouterr().out
+    assert (dying.calls, rest.calls) == (5, 3)
+    assert resumed.equals(whole)
+    logs = [(tmp_path / run / "evolution@ancestor.jsonl").read_bytes() for run in ("whole", "killed")]
+    assert logs[0] == logs[1]
+
+
+def test_a_finished_search_is_not_run_again(pico_study, capsys):
+    study = pico_study("llama", evolution=BUDGET)
+    first = evolution.search(study, Closeness, name=NAME)
+    again = evolution.search(study, lambda _: pytest.fail("evaluated again"), name=NAME)
+    assert again.equals(first)
+    assert "already searched" in capsys.readouterr().out
+
+
+def test_generations_draw_new_candidates_although_an_evaluation_resets_numpys_generator(pico_study):
+    study = pico_study("llama", evolution=BUDGET)
+    table = evolution.search(study, Closeness, name=NAME)
+    assert not table[["expert_weight", "general_weight"]].duplicated().any()
+
+
+def test_cma_comes_closer_in_later_generations(pico_study):
+    study = pico_study("llama", base="ancestor", evolution={"evaluations": 48, "population": 8, "sigma": 0.3})
+    table = evolution.search(study, Closeness)
+    by_generation = table.groupby("generation")["objective"].mean()
+    assert by_generation.iloc[-1] > by_generation.iloc[0]
+    best = evolution.best(study, table)
+    assert best["expert_weight"] > 0.7
+    assert best["general_weight"] < 0.3
+
+
+def test_with_the_japanese_base_its_dead_parameters_are_not_searched(pico_study):
+    study = pico_study("llama", evolution={"evaluations": 3, "population": 2})
+    table = evolution.search(study, Closeness)
+    assert set(evolution.best(study, table)) == {"expert_weight", "expert_density"}
+    assert len(table) == 3, "the budget ends within the second generation"
+    assert (study.folder / "evolution.jsonl").exists()
+
+
+def test_the_random_arm_spends_the_same_budget_in_a_log_of_its_own(pico_study):
+    study = pico_study("llama", evolution=BUDGET)
+    table = evolution.search(study, Closeness, name=NAME, random=True)
+    assert (table["arm"] == "random").all()
+    assert len(table) == 8
+    assert table["generation"].tolist() == [0] * 4 + [1] * 4
+    assert (study.folder / "evolution@ancestor_random.jsonl").exists()
+
+
+def test_the_random_arm_evaluates_as_many_candidates_as_a_search_that_ended_early(pico_study, slow_clock):
+    study = pico_study("llama", evolution=BUDGET | {"minutes": 1})
+    assert len(evolution.search(study, Closeness, name=NAME)) == 4
+    assert len(evolution.search(study, Closeness, name=NAME, random=True)) == 4
+
+
+@pytest.fixture
+def slow_clock(monkeypatch):
+    """A clock that goes on by twenty seconds a look: a generation of four takes more than a minute."""
+    now = iter(range(0, 100_000, 20))
+    monkeypatch.setattr(evolution.time, "monotonic", lambda: next(now))
+
+
+def test_a_search_stops_when_its_minutes_have_passed_and_says_so(pico_study, slow_clock, capsys):
+    study = pico_study("llama", evolution=BUDGET | {"minutes": 1})
+    table = evolution.search(study, Closeness, name=NAME)
+    assert len(table) == 4, "one generation, whole"
+    assert "ended after 4 of 8 candidates: evolution.minutes = 1 had passed" in capsys.readouterr().out
+    again = evolution.search(study, lambda _: pytest.fail("evaluated again"), name=NAME)
+    assert again.equals(table)
+    assert "evolution.minutes = 1 had passed" in again.attrs["ended"]
+
+
+def test_minutes_add_up_over_a_kill_and_change_nothing_of_the_way_until_then(pico_study, tmp_path, slow_clock):
+    study = pico_study("llama", evolution={"evaluations": 16, "population": 4, "minutes": 4})
+    whole = evolution.search(study, Closeness, name=NAME, folder=tmp_path / "whole")
+    assert 4 < len(whole) < 16
+    dying = Closeness(study, dies_at=len(whole) - 2)
+    with pytest.raises(KeyboardInterrupt):
+        evolution.search(study, lambda _: dying, name=NAME, folder=tmp_path / "killed")
+    resumed = evolution.search(study, Closeness, name=NAME, folder=tmp_path / "killed")
+    assert resumed.equals(whole), "the generation that the kill cut short is ended, and no other is begun"
+    assert [p.name for p in (tmp_path / "killed").glob("*.seconds")] == []
+
+
+def test_layer_groups_are_gradients_over_the_layers_and_the_best_merges(pico_study):
+    study = pico_study("llama", evolution=BUDGET | {"evaluations": 4, "layer_groups": 2})
+    table = evolution.search(study, Closeness)
+    axes = ["expert_weight.1", "expert_weight.2", "expert_density.1", "expert_density.2"]
+    assert list(table.columns[3:7]) == axes
+    assert (table["expert_weight.1"] != table["expert_weight.2"]).all()
+    best = evolution.best(study, table)
+    assert best == {"expert_weight": [table.loc[table["objective"].idxmax(), axis] for axis in axes[:2]],
+                    "expert_density": [table.loc[table["objective"].idxmax(), axis] for axis in axes[2:]]}  # fmt: skip
+    assert merging.merge(study, "evo_dare_ties", best).is_dir()
+
+
+def test_the_first_value_of_a_gradient_is_the_first_layer_s_and_the_last_the_last_s(pico_study):
+    study, model = pico_study("llama"), load(pico_study("llama"), "japanese", "bfloat16")[0]
+    start = {name: weight.clone() for name, weight in model.named_parameters()}
+    merging.merge_into(model, study, "evo_dare_ties", {"expert_weight": [0.0, 1.0], "expert_density": 1.0})
+    moved = {name for name, weight in model.named_parameters() if not torch.equal(weight, start[name])}
+    assert not [name for name in moved if ".layers.0." in name]
+    assert [name for name in moved if ".layers.1." in name]
+
+
+def test_another_mask_seed_needs_no_search_of_its_own(pico_study):
+    study = pico_study("llama", evolution=BUDGET)
+    table = evolution.search(study, Closeness, name=NAME)
+    assert evolution.search(study, lambda _: pytest.fail("searched again"), name=f"{NAME}#3").equals(table)
+    values = evolution.best(study, table, NAME)
+    folders = [merging.merge(study, name, values) for name in (NAME, f"{NAME}#3")]
+    assert merging.identical(study, [NAME, f"{NAME}#3"]) == [], folders
+
+
+def test_workers_without_ray_are_one_process_that_says_why(pico_study, monkeypatch, capsys):
+    study = pico_study("llama", evolution=BUDGET | {"evaluations": 2})
+    study.workers = 2
+    monkeypatch.setattr(workers.importlib.util, "find_spec", lambda name: None)
+    assert len(evolution.search(study, Closeness, name=NAME)) == 2
+    assert "workers = 2: Ray is not installed" in capsys.readouterr().out
+
+
+def test_the_figure_of_a_search_holds_every_candidate_of_both_arms_in_a_panel_per_parameter(pico_study):
+    study = pico_study("llama", evolution=BUDGET)
+    arms = [evolution.search(study, Closeness, name=NAME, random=random) for random in (False, True)]
+    fig = charts.search_plot(pd.concat(arms), "Evo. DARE TIES")
+    assert [note.text for note in fig.layout.annotations[1:5]] == ["general weight", "general density", "expert weight", "expert density"]
+    shown = [trace for trace in fig.data if trace.mode == "markers"]
+    assert [list(trace.y) for trace in shown[:5]] == [arms[0][column].tolist() for column in ("objective", *arms[0].columns[3:7])]
+    assert list(shown[5].y) == arms[1]["objective"].tolist()
+    assert list(fig.data[5].y) == arms[0]["objective"].cummax().tolist()
+    assert len(fig.layout.shapes) == 5, "two generations: one line a panel"
+    alone = charts.search_plot(arms[0], "Evo. DARE TIES")
+    assert [trace.name for trace in alone.data if trace.showlegend] == ["CMA-ES"]
+
+
+def test_a_search_on_reported_items_is_called_contaminated_wherever_its_name_stands(pico_study):
+    assert pico_study(evolution={"fitness": "disjoint"}).label("evo_dare_ties") == "Evo. DARE TIES"
+    published = pico_study(evolution={"fitness": "published"})
+    assert published.label("evo_dare_ties@ancestor") == "Evo. DARE TIES (base: ancestor, contaminated)"
+    assert published.label("dare_ties") == "DARE TIES"
+
+
+def test_the_mask_is_the_same_for_all_candidates_and_another_in_the_final_merge(pico_study):
+    study = pico_study("llama")
+    values = {"expert_weight": 0.9, "expert_density": 0.5}
+    model = load(study, "japanese", "bfloat16")[0]
+
+    def merged(seed: int | None) -> torch.Tensor:
+        merging.merge_into(model, study, "evo_dare_ties", values, seed)
+        return torch.cat([p.flatten() for p in model.parameters()]).clone()
+
+    search_seed = study.seed + evolution.MASK_SEED
+    assert torch.equal(merged(search_seed), merged(search_seed))
+    assert not torch.equal(merged(search_seed), merged(None))
+
+
+def test_an_objective_that_is_not_a_number_stops_the_search(pico_study):
+    study = pico_study("llama", evolution=BUDGET)
+    with pytest.raises(StudyError, match="the objective is nan"):
+        evolution.search(study, lambda _: lambda *_: {"objective": float("nan"), "accuracy": 0.0}, name=NAME)
+
+
+def test_a_method_without_parameters_can_not_be_searched(pico_study):
+    with pytest.raises(StudyError, match="model_stock: its card has no parameter"):
+        evolution.search(pico_study("llama"), lambda *_: {}, name="model_stock")
+
+
+@pytest.mark.parametrize("quantization", ["int8", "nf4"])
+def test_a_search_needs_models_that_are_not_quantised(pico_study, quantization):
+    """Candidates are written into the live model: into nf4 they don't fit, and int8 would round them to nothing."""
+    study = pico_study("llama", generation={"quantization": quantization})
+    with pytest.raises(StudyError, match=f"generation.quantization = '{quantization}': a search writes its candidates into a live model"):
+        evolution.search(study, Closeness)
+
+
+def test_a_search_with_another_chat_template_or_method_is_another_search(pico_study, capsys):
+    study = pico_study("llama", evolution={"evaluations": 2, "population": 2})
+    evolution.search(study, Closeness)
+    study.settings = study.settings.model_copy(update={"benchmarks": study.benchmarks.model_copy(update={"chat_template": True})})
+    evolution.search(study, Closeness)
+    assert "already searched" not in capsys.readouterr().out
+    assert evolution._file("evo_dare_ties@ancestor#3") == "evolution@ancestor.jsonl"
+    assert evolution._file("evo_ties") == "evolution_evo_ties.jsonl"

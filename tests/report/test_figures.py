@@ -1,0 +1,277 @@
+"""Figures are checked through what they hold (traces, ranges, words) and, once, as the picture that Chrome makes of one."""
+
+import json
+import os
+import stat
+import struct
+import warnings
+
+import kaleido
+import pandas as pd
+import plotly.io as pio
+import pytest
+
+from tests.support.synthetic import make_study, write_lines
+from xlm_utils.draw import canvas
+from xlm_utils.report import charts, comparisons, figures, published, results, tables
+from xlm_utils.study import StudyError
+from xlm_utils.study.records import read_jsonl
+
+FUNNEL = pd.DataFrame({"step": ["labels", "single words"], "rows": [39065, 1951]})
+
+
+@pytest.fixture(autouse=True)
+def _no_warning_reaches_the_user():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        yield make_study(tmp_path_factory.mktemp("home"), patch, judges=("proxy", "gpt-4o"))
+
+
+@pytest.fixture
+def without_chrome(monkeypatch):
+    monkeypatch.setattr(canvas, "chrome", lambda: None)
+
+
+def words(fig) -> str:
+    return " ".join(note.text for note in fig.layout.annotations)
+
+
+def test_histograms_have_one_bin_per_score_and_count_every_scored_term(study):
+    fig = figures.histograms(study)
+    assert len(fig.data) == 9 * 4
+    assert all(list(bars.x) == list(range(11)) for bars in fig.data)
+    scores = results.load_scores(study)
+    block = scores[(scores["judge"] == "gpt-4o") & (scores["reference"] == "expert") & (scores["run"] == "ties")]["score"]
+    axis = f"x{results.row_order(study).index('ties') * 4 + 3}"  # rows of four panels; GPT-4o against the expert's is the third
+    drawn = next(bars for bars in fig.data if bars.xaxis == axis)
+    assert list(drawn.customdata) == [int((block == score).sum()) for score in range(11)]
+    assert sum(drawn.y) == pytest.approx(100)
+
+
+def test_a_proxys_scores_are_counted_in_the_nearest_bin(study):
+    scores = results.load_scores(study)
+    block = scores[(scores["judge"] == "proxy") & (scores["reference"] == "expert") & (scores["run"] == "expert")]["score"]
+    assert figures.histograms(study).data[0].customdata[9] == ((block > 8.5) & (block < 9.5)).sum() > 0
+
+
+def test_histograms_share_their_axes_and_mark_each_median(study):
+    fig = figures.histograms(study)
+    assert len({tuple(axis.range) for axis in fig.select_yaxes()}) == len({tuple(axis.range) for axis in fig.select_xaxes()}) == 1
+    scores = results.load_scores(study)
+    first = scores[(scores["judge"] == "proxy") & (scores["reference"] == "expert") & (scores["run"] == "expert")]["score"]
+    assert fig.layout.shapes[0].x0 == first.median()
+    assert fig.layout.shapes[0].xref == "x"
+    assert len(fig.layout.shapes) == 9 * 4
+
+
+def test_histograms_say_n_missing_control_and_proxy(study):
+    said = words(figures.histograms(study))
+    assert "1 missing" in said
+    assert said.count("control") == 2
+    assert "Proxy (sentence encoder)" in said
+    assert "against the clinicians’ definition" in said
+
+
+def test_forest_draws_difference_interval_and_zero_line(study):
+    from xlm_utils.report import tables
+
+    fig, found = figures.forest(study), tables.differences(study)
+    robust, bca = fig.data[:2]
+    assert list(bca.y) == list(robust.y) == [study.label(m) for m in study.methods]
+    assert bca.x[0] + bca.error_x.array[0] == pytest.approx(found["high"][0])
+    assert robust.x[0] - robust.error_x.arrayminus[0] == pytest.approx(found["cluster_low"][0])
+    assert [line.x0 for line in fig.layout.shapes] == [0] * 4
+
+
+def test_seen_and_unseen_are_told_apart_by_shape_too(study):
+    fig = figures.seen_unseen_plot(study)
+    assert {(trace.name, trace.marker.symbol) for trace in fig.data} == {("seen in training", "circle"), ("unseen", "circle-open")}
+
+
+def test_benchmark_gaps_are_from_each_parent_here_and_from_the_published_one(study):
+    fig = comparisons.benchmark_gaps(*published.gaps(study))
+    path = study.folder / "benchmarks"
+    dc = {m: json.loads((path / f"{m}.json").read_text(encoding="utf-8"))["columns"]["dc"]["value"] for m in study.models}
+    assert [trace.y[0] for trace in fig.data] == ["Baseline (English expert)", "Base Japanese", "Baseline (English expert)"]
+    assert fig.data[0].z[-1][7] == pytest.approx(dc["evo_dare_ties"] - dc["japanese"])
+    assert fig.data[1].z[-1][7] == pytest.approx(dc["evo_dare_ties"] - dc["expert"])
+    assert fig.data[2].z[-1][8] == pytest.approx(0.405 - 0.559)  # STS of Evo. DARE TIES and of the Japanese model, as printed
+    assert fig.data[0].x[7] == "DC<br>n = 100"
+    assert fig.data[2].x[7] == "DC"
+    assert fig.data[0].zmin == -fig.data[0].zmax
+
+
+def test_definitions_and_benchmarks_are_drawn_here_and_as_published(study):
+    fig = comparisons.together_plot(published.together(study), {"dc": "DC", "sts": "STS"})
+    drawn = [trace for trace in fig.data if trace.name == "SLERP" and trace.xaxis == "x3"]  # second row, first column
+    assert (drawn[0].x[0], drawn[0].y[0]) == (0.401, 5.64)
+    assert "n = 7" in words(fig)
+    legend = [trace.name for trace in fig.data if trace.showlegend]
+    assert sorted(legend) == sorted({trace.name for trace in fig.data}), "every model once, also one that a source lacks"
+    dots = comparisons.correlations_plot(published.correlations(study))
+    assert [trace.name for trace in dots.data] == ["here, n = 7 models", "published, n = 7 models"]
+    assert len(dots.data[0].x) == 9
+
+
+def test_published_differences_stand_beside_those_against_the_expert_s_definition_only(study):
+    diamonds = [trace for trace in figures.forest(study).data if trace.name.startswith("published")]
+    assert [trace.name for trace in diamonds] == ["published (GPT-4o)"] * 2  # the proxy's and GPT-4o's own panel
+    assert diamonds[0].x[0] == pytest.approx(5.64 - 5.46)  # SLERP
+
+
+def test_a_control_s_tall_bar_leaves_the_shared_axis_and_says_its_height(study):
+    fig = figures.histograms(study)
+    tallest = max(max(bars.y) for bars in fig.data if bars.marker.color != canvas.GREY)
+    assert fig.layout.yaxis.range[1] == pytest.approx(1.05 * tallest)
+    cut = [bars for bars in fig.data if max(bars.y) > 1.05 * tallest]
+    assert len(cut) == words(fig).count("↑") > 0
+
+
+def test_a_term_is_on_hover_in_japanese_and_english_with_both_scores(study):
+    fig = figures.scatter_terms(study, "japanese", "ties")
+    assert any(text.startswith("小頭症 (term1)<br>") and "→" in text for trace in fig.data[1:] for text in trace.text)
+    assert sum(len(trace.x) for trace in fig.data[1:]) == 24
+
+
+def test_a_term_never_lands_on_the_wrong_side_of_the_diagonal(study):
+    for judge in ("proxy", "gpt-4o"):
+        _, gained, _, lost = figures.scatter_terms(study, "japanese", "ties", judge=judge).data
+        assert (gained.y > gained.x).all()
+        assert (lost.y < lost.x).all()
+
+
+def test_only_whole_scores_are_spread(study):
+    points = figures.scatter_terms(study, "japanese", "ties", judge="proxy").data[1]
+    assert (round(pd.Series(points.x), 2) == pd.Series(points.x)).all()  # the proxy's scores have two decimals
+    points = figures.scatter_terms(study, "japanese", "ties", judge="gpt-4o").data[1]
+    assert not (round(pd.Series(points.x)) == pd.Series(points.x)).any()
+
+
+def test_a_run_without_scores_is_named_with_those_that_have_some(study):
+    with pytest.raises(StudyError, match=r"proxy has not scored nuslerp; it has scored expert, "):
+        figures.scatter_terms(study, "japanese", "nuslerp")
+
+
+def test_agreement_counts_each_pair_of_scores(study):
+    fig = figures.agreement(study)
+    assert fig.data[0].z[~pd.isna(fig.data[0].z)].sum() == int(words(fig).partition("n = ")[2].partition("<")[0])
+    assert "κ" in words(fig)
+
+
+def test_figures_with_nothing_to_show_say_so(tmp_path, monkeypatch):
+    study = make_study(tmp_path, monkeypatch, terms=4)
+    assert "One judge only" in words(figures.agreement(study))
+    table = pd.read_csv(study.folder / "terms.csv")
+    table.assign(seen=False).to_csv(study.folder / "terms.csv", index=False)
+    assert "No two groups" in words(figures.seen_unseen_plot(study))
+    (study.folder / "scores" / "proxy" / "japanese.jsonl").unlink()
+    assert "No merge" in words(figures.forest(study))
+
+
+def test_four_terms_without_a_single_score_still_draw(tmp_path, monkeypatch):
+    study = make_study(tmp_path, monkeypatch, terms=4)
+    for path in (study.folder / "scores" / "proxy").glob("*.jsonl"):
+        write_lines(path, [row | {"score": None, "status": "refusal"} for row in read_jsonl(path)])
+    assert "n = 0, 4 missing" in words(figures.histograms(study))
+    assert "No term" in words(figures.scatter_terms(study, "japanese", "ties"))
+    for draw in (figures.forest, tables.seen_unseen, figures.agreement):
+        draw(study).to_json()
+
+
+def test_funnel_prints_counts_and_what_is_left():
+    assert list(charts.funnel(FUNNEL).data[0].text) == ["39,065", "1,951 (5.0 %)"]
+
+
+def test_losses_have_a_panel_per_adapter_and_skip_what_was_not_measured():
+    log = pd.DataFrame({"train": [None, 2.6], "held_out": [2.9, 2.4]}, index=pd.Index([0, 25], name="step"))
+    fig = charts.losses({"med": log, "ja": log})
+    assert [list(trace.x) for trace in fig.data] == [[25], [0, 25]] * 2
+
+
+def test_landing_triangulates_merges_and_names_equal_ones_once():
+    geometry = pd.DataFrame({"to_general": [0.5, 0.5, 0.6], "to_expert": [0.5, 0.5, 0.8], "general_size": 1.0, "expert_size": 1.0},
+                            index=["linear", "task_arithmetic", "ties"])  # fmt: skip
+    drawn = {trace.text[0]: (trace.x[0], trace.y[0]) for trace in charts.landing(geometry).data[1:]}
+    assert drawn["linear<br>task_arithmetic"] == (0.5, 0)
+    assert drawn["ties"] == (0.36, 0.48)  # the 3–4–5 triangle: .6² along, .6 · .8 away
+    assert drawn["ancestor"] == (0.5, 0.87)  # equilateral
+
+
+def test_layers_of_a_merge_have_a_panel_per_unit_and_need_no_ancestor():
+    columns = ["to_general", "to_expert", "to_ancestor", "cosine_general", "cosine_expert", "cosine_parents", "sign_conflicts", "kept"]
+    geometry = pd.DataFrame({column: [0.5, None, 0.25] for column in columns}, index=["whole", "embeddings", "0"])
+    fig = charts.landing_layers(geometry, "ties")
+    assert [list(trace.x) for trace in fig.data] == [["emb.", "0"]] * len(columns)
+    assert {trace.yaxis for trace in fig.data} == {"y", "y2", "y3"}
+    assert "to the expert: 0.25 to 0.25, whole 0.50" in fig.layout.meta["alt"]
+    bare = charts.landing_layers(geometry[["to_general", "to_expert", "kept"]], "linear")
+    assert [trace.name for trace in bare.data] == ["to the general model", "to the expert", "changed weights kept"]
+
+
+def test_every_figure_has_words_for_those_who_can_not_see_it(study):
+    for fig in (figures.histograms(study), figures.forest(study), figures.seen_unseen_plot(study), comparisons.benchmark_gaps(*published.gaps(study)),
+                comparisons.together_plot(published.together(study), {"dc": "DC"}), comparisons.correlations_plot(published.correlations(study)),
+                figures.scatter_terms(study, "japanese", "ties"), figures.agreement(study), charts.funnel(FUNNEL)):  # fmt: skip
+        assert len(fig.layout.meta["alt"]) > 20
+
+
+@pytest.mark.usefixtures("without_chrome")
+def test_without_chrome_one_line_says_so_and_page_and_json_are_there(tmp_path, capsys):
+    canvas.save(charts.funnel(FUNNEL), "funnel", tmp_path / "demo")
+    assert sorted(p.name for p in (tmp_path / "demo").iterdir()) == ["funnel.html", "funnel.json"]
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1
+    assert "no Chrome" in said
+
+
+@pytest.mark.usefixtures("without_chrome")
+def test_a_page_is_small_repeats_its_bytes_and_finds_plotly_beside_it_or_on_the_cdn(tmp_path):
+    canvas.save(charts.funnel(FUNNEL), "funnel", tmp_path / "demo")
+    page = tmp_path / "demo" / "funnel.html"
+    first = page.read_bytes()
+    canvas.save(charts.funnel(FUNNEL), "funnel", tmp_path / "demo")
+    assert page.read_bytes() == first
+    assert len(first) < 30_000
+    assert b'src="../plotly.min.js"' in first
+    assert b"cdn.plot.ly" in first
+    assert b"39,065; single words" in first  # the words for the picture
+    assert (tmp_path / "plotly.min.js").stat().st_size > 1e6
+
+
+@pytest.mark.usefixtures("without_chrome")
+def test_no_menu_offers_to_upload_a_figure(tmp_path):
+    canvas.save(charts.funnel(FUNNEL), "funnel", tmp_path / "demo")
+    assert '"sendChartToCloud"' in (tmp_path / "demo" / "funnel.html").read_text(encoding="utf-8")
+    assert "sendChartToCloud" in pio.renderers["plotly_mimetype"].config["modeBarButtonsToRemove"]
+
+
+def test_a_chrome_that_does_not_start_costs_one_line_and_no_figure(tmp_path, monkeypatch, capsys):
+    broken = tmp_path / "chrome"
+    broken.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
+    broken.chmod(broken.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("BROWSER_PATH", str(broken))
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    canvas.chrome.cache_clear()
+    kaleido.stop_sync_server(silence_warnings=True)  # an earlier test's Chrome
+    canvas.keep_chrome_open.cache_clear()
+    before = pio.renderers.default
+    canvas.save(charts.funnel(FUNNEL), "funnel", tmp_path / "demo")
+    canvas.chrome.cache_clear()
+    assert "Chrome failed" in capsys.readouterr().out
+    assert (tmp_path / "demo" / "funnel.html").exists()
+    assert pio.renderers.default == before
+
+
+@pytest.mark.skipif(canvas.chrome() is None, reason="no Chrome to draw with")
+def test_with_chrome_pictures_have_the_figures_own_size_twice(tmp_path):
+    fig = charts.funnel(FUNNEL)
+    canvas.save(fig, "funnel", tmp_path / "demo")
+    picture = (tmp_path / "demo" / "funnel.png").read_bytes()
+    assert struct.unpack(">II", picture[16:24]) == (2 * 800, 2 * fig.layout.height)
+    assert "39,065" in (tmp_path / "demo" / "funnel.svg").read_text(encoding="utf-8")

@@ -1,0 +1,93 @@
+"""Terms gained and lost by a merge, and what they share: against counts and ranks done by hand."""
+
+import pandas as pd
+import pytest
+
+from tests.support.synthetic import make_study, write_lines
+from xlm_utils.report import gains, published
+from xlm_utils.stats import association
+from xlm_utils.study import StudyError
+from xlm_utils.study.records import read_jsonl
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    return make_study(tmp_path, monkeypatch, terms=8)
+
+
+def rescore(study, run, scores):
+    path = study.folder / "scores" / "proxy" / f"{run}.jsonl"
+    rows = [row | {"score": scores[int(row["term_id"].removeprefix("HP:")[:7])]} for row in read_jsonl(path)]
+    write_lines(path, [row | {"status": "ok" if row["score"] is not None else "refusal"} for row in rows])
+
+
+def test_gain_is_after_minus_before_over_terms_with_both_scores(study):
+    rescore(study, "japanese", [1, 2, 3, 4, 5, 6, 7, None])
+    rescore(study, "ties", [2, 2, 2, None, 9, 6, 7, 8])
+    table = gains.gains(study, "ties")
+    assert dict(zip(table["term"], table["gain"], strict=True)) == {"term0": 1, "term1": 0, "term2": -1, "term4": 4, "term5": 0, "term6": 0}
+    assert {"before", "after", "translation", "seen"} <= set(table)
+
+
+def test_features_are_counted_from_the_words_themselves():
+    terms = pd.DataFrame({
+        "term": ["Pancreatitis", "Croup", "Ataxic"], "translation": ["膵炎", "クルップ", "失調性の"], "frequency": [0, 1, 0],
+        "part_of_speech": ["noun", "noun", "adjective"], "seen": [True, True, True], "kind": ["medical", "general", "general"],
+    })  # fmt: skip
+    found = gains.features(terms)
+    assert list(found["ends as in -itis, -osis, -emia"]) == [1, 0, 0]
+    assert list(found["translation is kanji only"]) == [1, 0, 0]
+    assert list(found["is an adjective"]) == [0, 0, 1]
+    assert list(found["characters of the translation"]) == [2, 4, 4]
+    assert list(found["translation of a medical or established sense"]) == [1, 0, 0]
+    assert "seen by the expert in training" not in found  # the same for all
+
+
+def test_a_feature_that_orders_the_gains_is_found_and_halves_are_means(study):
+    rescore(study, "japanese", [5] * 8)
+    rescore(study, "ties", [7 if i % 2 == 0 else 4 for i in range(8)])  # `seen` is true for even terms
+    found = gains.in_common(study, "ties").set_index("feature").loc["seen by the expert in training"]
+    assert (found["low half"], found["high half"]) == (-1, 2)
+    assert found["rho"] == pytest.approx(1)
+    assert found["n"] == 8
+
+
+def test_extremes_show_both_texts_of_the_terms_that_moved_most(study):
+    rescore(study, "japanese", [5] * 8)
+    rescore(study, "ties", [9, 5, 5, 5, 5, 5, 5, 1])
+    ids = [row["term_id"] for row in read_jsonl(study.folder / "scores" / "proxy" / "ties.jsonl")][:8]
+    for run in ("japanese", "ties"):
+        write_lines(study.folder / "definitions" / f"{run}.jsonl", [{"term_id": i, "run": run, "definition": f"{run} {i}"} for i in ids])
+    found = gains.extremes(study, "ties")
+    assert list(found["term"]) == ["term0", "term7"]
+    assert list(found["Base Japanese"]) == [f"japanese {ids[0]}", f"japanese {ids[7]}"]
+    assert list(found["after"]) == [9, 1]
+
+
+def test_a_run_that_was_not_scored_is_named(study):
+    with pytest.raises(StudyError, match="proxy has not scored nuslerp"):
+        gains.gains(study, "nuslerp")
+
+
+def test_spearman_by_hand_with_an_exact_p_for_few_models():
+    """Ranks 1 2 3 4 5 against 2 1 4 3 5: Σd² = 4, ρ = 1 − 6·4/(5·24) = .8; of 120 orders 16 are as far from 0 as that."""
+    found = association.correlate([10, 20, 30, 40, 50], [2, 1, 4, 3, 5])
+    assert found["rho"] == pytest.approx(0.8)
+    assert found["p"] == pytest.approx(16 / 120)
+    assert found["low"] < 0 < 0.8 < found["high"] < 1
+
+
+def test_a_constant_or_missing_side_has_no_correlation():
+    assert "all 3 values are equal" in association.correlate([1, 1, 1], [1, 2, 3])["reason"]
+    assert association.correlate([1, float("nan"), 3, 4], [1, 2, float("nan"), 4])["n"] == 2
+
+
+def test_models_with_identical_results_count_once_over_models(study):
+    path = study.folder / "benchmarks"
+    (path / "task_arithmetic.json").write_bytes((path / "linear.json").read_bytes())
+    rescore(study, "linear", [5] * 8)
+    rescore(study, "task_arithmetic", [5] * 8)
+    here, there = published.together(study).values()
+    assert len(here) == 6  # seven models without the expert, two of them the same
+    assert len(there) == 7
+    assert published.correlations(study).loc["STS", ("published", "n")] == 7

@@ -1,0 +1,212 @@
+"""Prompts → replies of a rate-limited server: paced, threaded, stored as they arrive, resumable.
+
+Used by the judges and by the translator. One pacer spaces the requests of all threads; each reply
+is in an SQLite file before the next request of its thread starts, so a killed run loses the calls
+in flight and nothing else, and a second run asks only what has no reply yet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed, wait
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from xlm_utils.ask.cards import Card
+from xlm_utils.ask.clients import Ask, Fatal, Reply, Retry, open_client, shutdown_date
+from xlm_utils.ask.pacing import HEADROOM, Pacer
+from xlm_utils.ask.replies import identity, open_store, spent, spent_in, stored
+from xlm_utils.study import Study, StudyError
+
+WORKERS = 32
+TRIES = 8
+LONGEST_WAIT = 120.0  # s; a server that asks for more is not waited for
+PATIENCE = 300.0  # s without any reply before the run gives up (a fifth of it before the first reply)
+
+
+def tokens_of(text: str) -> float:
+    """Rough number of tokens, for estimates: four Latin letters or one Japanese character each."""
+    latin = sum(character.isascii() for character in text)
+    return latin / 4 + len(text) - latin
+
+
+def estimate(card: Card, prompts: list[str], schema: dict) -> dict[str, float]:
+    """Calls, tokens in and out, USD and minutes that these prompts would take."""
+    tokens_in = sum(map(tokens_of, prompts)) + len(prompts) * tokens_of(json.dumps(schema))
+    tokens_out = len(prompts) * card.reply_tokens
+    by_tokens = (tokens_in + tokens_out) / card.tokens_per_minute if card.tokens_per_minute else 0
+    minutes = max(len(prompts) / card.requests_per_minute, by_tokens) / HEADROOM
+    return {"calls": len(prompts), "tokens_in": tokens_in, "tokens_out": tokens_out, "usd": card.usd(tokens_in, tokens_out), "minutes": minutes}
+
+
+def announce(study: Study, card: Card, prompts: Iterable[tuple[str, int]], schema: dict, base_url: str = "") -> dict:
+    """What asking these would take, printed before anything is spent: calls, tokens, cost, time, shutdown date.
+
+    Args:
+        prompts: each with its ``repeat`` (see ``run_calls``); equal ones count once, answered ones not at all.
+
+    Raises:
+        StudyError: see ``afford``.
+    """
+    asked, store = dict.fromkeys(prompts), study.replies
+    done = {repeat: stored(store, card, schema, base_url, repeat) for repeat in {repeat for _, repeat in asked}}
+    needed = estimate(card, [prompt for prompt, repeat in asked if prompt not in done[repeat]], schema)
+    needed |= {"stored": len(asked) - int(needed["calls"]), "spent": spent(store), "shutdown": shutdown_date(card, base_url)}
+    print(
+        f"{card.label} ({card.model}): {needed['calls']:,} calls to make, {needed['stored']:,} stored;"
+        f" about {needed['tokens_in'] / 1000:,.0f}k tokens in, {needed['tokens_out'] / 1000:,.0f}k out,"
+        f" {needed['usd']:.2f} USD on top of {needed['spent']:.2f} spent, {needed['minutes']:.0f} min; shutdown: {needed['shutdown']}; {card.note}"
+    )
+    afford(study, needed["usd"])
+    return needed
+
+
+def afford(study: Study, usd: float) -> None:
+    """Stop before the first call if so much more, for all judges together, is above the study's limit.
+
+    Raises:
+        StudyError: it is.
+    """
+    limit, before = study.judging.max_cost_usd, spent(study.replies)
+    if before + usd > limit:
+        raise StudyError(
+            f"judging.max_cost_usd = {limit:g} is below the {before + usd:.2f} USD that this takes ({before:.2f} of them spent);"
+            " raise it in the study's file, or take fewer terms"
+        )
+
+
+def run_calls(
+    card: Card, prompts: list[str], schema: dict, parse: Callable[[str], tuple[Any, str]], store: Path, *,
+    base_url: str = "", max_cost_usd: float = 0.0, repeat: int = 0, backoff: float = 1.0,
+) -> list[dict]:  # fmt: skip
+    """One reply for each prompt, in their order; equal prompts share one, stored replies are not asked for again.
+
+    Args:
+        parse: the text of a whole reply → its value (or None) and a status; only ``ok`` has a value.
+        store: the SQLite file; what it has cost so far counts towards ``max_cost_usd``.
+        repeat: another number asks again for prompts that have a reply (test–retest).
+        backoff: seconds before the second try where the server names none; doubles with each try.
+
+    Returns:
+        rows with reply (text or None), finish, served_model, tokens_in, tokens_out, usd, value, status.
+
+    Raises:
+        StudyError: too expensive, or stopped (key, model, quota, another model answering, no reply
+            for minutes); replies so far are kept, and the same call goes on from there.
+    """
+    done = stored(store, card, schema, base_url, repeat)
+    todo = [prompt for prompt in dict.fromkeys(prompts) if prompt not in done]
+    if todo:
+        before, more = spent(store), estimate(card, todo, schema)["usd"]
+        if before + more > max_cost_usd:
+            raise StudyError(
+                f"judge {card.name}: {len(todo):,} calls would cost about {more:.2f} USD on top of {before:.2f} spent,"
+                f" above judging.max_cost_usd = {max_cost_usd:g}; raise it in the study's file"
+            )
+        _Run(card, schema, parse, store, base_url, max_cost_usd, repeat, backoff).finish(todo)
+        done = stored(store, card, schema, base_url, repeat)
+    rows = []
+    for prompt in prompts:  # parsed anew each time, so that a better parser needs no call
+        value, status = _outcome(done[prompt]["reply"], done[prompt]["finish"], parse)
+        rows.append({**done[prompt], "value": value, "status": status})
+    return rows
+
+
+def _outcome(text: str | None, finish: str, parse: Callable[[str], tuple[Any, str]]) -> tuple[Any, str]:
+    return parse(text or "") if finish == "stop" else (None, finish)
+
+
+class _Run:
+    """The threads' shared state while one list of prompts is worked off."""
+
+    def __init__(self, card: Card, schema: dict, parse: Callable, store: Path, base_url: str, max_cost: float, repeat: int, backoff: float):
+        self.card, self.schema, self.parse, self.max_cost, self.repeat, self.backoff = card, schema, parse, max_cost, repeat, backoff
+        self.ask: Ask = open_client(card, base_url)
+        self.identity = identity(card, schema, base_url)
+        self.pacer = Pacer(card.requests_per_minute, card.tokens_per_minute)
+        self.database, self.lock = open_store(store), threading.Lock()
+        found = self.database.execute("select served_model from replies where identity = ? and served_model is not null limit 1", (self.identity,))
+        self.served_model = next((row[0] for row in found), None)
+        self.usd = spent_in(self.database)
+        self.kept, self.reason, self.trouble = 0, "", ""
+        self.last_reply, self.patience = time.monotonic(), max(PATIENCE / 5, 2 * card.timeout)
+
+    def finish(self, prompts: list[str]) -> None:
+        """Work off all prompts, or raise the one sentence that says why not."""
+        from tqdm.auto import tqdm  # in a notebook a widget: as text it would leave a line there every tenth of a second
+
+        with closing(self.database), ThreadPoolExecutor(min(WORKERS, len(prompts))) as threads:
+            try:
+                with tqdm(total=len(prompts), desc=self.card.name, unit="call") as bar:  # its own: rate and time left
+                    first = threads.submit(self.one, prompts[0])  # alone: a wrong key costs one call, and the SDK's slow first use delays nobody
+                    wait([first])
+                    for future in as_completed([first, *(threads.submit(self.one, prompt) for prompt in prompts[1:])]):
+                        bar.set_postfix_str(f"{self.usd:.2f} USD", refresh=False)
+                        bar.update(future.result())
+            finally:  # Ctrl-C too: calls in flight finish and are stored
+                self.pacer.stop()
+        if self.kept < len(prompts):
+            reason = self.reason or f"no reply after {TRIES} tries (last: {self.trouble})"
+            raise StudyError(f"judge {self.card.name}: {reason}; {self.kept} of {len(prompts)} calls are done and kept, run again to go on")
+
+    def one(self, prompt: str) -> bool:
+        """Ask until there is a reply, tries run out or the run is stopped; True if a reply was kept."""
+        tokens = tokens_of(prompt) + self.card.reply_tokens
+        for attempt in range(TRIES):
+            if not self.pacer.wait(tokens):
+                return False
+            started = time.monotonic()
+            try:
+                reply = self.ask(prompt, self.schema)
+            except Fatal as error:
+                self.stop(str(error))
+                return False
+            except Retry as error:
+                self.trouble = str(error)
+                delay = error.after if error.after is not None else min(60, self.backoff * 2**attempt) * random.uniform(1, 1.5)
+                if delay > LONGEST_WAIT:
+                    self.stop(f"the server asks to wait {delay:.0f} s ({error})")
+                elif time.monotonic() - self.last_reply > self.patience:
+                    self.stop(f"no reply for {self.patience:.0f} s (last: {error})")
+                elif error.limited:
+                    self.pacer.hold(delay, started)
+                else:
+                    self.pacer.sleep(delay)
+                continue
+            return self.keep(prompt, reply)
+        return False
+
+    def keep(self, prompt: str, reply: Reply) -> bool:
+        """Store a reply the moment it is there, unless another model than before has answered."""
+        value, status = _outcome(reply.text, reply.finish, self.parse)
+        usd = self.card.usd(reply.tokens_in, reply.tokens_out)
+        key = hashlib.sha256(json.dumps([self.identity, self.repeat, prompt]).encode()).hexdigest()
+        row = (
+            key, self.identity, self.card.name, self.repeat, prompt, reply.text, reply.finish, reply.served_model,
+            json.dumps(value), status, reply.tokens_in, reply.tokens_out, usd, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        )  # fmt: skip
+        with self.lock:
+            self.served_model = self.served_model or reply.served_model
+            if reply.served_model not in (None, self.served_model):
+                self.stop(f"{reply.served_model} answers, and {self.served_model} did before: one table can't mix them, name one in the card")
+                return False
+            with self.database:
+                self.database.execute(f"insert or ignore into replies values ({','.join('?' * len(row))})", row)
+                self.usd = spent_in(self.database)  # by other processes, too: two judges at once share the limit
+            self.kept += 1
+            self.last_reply, self.patience = time.monotonic(), max(PATIENCE, 2 * self.card.timeout)
+            if self.usd > self.max_cost:
+                self.stop(f"{self.usd:.2f} USD are spent, above judging.max_cost_usd = {self.max_cost:g}")
+        self.pacer.ease()
+        return True
+
+    def stop(self, reason: str) -> None:
+        """Let no further call start; the first reason is the one told."""
+        self.reason = self.reason or reason
+        self.pacer.stop()

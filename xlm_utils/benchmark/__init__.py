@@ -1,0 +1,19 @@
+"""What else can a model do?
+
+In: data sets of the hub or a folder, through the LM Evaluation Harness.
+Out: ``benchmarks/<model>.json`` and a row an item.
+Notebook: 06_benchmark.
+"""
+
+from xlm_utils.benchmark.benchmarks import columns_table, datasets_table, evaluate
+from xlm_utils.benchmark.prepared import COLUMNS, prepare
+from xlm_utils.benchmark.scores import gold_index
+
+__all__ = [
+    "COLUMNS",
+    "columns_table",
+    "datasets_table",
+    "evaluate",
+    "gold_index",
+    "prepare",
+]

@@ -1,0 +1,157 @@
+"""Table 2: nine benchmark columns through the LM Evaluation Harness, one model load for all of them.
+
+Data sets, prompts and requests are built once (``prepare``) and put to every model of a study (``evaluate``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from xlm_utils import models
+from xlm_utils.benchmark import scores
+from xlm_utils.benchmark.prepared import COLUMN_OF, COLUMNS, Prepared, quiet_harness
+from xlm_utils.study import Study, StudyError
+from xlm_utils.study.records import Step, digest, fingerprint, read_manifest, write_json, write_text
+
+if TYPE_CHECKING:
+    from lm_eval.api.model import LM
+
+AT_ONCE = 500  # items that are answered between two writes: enough to fill batches, few to lose
+
+
+def evaluate(study: Study, prepared: Prepared, name: str) -> dict:
+    """All columns for one model, in the files ``benchmarks/<name>.json`` and ``<name>.samples.jsonl``.
+
+    What is there is read, not repeated: a finished result, and in ``benchmarks/parts`` every data set that
+    the same weights have answered, for another model, for another selection of data sets, or before a kill.
+
+    Returns:
+        ``model``; ``datasets``: data set → column, metric, value, stderr, n, shots, truncated, version,
+        of (rows there are), held_out; ``columns``: column → value, stderr, n, metric; ``unavailable``:
+        data set → why. An undefined number is None.
+
+    Raises:
+        StudyError: the model, its chat template or the backend is not there.
+    """
+    models.check_backend(study)
+    how = {
+        "weights": digest(models.locate(study, name)), "chat_template": study.benchmarks.chat_template,
+        "dtype": study.generation.dtype, "quantization": study.generation.quantization, "backend": study.generation.backend,
+    }  # fmt: skip
+    folder = study.folder / "benchmarks"
+    steps = [Step(folder / f"{name}{ending}", tasks=prepared.facts, **how) for ending in (".json", ".samples.jsonl")]
+    with steps[0] as result_step, steps[1] as item_step:
+        if result_step.done and item_step.done:
+            print(f"{name}: the benchmarks are done")
+            return json.loads(result_step.path.read_text(encoding="utf-8"))
+        files = {dataset: folder / "parts" / f"{dataset}.{fingerprint(how | facts)}.json" for dataset, facts in prepared.facts.items()}
+        parts = {dataset: json.loads(file.read_text(encoding="utf-8")) for dataset, file in files.items() if file.exists()}
+        if parts:
+            by = ", ".join(sorted({part["model"] for part in parts.values()}))
+            print(f"{name}: {len(parts)} of {len(files)} data sets are answered already, by the same weights ({by})")
+        if asked := [dataset for dataset in files if dataset not in parts]:
+            lm = _language_model(study, prepared, name)
+            for group in _groups(prepared, asked):
+                for dataset, part in answer(lm, prepared, group, study.benchmarks.chat_template).items():
+                    parts[dataset] = part
+                    write_json(files[dataset], {"model": name, **part})
+        result, rows = compose(prepared, name, parts)
+        write_text(item_step.partial, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        item_step.finish()
+        write_json(result_step.partial, result)
+        result_step.finish()
+    return result
+
+
+def _groups(prepared: Prepared, asked: list[str]) -> Iterator[list[str]]:
+    """Consecutive data sets of at least ``AT_ONCE`` items together."""
+    group: list[str] = []
+    for dataset in asked:
+        group.append(dataset)
+        if dataset == asked[-1] or sum(len(prepared.items[one]) for one in group) >= AT_ONCE:
+            yield group
+            group = []
+
+
+def _language_model(study: Study, prepared: Prepared, name: str) -> LM:
+    if study.generation.backend == "vllm":
+        from lm_eval.models.vllm_causallms import VLLM
+
+        dtype, _ = models.pick_dtype(study, "cuda")
+        return VLLM(pretrained=str(models.locate(study, name)), batch_size="auto", dtype=dtype)
+    model, tokenizer, how = models.load(study, name)
+    from xlm_utils.benchmark.harness import SharedPromptLM
+
+    print(how)
+    if study.benchmarks.chat_template and not tokenizer.chat_template:
+        raise StudyError(f"chat_template: {name} has none")
+    pairs = prepared.pairs.setdefault(fingerprint(tokenizer.backend_tokenizer.to_str()), {})
+    with quiet_harness():
+        return SharedPromptLM(model, tokenizer, study.benchmarks.batch_tokens, pairs)
+
+
+def run(lm: LM, prepared: Prepared, name: str, chat_template: bool = False) -> tuple[dict, list[dict]]:
+    """Put every prepared request to a harness language model; the result as ``evaluate`` returns it, and a row per item."""
+    return compose(prepared, name, answer(lm, prepared, list(prepared.tasks), chat_template))
+
+
+def answer(lm: LM, prepared: Prepared, datasets: list[str], chat_template: bool = False) -> dict[str, dict]:
+    """Put the requests of some data sets to a harness language model; data set → its ``result`` and ``rows``, one an item."""
+    import numpy as np
+    from lm_eval.evaluator import evaluate as harness_evaluate
+
+    named = {prepared.tasks[dataset].task_name: dataset for dataset in datasets}
+    state = np.random.get_state()  # the harness's ROUGE draws from NumPy's global generator
+    np.random.seed(0)
+    try:
+        with quiet_harness():
+            output = harness_evaluate(
+                lm, {"tasks": {task: prepared.tasks[dataset] for task, dataset in named.items()}}, bootstrap_iters=0,
+                samples={task: prepared.items[dataset] for task, dataset in named.items() if _sampled(prepared, dataset)},
+                apply_chat_template=chat_template, fewshot_as_multiturn=chat_template,
+            )  # fmt: skip
+    finally:
+        np.random.set_state(state)
+    truncated, parts = getattr(lm, "truncated", None), {}
+    for task_name, dataset in named.items():
+        task, facts = prepared.tasks[dataset], prepared.facts[dataset]
+        rows = [{"dataset": dataset, **scores.item_row(task, sample, truncated)} for sample in output["samples"][task_name]]
+        result = {"column": COLUMN_OF[dataset], **scores.dataset_result(rows, output["results"][task_name]), "shots": task.config.num_fewshot}
+        parts[dataset] = {"result": result | {key: facts[key] for key in ("version", "of", "held_out")}, "rows": rows}
+    return parts
+
+
+def compose(prepared: Prepared, name: str, parts: dict[str, dict]) -> tuple[dict, list[dict]]:
+    """The columns of a model from its data sets, in the order of the columns."""
+    datasets = {dataset: parts[dataset]["result"] for dataset in prepared.tasks}
+    for dataset, result in datasets.items():
+        if result["truncated"]:
+            print(f"{name}, {dataset}: {result['truncated']} of {result['n']} prompts were longer than the model's context and lost their beginning")
+    columns = {column: scores.column_result(sets, datasets) for column, sets in COLUMNS.items()}
+    rows = [{"model": name, **row} for dataset in datasets for row in parts[dataset]["rows"]]
+    return {"model": name, "datasets": datasets, "columns": columns, "unavailable": prepared.unavailable}, rows
+
+
+def _sampled(prepared: Prepared, dataset: str) -> bool:
+    return len(prepared.items[dataset]) < prepared.facts[dataset]["of"]  # the harness is quadratic in the items named to it
+
+
+def columns_table(study: Study) -> pd.DataFrame:
+    """Finished results: one row per model in the tables' order, one column per benchmark; NaN where undefined."""
+    files = {model: study.folder / "benchmarks" / f"{model}.json" for model in study.models}
+    found = {model: json.loads(file.read_text(encoding="utf-8"))["columns"] for model, file in files.items() if read_manifest(file)}
+    values = {model: [columns[column]["value"] for column in COLUMNS] for model, columns in found.items()}
+    return pd.DataFrame.from_dict(values, orient="index", columns=list(COLUMNS), dtype=float).rename_axis("model")
+
+
+def datasets_table(study: Study, names: list[str]) -> pd.DataFrame:
+    """Finished results of these models, one row per model and data set: column, metric, value, stderr, n, of, shots, truncated, normalised_em."""
+    files = {model: study.folder / "benchmarks" / f"{model}.json" for model in names}
+    found = {model: json.loads(file.read_text(encoding="utf-8"))["datasets"] for model, file in files.items() if read_manifest(file)}
+    rows = [{"model": model, "data set": name, **result} for model, datasets in found.items() for name, result in datasets.items()]
+    columns = ["model", "column", "data set", "metric", "value", "stderr", "n", "of", "shots", "truncated", "normalised_em"]
+    return pd.DataFrame(rows, columns=columns).astype({"value": float, "stderr": float, "normalised_em": float})

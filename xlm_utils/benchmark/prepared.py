@@ -1,0 +1,159 @@
+"""The items, prompts and tasks of every Table 2 column, built once for all models of a study."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xlm_utils.benchmark.tasks import data
+from xlm_utils.study import ROOT, Study, StudyError
+from xlm_utils.study.records import fingerprint
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+    from xlm_utils.benchmark.harness import PreparedTask
+
+TASKS = Path(data.__file__).parent
+# column → its data sets, each a task file <data set>.yaml; a family is the unweighted mean of its data sets
+COLUMNS = {
+    "pubmedqa": ("pubmedqa",),
+    "jaqket_v2": ("jaqket_v2",),
+    "jcommonsenseqa": ("jcommonsenseqa",),
+    "jsquad": ("jsquad",),
+    "xwinograd_ja": ("xwinograd_ja",),
+    "xlsum_ja": ("xlsum_ja",),
+    "mcqa": ("medmcqa_jp", "usmleqa_jp", "medqa_jp", "mmlu_medical_jp", "jmmlu_medical", "igakuqa", "pubmedqa_jp"),
+    "dc": ("crade", "rrtnm", "smdis"),
+    "sts": ("jcsts",),
+}
+COLUMN_OF = {dataset: column for column, sets in COLUMNS.items() for dataset in sets}
+GENERATED = ("jaqket_v2", "jsquad", "xlsum_ja")  # answered in free text: no choices, so nothing smooth to search on
+
+
+@dataclass
+class Prepared:
+    """Tasks with their requests, ready for any model; keys are data sets."""
+
+    tasks: dict[str, PreparedTask] = field(default_factory=dict)
+    items: dict[str, list[int]] = field(default_factory=dict)  # rows of the reported split that are asked
+    facts: dict[str, dict] = field(default_factory=dict)  # what a result is made from
+    unavailable: dict[str, str] = field(default_factory=dict)  # why a data set is missing
+    pairs: dict[str, dict] = field(default_factory=dict)  # tokenizer → tokenised requests
+
+
+def spread(pool: list[int], wanted: int, seed: object) -> list[int]:
+    """``wanted`` of ``pool``, one from each of as many equal stretches (sets are often ordered by subject); 0: all."""
+    if not wanted or wanted >= len(pool):
+        return pool
+    draw = random.Random(str(seed))
+    edges = [len(pool) * k // wanted for k in range(wanted + 1)]
+    return [pool[draw.randrange(low, high)] for low, high in pairwise(edges)]
+
+
+def prepare(study: Study) -> Prepared:
+    """Load and check every data set, draw its items, build its task.
+
+    A data set that can't be had, or has a bad row, is named in one printed sentence and stops its own
+    column only.
+
+    Raises:
+        StudyError: the data folder does not exist, or no data set can be used at all.
+    """
+    prepared = Prepared()
+    for dataset in COLUMN_OF:
+        try:
+            config, splits = load_task(study, dataset)
+        except data.DataError as error:
+            prepared.unavailable[dataset] = str(error)
+            print(error)
+            continue
+        (split, pool), _ = pools(study, dataset, config, splits)
+        of = len(splits[split])
+        if len(pool) < of:
+            print(f"{dataset}: {of - len(pool)} of its {of} rows are set aside for the search and not reported")
+        prepared.items[dataset] = spread(pool, study.benchmarks.items, (study.seed, dataset))
+        prepared.tasks[dataset] = make_task(config, splits)
+        prepared.facts[dataset] = {
+            "version": config["metadata"]["version"], "of": of, "held_out": of - len(pool), "items": fingerprint(prepared.items[dataset]),
+            "task": fingerprint(json.dumps(config, default=lambda function: function.__name__)),
+            "rows": fingerprint({name: rows.to_list() for name, rows in splits.items()}),
+        }  # fmt: skip
+    if not prepared.tasks:
+        raise StudyError("no benchmark data set can be used; " + next(iter(prepared.unavailable.values())))
+    return prepared
+
+
+def data_folder(study: Study) -> Path | None:
+    """Where the study's ``benchmarks.data_dir`` is: as given, or from the repository's root; None for the hub.
+
+    Raises:
+        StudyError: in neither place.
+    """
+    given = study.benchmarks.data_dir
+    if not given:
+        return None
+    folder = next((path for path in (Path(given).expanduser(), ROOT / given) if path.is_dir()), None)
+    if folder is None:
+        raise StudyError(f"data_dir: there is no folder {given}")
+    return folder
+
+
+def load_task(study: Study, dataset: str) -> tuple[dict, DatasetDict]:
+    """A task's configuration and its rows by split."""
+    from lm_eval.tasks._yaml_loader import load_yaml  # the manager would also load the rows, without our checks
+
+    folder = data_folder(study)
+    config = load_yaml(TASKS / f"{dataset}.yaml")
+    del config["custom_dataset"]
+    try:
+        return config, data.load(**config["dataset_kwargs"], data_dir=folder and str(folder))
+    except data.DataError as error:
+        raise data.DataError(str(error).replace(f"{ROOT}/", "")) from None
+
+
+def make_task(config: dict, splits: DatasetDict, **changes: object) -> PreparedTask:
+    """The harness task over rows that are already loaded; ``changes`` override its configuration."""
+    from xlm_utils.benchmark.harness import PreparedTask
+
+    with quiet_harness():
+        return PreparedTask(config={**config, "custom_dataset": lambda **_: splits, **changes})
+
+
+def pools(study: Study, dataset: str, config: dict, splits: DatasetDict) -> tuple[tuple[str, list[int]], tuple[str, list[int]]]:
+    """(split, rows) that results are reported on, and (split, rows) that a search may look at.
+
+    With the ``disjoint`` fitness a search sees the training split; where a data set has none and is
+    searched on, a seeded half of the reported split is set aside for it.
+    """
+    split = config.get("test_split") or config["validation_split"]
+    rows = list(range(len(splits[split])))
+    if study.evolution.fitness == "published":
+        return (split, rows), (split, rows)
+    if "train" in splits:
+        return (split, rows), ("train", list(range(len(splits["train"]))))
+    if COLUMN_OF[dataset] not in study.evolution.columns:
+        return (split, rows), (split, [])
+    half = set(random.Random(f"{study.seed} {dataset}").sample(rows, len(rows) // 2))
+    return (split, [row for row in rows if row not in half]), (split, sorted(half))
+
+
+@contextlib.contextmanager
+def quiet_harness() -> Iterator[None]:
+    """Hush the harness's notices about how it is called, which a reader of a notebook can't act on."""
+    loggers = [logging.getLogger(f"lm_eval.{name}") for name in ("evaluator", "api.task", "config.task", "models.huggingface")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

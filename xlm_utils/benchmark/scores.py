@@ -1,0 +1,99 @@
+"""From the harness's output to rows per item, results per data set and columns of Table 2."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    from xlm_utils.benchmark.harness import PreparedTask
+
+
+def gold_index(task: PreparedTask, doc: dict) -> int:
+    """Position of the gold answer among the choices (some tasks name it by its text)."""
+    gold = task.doc_to_target(doc)
+    return gold if isinstance(gold, int) else task.doc_to_choice(doc).index(gold)
+
+
+def log_softmax(likelihoods: list[float]) -> list[float]:
+    """Log-probabilities over the choices alone, from their log-likelihoods."""
+    top = max(likelihoods)
+    total = top + math.log(sum(math.exp(value - top) for value in likelihoods))
+    return [value - total for value in likelihoods]
+
+
+def choice_scores(task: PreparedTask, doc: dict, likelihoods: list[float]) -> tuple[float, bool]:
+    """Log-probability of the gold choice, and whether it is the likeliest (the first of equals)."""
+    gold = gold_index(task, doc)
+    return log_softmax(likelihoods)[gold], likelihoods.index(max(likelihoods)) == gold
+
+
+def normalised_em(answer: str, golds: list[str]) -> float:
+    """1.0 if the answer's first line equals any gold after neologdn normalisation."""
+    import neologdn
+
+    first = neologdn.normalize(answer.strip().split("\n")[0])
+    return float(any(first == neologdn.normalize(gold) for gold in golds))
+
+
+def rouge2(gold: str, answer: str) -> float:
+    """ROUGE-2 F1 of one summary, tokenised by the harness's own MeCab tokenizer."""
+    from lm_eval.tasks.japanese_leaderboard.ja_leaderboard_xlsum import MecabTokenizer
+    from rouge_score import rouge_scorer
+
+    return rouge_scorer.RougeScorer(["rouge2"], tokenizer=MecabTokenizer()).score(gold, answer)["rouge2"].fmeasure
+
+
+def item_row(task: PreparedTask, sample: dict, truncated: set[str] | None) -> dict:
+    """One harness sample → item (row number in the reported split), score, gold, prediction, gold_logprob, truncated.
+
+    ``score`` is None for similarity, which is scored over all items; extractive answers also have
+    ``normalised_em``. ``truncated`` is None where the language model does not tell.
+    """
+    doc, answers = sample["doc"], sample["filtered_resps"]
+    row = {"item": sample["doc_id"], "score": None, "truncated": None if truncated is None else sample["arguments"][0][0] in truncated}
+    if task.OUTPUT_TYPE == "multiple_choice":
+        likelihoods = [likelihood for likelihood, _ in answers]
+        choices = task.doc_to_choice(doc)
+        row |= {"gold": choices[gold_index(task, doc)], "prediction": choices[likelihoods.index(max(likelihoods))]}
+        row["gold_logprob"], _ = choice_scores(task, doc, likelihoods)
+        return row | ({"score": float(sample["acc"])} if "acc" in sample else {})
+    row |= {"gold": sample["target"], "prediction": answers[0], "gold_logprob": None}
+    if "rouge2" in sample:
+        return row | {"score": rouge2(sample["target"], answers[0])}
+    return row | {"score": float(sample["exact_match"]), "normalised_em": normalised_em(answers[0], doc["answers"]["text"])}
+
+
+def dataset_result(rows: list[dict], results: dict) -> dict:
+    """metric, value, stderr, n (and normalised_em), truncated of one data set.
+
+    The value is the harness's. Standard errors: of the mean over items; for Pearson's r,
+    sqrt((1 − r²) / (n − 2)). An undefined number is None.
+    """
+    key = next(key for key in results if "," in key and "_stderr" not in key)  # "acc,none": metric, filter
+    metric, n, value = key.partition(",")[0], len(rows), float(results[key])
+    error = None
+    if math.isnan(value):
+        value = None
+    elif metric == "pearson":
+        error = math.sqrt(max(0.0, 1 - value**2) / (n - 2)) if n > 2 else None
+    elif n > 1:
+        error = float(pd.Series([row["score"] for row in rows]).sem())
+    extra = {"normalised_em": sum(row["normalised_em"] for row in rows) / n} if "normalised_em" in rows[0] else {}
+    cut = None if rows[0]["truncated"] is None else sum(row["truncated"] for row in rows)
+    return {"metric": metric, "value": value, "stderr": error, "n": n, **extra, "truncated": cut}
+
+
+def column_result(sets: tuple[str, ...], datasets: dict[str, dict]) -> dict:
+    """Unweighted mean over a column's data sets; None while one of them is missing or undefined."""
+    found = [datasets[dataset] for dataset in sets if dataset in datasets]
+    values, errors = [d["value"] for d in found], [d["stderr"] for d in found]
+    complete = len(found) == len(sets) and None not in values
+    return {
+        "value": sum(values) / len(sets) if complete else None,
+        "stderr": math.sqrt(sum(e**2 for e in errors)) / len(sets) if complete and None not in errors else None,
+        "n": sum(d["n"] for d in found),
+        "metric": found[0]["metric"] if found else None,
+    }

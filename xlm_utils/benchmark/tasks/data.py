@@ -1,0 +1,250 @@
+"""Rows of the benchmark data sets, from the hub or a local folder, checked before anything runs.
+
+``load`` is the ``custom_dataset`` function of every task here, so that ``lm-eval run`` and the notebooks read the same rows: from the hub, or
+with ``--metadata '{"data_dir": "folder"}'`` from JSON Lines files in the upstream schema; stock task keys and today's hub keys are understood.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, computed_field, model_validator
+
+from xlm_utils.study.records import first_undecodable
+
+HUB = "https://huggingface.co/datasets/"
+SEARCHED = 1000  # rows, about, of a split that only a search may look at: medmcqa_jp has 182,000 of them
+PUBMEDQA_TEST = Path(__file__).with_name("pubmedqa_test_pmids.txt")  # official test_ground_truth.json, MIT
+
+
+class DataError(Exception):
+    """A data set that can't be reached or read; one sentence with the way out."""
+
+
+class Answers(BaseModel):
+    text: list[str] = Field(min_length=1)
+
+
+class MultipleChoice(BaseModel):
+    """JMedBench, question answering and document classification."""
+
+    question: str
+    options: list[str] = Field(min_length=2)
+    answer_idx: int = Field(ge=0)
+
+    class Context(BaseModel):
+        context: str = ""
+
+    metadata: Context
+
+    @model_validator(mode="after")
+    def _answer_is_an_option(self) -> "MultipleChoice":
+        if self.answer_idx >= len(self.options):
+            raise ValueError(f"answer_idx {self.answer_idx} is outside the {len(self.options)} options")
+        return self
+
+
+class Similarity(BaseModel):
+    """JMedBench, semantic textual similarity."""
+
+    premise: str
+    hypothesis: str
+    label: int = Field(ge=0, le=5)
+
+
+class PubMedQA(BaseModel):
+    QUESTION: str
+    CONTEXTS: list[str] = Field(min_length=1)
+    final_decision: Literal["yes", "no", "maybe"]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _upper_case(cls, row: dict) -> dict:
+        """Today's hub copy has ``question`` and ``context.contexts`` where the task expects capitals."""
+        if "question" in row and isinstance(row.get("context"), dict):
+            return {**row, "QUESTION": row["question"], "CONTEXTS": row["context"].get("contexts")}
+        return row
+
+
+class Jaqket(BaseModel):
+    class Contexts(BaseModel):
+        text: list[str] = Field(min_length=1)
+        has_answer: list[bool]
+
+    question: str
+    answers: Answers
+    ctxs: Contexts
+
+    @model_validator(mode="before")
+    @classmethod
+    def _five_contexts(cls, row: dict) -> dict:
+        """The raw file lists up to a hundred retrieved contexts as objects; the task uses the first five."""
+        if isinstance(row.get("answers"), list):
+            row = {**row, "answers": {"text": row["answers"]}}
+        if isinstance(row.get("ctxs"), list):
+            row = {**row, "ctxs": {key: [c.get(key) for c in row["ctxs"][:5]] for key in ("text", "has_answer")}}
+        return row
+
+
+class JCommonsenseQA(BaseModel):
+    question: str
+    choice0: str
+    choice1: str
+    choice2: str
+    choice3: str
+    choice4: str
+    label: int = Field(ge=0, le=4)
+
+    @computed_field
+    @property
+    def choices(self) -> list[str]:
+        return [self.choice0, self.choice1, self.choice2, self.choice3, self.choice4]
+
+
+class JSQuAD(BaseModel):
+    context: str
+    question: str
+    answers: Answers
+
+
+class XWinograd(BaseModel):
+    sentence1: str
+    sentence2: str
+    answer: Annotated[Literal["1", "2"], BeforeValidator(str)]  # the stock task takes a number too
+
+    @computed_field
+    @property
+    def choices(self) -> list[str]:
+        return [self.sentence1.strip(), self.sentence2.strip()]
+
+    @computed_field
+    @property
+    def label(self) -> int:
+        return int(self.answer) - 1
+
+
+class XLSum(BaseModel):
+    text: str
+    summary: str
+
+
+SHAPES: dict[str, type[BaseModel]] = {
+    "pubmedqa": PubMedQA, "jaqket_v2": Jaqket, "jcommonsenseqa": JCommonsenseQA, "jsquad": JSQuAD,
+    "xwinograd_ja": XWinograd, "xlsum_ja": XLSum, "jcsts": Similarity,
+}  # fmt: skip
+
+
+def load(name: str, path: str, files: dict, needs: list, config: str | None = None, raw: dict | None = None, data_dir: str | None = None, **_):
+    """Rows of one data set as the harness wants them.
+
+    Args:
+        name: the data set's name here, which picks its schema.
+        path: hub repository; ``config`` is its configuration.
+        files: split → file name in ``data_dir``; a split outside ``needs`` may be missing.
+        raw: split → file to read from the repository as it is, where there is no loadable data set.
+        data_dir: local folder; None reads from the hub.
+        _: what else the harness hands over (task metadata).
+
+    Returns:
+        a ``datasets.DatasetDict`` with one checked ``datasets.Dataset`` per split found.
+
+    Raises:
+        DataError: one sentence that names the data set, the file and line, and where to get a good copy.
+    """
+    import datasets
+
+    found = {}
+    source = _from_folder(name, path, files, needs, raw or {}, data_dir) if data_dir else _from_hub(name, path, files, needs, config, raw)
+    for split, rows in source:
+        checked = [row for row in (check_row(name, path, where, row) for where, row in rows) if row is not None]
+        if not checked and split in needs:
+            raise DataError(f"data set {name}: no usable rows for its {split} split, get a whole copy from {HUB}{path}")
+        if checked:
+            found[split] = datasets.Dataset.from_list(checked)
+    if missing := [split for split in needs if split not in found]:
+        raise DataError(f"data set {name}: {path} has no {missing[0]} split; put {files[missing[0]]} into a folder and name it in data_dir")
+    return datasets.DatasetDict(found)
+
+
+def check_row(name: str, path: str, where: str, row: object) -> dict | None:
+    """A row in the data set's schema, or None where the stock data set drops it.
+
+    Raises:
+        DataError: it does not fit; with ``where`` it stands.
+    """
+    if not isinstance(row, dict):
+        raise DataError(f"data set {name}: {where}: not an object with named fields; a good copy is at {HUB}{path}")
+    try:
+        checked = SHAPES.get(name, MultipleChoice).model_validate(row)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "the row"
+        raise DataError(f"data set {name}: {where}: {field}: {first['msg']}; a good copy is at {HUB}{path}") from None
+    unanswerable = isinstance(checked, Jaqket) and not any(checked.ctxs.has_answer)  # such a row the stock data set drops
+    return None if unanswerable else checked.model_dump()
+
+
+def _from_folder(name: str, path: str, files: dict, needs: list, raw: dict, data_dir: str) -> Iterator[tuple[str, list]]:
+    folder = Path(data_dir).expanduser()
+    for split, file_name in files.items():
+        file = next((f for f in (folder / file_name, folder / raw.get(split, file_name)) if f.is_file()), None)
+        if file:
+            yield split, _read(name, path, file)
+        elif split in needs:
+            raise DataError(f"data set {name}: no file {file_name} in the folder {data_dir}; get it from {HUB}{path} and put it there")
+
+
+def _read(name: str, path: str, file: Path) -> list[tuple[str, object]]:
+    """Rows of a JSON Lines file (or of one JSON list), each with the place it stands at."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise DataError(f"data set {name}: {file.name}, line {first_undecodable(file)}: not UTF-8 text; a good copy is at {HUB}{path}") from None
+    rows, whole = [], file.suffix == ".json"
+    for number, line in [(0, text)] if whole else enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                rows.append((f"{file.name}, line {number}", json.loads(line)))
+            except json.JSONDecodeError as error:
+                where = f"{file.name}, line {number or error.lineno}"
+                raise DataError(f"data set {name}: {where}: not JSON ({error.msg}); a good copy is at {HUB}{path}") from None
+    if whole and rows:
+        rows = [(f"{file.name}, row {number}", row) for number, row in enumerate(rows[0][1], 1)]
+    if not rows:
+        raise DataError(f"data set {name}: {file.name} is empty; a good copy is at {HUB}{path}")
+    return rows
+
+
+def _from_hub(name: str, path: str, files: dict, needs: list, config: str | None, raw: dict | None) -> Iterator[tuple[str, list]]:
+    import datasets
+    from huggingface_hub import hf_hub_download
+
+    try:
+        if raw:
+            copies = {split: Path(hf_hub_download(path, file, repo_type="dataset")) for split, file in raw.items()}
+            loaded = {split: json.loads(copy.read_text(encoding="utf-8")) for split, copy in copies.items()}
+        else:
+            loaded = datasets.load_dataset(path, config)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:  # unreachable, unknown or changed
+        raise DataError(
+            f"data set {name}: {path} can't be loaded from the hub ({type(error).__name__}); get it from {HUB}{path}, "
+            f"put {' and '.join((raw or files).values())} into a folder and name that folder in data_dir"
+        ) from None
+    if name == "pubmedqa":
+        loaded = _official_split(loaded["train"])
+    for split in files:
+        if split in loaded:
+            step = 1 if split in needs else max(1, len(loaded[split]) // SEARCHED)
+            yield split, [(f"{path}, {split} row {number}", loaded[split][number]) for number in range(0, len(loaded[split]), step)]
+
+
+def _official_split(rows) -> dict[str, list[dict]]:
+    """The hub has all 1,000 labelled rows in one split: the official 500 for the test, the others beside it."""
+    official = set(PUBMEDQA_TEST.read_text(encoding="utf-8").split())
+    split: dict[str, list[dict]] = {"train": [], "test": []}
+    for row in rows:
+        split["test" if str(row["pubid"]) in official else "train"].append(row)
+    if len(split["test"]) != len(official):
+        raise DataError(f"data set pubmedqa: {len(split['test'])} of the {len(official)} official test rows found; see github.com/pubmedqa/pubmedqa")
+    return split

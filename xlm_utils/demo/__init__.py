@@ -1,0 +1,14 @@
+"""How were the demo's two models made?
+
+In: the ancestor and training pairs.
+Out: two LoRA adapters.
+Notebook: 00_demo_models.
+"""
+
+from xlm_utils.demo.training import finetune, general_pairs, medical_pairs
+
+__all__ = [
+    "finetune",
+    "general_pairs",
+    "medical_pairs",
+]

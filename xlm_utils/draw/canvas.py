@@ -1,0 +1,132 @@
+"""The house style of figures, and how they become files: small to commit, readable with and without a network.
+
+``layout.meta["alt"]`` tells in words what a figure shows.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import warnings
+from functools import cache
+from html import escape
+from pathlib import Path
+
+import plotly.graph_objects as go
+import plotly.io as pio
+from plotly.offline import get_plotlyjs, get_plotlyjs_version
+
+from xlm_utils.draw.pages import page
+from xlm_utils.study.records import write_text
+
+# a Latin font first: Japanese ones draw ’ as wide as a kanji; each kanji still comes from the first font that has it
+FONTS = 'Arial,"Liberation Sans","DejaVu Sans","IPAexGothic","BIZ UDGothic","Noto Sans CJK JP","Noto Sans JP","Hiragino Sans","Yu Gothic",sans-serif'
+CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["sendChartToCloud", "sendDataToCloud", "lasso2d", "select2d"]}
+# Okabe & Ito's palette: told apart with every common colour blindness, and by lightness in grey
+INK, GREY, BLUE, ORANGE, RED = "#222222", "#8A8A8A", "#0072B2", "#E69F00", "#D55E00"
+MODELS = [INK, ORANGE, "#56B4E9", "#009E73", BLUE, RED, "#CC79A7", GREY]  # one colour a model; the symbol tells them apart, too
+SYMBOLS = ["square", "circle", "diamond", "triangle-up", "cross", "x", "star", "hexagon"]
+BLUES = ["#DCEAF5", "#0072B2", "#08304F"]  # of counts: the smallest still stands out from white
+TEMPLATE = go.layout.Template(pio.templates["plotly_white"])
+TEMPLATE.layout.update(
+    font={"family": FONTS, "size": 14, "color": INK}, title={"x": 0.015, "xref": "container", "y": 0.985, "yanchor": "top", "font_size": 17},
+    width=800, height=450, margin={"l": 70, "r": 20, "t": 70, "b": 60}, colorway=[BLUE, ORANGE, RED, GREY],
+    hoverlabel={"font_family": FONTS, "align": "left"},
+)  # fmt: skip
+SMALL = {"font_size": 12}
+BELOW = {"orientation": "h", "yref": "container", "y": 0.01, "yanchor": "bottom"}  # a legend under everything
+
+
+@cache
+def chrome() -> str | None:
+    """Path of a Chrome that kaleido can drive, or None."""
+    try:
+        from choreographer.browsers.chromium import Chromium
+    except ImportError:
+        return None
+    path = Chromium.find_browser(skip_local=False)
+    return str(path) if path and Path(path).exists() else None
+
+
+@cache
+def use_style() -> None:
+    """Make the house style the default, and take *Share chart* (an upload) out of every renderer's menu."""
+    pio.templates["xlm"] = TEMPLATE
+    pio.templates.default = "xlm"
+    for name in ("plotly_mimetype", "jupyterlab", "colab"):
+        pio.renderers[name].config = dict(CONFIG)
+    pio.renderers["png"].scale = 1.5
+
+
+def save(fig: go.Figure, name: str, folder: Path) -> go.Figure:
+    """Write ``name.json`` and ``name.html`` always, ``.svg`` and ``.png`` where there is a Chrome; returns the figure.
+
+    The page is small enough to commit because it holds no plotly.js (4.6 MB): it looks for
+    ``plotly.min.js`` in the folder above, which is written here once and ignored by git, so the page
+    works offline where it was made, and falls back on Plotly's CDN, so it works in a fresh clone.
+
+    A notebook that ends a cell with this shows the figure: interactive in JupyterLab and, where there
+    is a Chrome, as a picture on GitHub too. PLOTLY_RENDERER, where set, decides instead.
+    """
+    use_style()
+    write_text(folder / f"{name}.json", fig.to_json() + "\n")
+    library = folder.parent / "plotly.min.js"
+    if not library.exists() or get_plotlyjs_version() not in library.read_text(encoding="utf-8")[:300]:
+        write_text(library, get_plotlyjs())
+    cdn = f"https://cdn.plot.ly/plotly-{get_plotlyjs_version()}.min.js"
+    head = (
+        f'<script charset="utf-8" src="../{library.name}"></script>\n'
+        f"<script>window.Plotly || document.write('<script charset=\"utf-8\" src=\"{cdn}\"><\\/script>')</script>\n"
+    )
+    drawing = fig.to_html(full_html=False, include_plotlyjs=False, config=CONFIG, div_id=name)
+    alt = (fig.layout.meta or {}).get("alt", name)
+    write_text(folder / f"{name}.html", page(name, f'<div role="img" aria-label="{escape(alt)}">\n{drawing}\n</div>', head))
+    if reason := _export(fig, [folder / f"{name}.svg", folder / f"{name}.png"]):
+        print(f"{name}: html and json are written, svg and png are not ({reason})")
+    elif pio.renderers.default == "plotly_mimetype" and "PLOTLY_RENDERER" not in os.environ:
+        pio.renderers.default = "plotly_mimetype+png"  # only after a picture was made: showing one must not fail
+    return fig
+
+
+def _export(fig: go.Figure, files: list[Path]) -> str:
+    """Write pictures; the reason if that is not possible."""
+    if not chrome():
+        return "no Chrome: install chromium, or run plotly_get_chrome"
+    from kaleido.errors import KaleidoError
+
+    logging.getLogger("choreographer").setLevel(logging.ERROR)  # "Wait expired, Browser is being closed": nothing to act on
+    width, height = (fig.layout[side] or TEMPLATE.layout[side] for side in ("width", "height"))  # else kaleido takes 700 × 500
+    try:
+        pio.write_images([fig] * len(files), files, scale=2, width=width, height=height)
+    except (KaleidoError, RuntimeError, OSError) as error:  # Chrome is there and does not start, hangs or dies
+        return f"Chrome failed with {type(error).__name__}"
+    keep_chrome_open()
+    return ""
+
+
+@cache
+def keep_chrome_open() -> None:
+    """One Chrome for the further pictures of this process: kaleido starts another for each, which takes seconds.
+
+    Only once a picture was made, because a Chrome that does not start would be waited for without end.
+    """
+    import kaleido
+
+    kaleido.start_sync_server(silence_warnings=True)
+    atexit.register(kaleido.stop_sync_server, silence_warnings=True)
+    warnings.filterwarnings("ignore", "The kopts argument is ignored if using a server", UserWarning)  # Plotly's call, not the user's
+
+
+def finish(fig: go.Figure, title: str | dict, alt: str, under: str = "", **layout: object) -> go.Figure:
+    """Give a figure the house style, its title (with a line under it) and the words that stand for it where it can't be seen."""
+    if under:
+        title, alt = {"text": title, "subtitle": {"text": under, "font_size": 12}}, f"{alt} {under}"
+    return fig.update_layout(template=TEMPLATE, title=title, meta={"alt": alt}, **layout)
+
+
+def empty(message: str) -> go.Figure:
+    """A figure that says why it is empty."""
+    fig = finish(go.Figure(), "", message, height=200)
+    fig.update_xaxes(visible=False).update_yaxes(visible=False)
+    return fig.add_annotation(text=escape(message), x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False, font_size=15)

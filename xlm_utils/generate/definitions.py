@@ -1,0 +1,66 @@
+"""What the models wrote, read from their runs' files: rows, counts, and every definition of a term side by side."""
+
+from __future__ import annotations
+
+import pandas as pd
+from filelock import FileLock
+
+from xlm_utils.generate.generation import runs
+from xlm_utils.study import Study
+from xlm_utils.study.records import read_jsonl, read_manifest, write_text
+
+
+def rows(study: Study, names: list[str]) -> pd.DataFrame:
+    """The rows of several finished runs (see ``generation.define``), one below the other."""
+    return pd.DataFrame([row for name in names for row in _rows(study, name)])
+
+
+def _rows(study: Study, name: str) -> list[dict]:
+    return read_jsonl(study.folder / "definitions" / f"{name}.jsonl")
+
+
+def identity(study: Study) -> tuple[int, int]:
+    """Terms that the expert defines in the very same words in both of its source-language runs, and terms in both.
+
+    Both are generated. With the same prompt twice, as published, greedy decoding leaves only a device's
+    rounding to differ; with a ``generation.baseline_prompt`` the wording does. 0 of 0 if a run is missing.
+    """
+    expert = study.by_role("expert")
+    first, second = ({row["term_id"]: row["definition"] for row in _rows(study, name)} for name in (f"{expert}.reference", expert))
+    both = first.keys() & second.keys()
+    return sum(first[term] == second[term] for term in both), len(both)
+
+
+def side_by_side(study: Study, table: pd.DataFrame) -> pd.DataFrame:
+    """One row a term: term_id, term, translation, the vocabulary's own definition (``clinicians``), and one column a finished run.
+
+    Written to ``definitions/side_by_side.csv`` as well, with a mark by which Excel knows UTF-8. Jobs that end
+    at the same time take turns, so that the last one's table has every run.
+    """
+    folder = study.folder / "definitions"
+    file = folder / "side_by_side.csv"
+    with FileLock(folder / ".locks" / file.name):
+        wide = table[["term_id", "term", "translation"]].assign(clinicians=table["definition"])
+        for name in [run.name for run in runs(study) if read_manifest(folder / f"{run.name}.jsonl")]:
+            wide[name] = wide["term_id"].map({row["term_id"]: row["definition"] for row in _rows(study, name)})
+        write_text(file, "\ufeff" + wide.to_csv(index=False))
+    return wide
+
+
+def summary(study: Study, names: list[str]) -> pd.DataFrame:
+    """Per finished run: n, how it ended (stopped by itself, cut off at the limit, empty), other language, median tokens.
+
+    The first three add up to n; ``other language`` counts among the rows that are not empty.
+    """
+    found = []
+    for name in names:
+        table = rows(study, [name])
+        if table.empty:
+            continue
+        finish = table["finish"].value_counts()
+        found.append({
+            "run": name, "n": len(table), "stopped": finish.get("stop", 0), "cut off": finish.get("length", 0), "empty": finish.get("empty", 0),
+            "other language": int(((table["output_language"] != table["language"]) & (table["finish"] != "empty")).sum()),
+            "median tokens": table["tokens"].median(),
+        })  # fmt: skip
+    return pd.DataFrame(found)

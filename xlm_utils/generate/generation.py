@@ -1,0 +1,197 @@
+"""Prompts → definitions: zero-shot, greedy, in whole batches that a killed run repeats.
+
+Terms go longest prompt first (less padding, and memory that is too small shows at once). A batch is
+written in one piece and every row says how large it was, so that a run which is killed and started
+again makes the same batches and, on the same machine, the same bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+
+from xlm_utils import models
+from xlm_utils.generate import decoding
+from xlm_utils.study import PARAMS, Study, StudyError
+from xlm_utils.study.records import Step, append_jsonl, digest, read_jsonl, read_manifest, sha256
+from xlm_utils.study.settings import Language
+
+KANA = re.compile(r"[\u3041-\u30ff]")
+KANJI = re.compile(r"[\u3400-\u9fff]")
+LATIN = re.compile(r"[A-Za-z]")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model asked for definitions of all terms in one language."""
+
+    name: str
+    model: str
+    language: Language
+    column: str  # of the terms table, that the prompts are made of: term (source language) or translation
+    why: str
+
+
+def runs(study: Study) -> list[Run]:
+    """Every run of a study: the expert twice in the source language (as published), the control, then the others.
+
+    Its second, scored prompt is ``generation.baseline_prompt`` where the study names one. A sweep leaves the baseline
+    and the control out.
+    """
+    expert, general = study.by_role("expert"), study.by_role("general")
+    source, target = study.source, study.target
+    scored = source.model_copy(update={"prompt": study.generation.baseline_prompt or source.prompt})
+    first = [
+        Run(f"{expert}.reference", expert, source, "term", "the reference definition that the judges see"),
+        Run(expert, expert, scored, "term", "the scored baseline"),
+        Run(f"{expert}.{target.code}", expert, target, "translation", f"control: what the expert knows when asked in {target.name}"),
+        Run(general, general, target, "translation", "the general model, before merging"),
+    ]
+    if study.sweep_of:  # compares the merges with each other: all it needs beside them is the reference, and where they come from
+        first = [first[0], first[3]]
+    return first + [Run(method, method, target, "translation", "a merge") for method in study.merges]
+
+
+def language_of(text: str, languages: Iterable[str] = ("en", "ja")) -> str:
+    """Code of the language a text is in, of those it may be in; ``other`` where it is in none that can be told.
+
+    English and Japanese are told by their scripts: a kanji or kana carries about as much as three Latin
+    letters, so a Japanese sentence that quotes an English term stays Japanese, and Chinese characters without
+    any kana are not Japanese. Other pairs are told by py3langid, which always picks one.
+
+    Raises:
+        StudyError: a language that it doesn't know.
+    """
+    if not {"en", "ja"}.issuperset(languages):
+        return _classifier(tuple(sorted(set(languages)))).classify(text)[0] if text else "other"
+    kana, kanji, latin = (len(script.findall(text)) for script in (KANA, KANJI, LATIN))
+    if kana and 3 * (kana + kanji) >= latin:
+        return "ja"
+    return "en" if latin > 3 * (kana + kanji) else "other"
+
+
+@cache
+def _classifier(languages: tuple[str, ...]):
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    classifier = LanguageIdentifier.from_model_file(MODEL_FILE)
+    if unknown := set(languages) - set(classifier.labels):
+        raise StudyError(f"language code {min(unknown)!r}: not one of {', '.join(sorted(classifier.labels))}")
+    classifier.set_languages(list(languages))
+    return classifier
+
+
+def prompts(study: Study, run: Run, table: pd.DataFrame, tokenizer=None) -> list[str]:
+    """The exact prompts of a run, one per term; inside the tokenizer's chat template if the study says so."""
+    texts = [study.prompt(run.language, term) for term in table[run.column]]
+    if not study.generation.chat_template:
+        return texts
+    if not tokenizer.chat_template:
+        raise StudyError(f"generation.chat_template = true: the tokenizer of {run.model} has no template; take an instruct model, or false")
+    return [
+        tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True)
+        for text in texts
+    ]
+
+
+def step_of(study: Study, run: Run, terms: Path) -> Step:
+    """The resumable step behind one run: everything its definitions depend on."""
+    return Step(
+        study.folder / "definitions" / f"{run.name}.jsonl",
+        terms=digest(terms), weights=digest(models.locate(study, run.model)), language=run.language.code,
+        prompt=sha256(PARAMS / "prompts" / run.language.prompt),
+        **study.generation.model_dump(exclude={"baseline_prompt"}), kind="definitions",
+    )  # fmt: skip
+
+
+def define(study: Study, run: Run, table: pd.DataFrame, loaded: dict | None = None) -> Iterator[list[dict]]:
+    """Generate a run's definitions, yielding each batch of rows as it is written.
+
+    Finished batches of an earlier, killed run are kept; a finished run yields nothing. Two merges of one
+    study with identical weights are generated once and copied, saying so; the expert's reference and its
+    baseline are not, since whether they are the same is asked. A batch that the memory does not hold is
+    halved, and so are the ones after it, saying so.
+
+    Args:
+        loaded: a dict that carries the loaded model from run to run, so that one model is loaded once.
+
+    Yields:
+        rows: term_id, run, language, prompt, definition, tokens, finish, output_language, batch,
+        batch_size (rows the batch was meant to have), dtype.
+
+    Raises:
+        StudyError: the backend or a chat template is missing, or one row alone is too large for the memory.
+    """
+    models.check_backend(study)
+    languages = (study.source.code, study.target.code)
+    language_of("a", languages)  # one that can't be told is an error now, not after the first batch
+    step = step_of(study, run, study.folder / "terms.csv")
+    with step:
+        if step.done:
+            print(f"{run.name}: done before, kept")
+            return
+        if twin := _twin(step, besides=(run.model, f"{run.model}.reference")):
+            print(f"{run.name}: same weights, prompts and settings as {twin.stem}, and decoding is greedy: copied")
+            append_jsonl(step.partial, [{**row, "run": run.name} for row in read_jsonl(twin)])
+            step.finish(same_as=twin.stem, made_by=read_manifest(twin)["made_by"])
+            return
+        writer = load(study, run.model, {} if loaded is None else loaded)
+        texts = prompts(study, run, table, writer.tokenizer)
+        order = sorted(range(len(texts)), key=lambda i: (-len(texts[i]), i))
+        rows = read_jsonl(step.partial)
+        size, reason = (rows[-1]["batch_size"], "as it was begun") if rows else writer.batch_size(texts)
+        print(f"{run.name}: {len(texts)} terms in batches of {size} ({reason})" + (f", {len(rows)} done before" if rows else ""))
+        while members := order[len(rows) : len(rows) + size]:
+            answers = _answers(writer, [texts[i] for i in members])
+            if answers is None:
+                if len(members) == 1:
+                    raise StudyError(f"{run.name}: the memory does not hold one row; take a smaller max_new_tokens or quantization: nf4")
+                size = len(members) // 2
+                print(f"{run.name}: out of memory with {len(members)} rows; going on in batches of {size}")
+                continue
+            batch = [
+                {"term_id": table["term_id"].iloc[i], "run": run.name, "language": run.language.code, "prompt": texts[i], **answer,
+                 "output_language": language_of(answer["definition"], languages), "batch": rows[-1]["batch"] + 1 if rows else 0,
+                 "batch_size": size, "dtype": writer.facts["dtype"]}
+                for i, answer in zip(members, answers, strict=True)
+            ]  # fmt: skip
+            append_jsonl(step.partial, batch)
+            rows += batch
+            yield batch
+        every = {key: sorted({row[key] for row in rows}) for key in ("batch_size", "dtype")}
+        step.finish(made_by=writer.facts | every)
+
+
+def load(study: Study, model: str, loaded: dict) -> decoding.Writer:
+    """The model, ready to write: the one in ``loaded``, or loaded now in its place, saying how."""
+    if loaded.get("name") != model:
+        loaded.clear()  # the model before goes first: two may not fit
+        loaded.update(name=model, writer=decoding.writer(study, model))
+        print(loaded["writer"].how)
+    return loaded["writer"]
+
+
+def _answers(writer: decoding.Writer, texts: list[str]) -> list[dict] | None:
+    """The batch's answers, or None if memory ran out."""
+    try:
+        return writer.complete(texts)
+    except (RuntimeError, MemoryError) as error:
+        if not decoding.out_of_memory(error):
+            raise
+    decoding.release()  # outside the handler: the error holds the batch's tensors
+    return None
+
+
+def _twin(step: Step, besides: tuple[str, ...]) -> Path | None:
+    """A finished file in the same folder that was made from the very same things, by another model."""
+    for sidecar in sorted(step.path.parent.glob("*.manifest.json")):
+        other = sidecar.with_name(sidecar.name.removesuffix(".manifest.json"))
+        manifest = read_manifest(other)
+        if other != step.path and other.stem not in besides and other.exists() and manifest["key"] == step.key:
+            return other
+    return None

@@ -1,0 +1,204 @@
+"""Definitions → scores from 0 to 10, by an LLM judge or the offline proxy.
+
+The design is the paper's: the judge sees the term in both languages, a reference definition and the
+definition to grade. The prompt (``params/prompts/judge.txt``) is ours; the paper prints none.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from xlm_utils.ask.calls import announce, run_calls
+from xlm_utils.ask.cards import Card, load_card
+from xlm_utils.ask.replies import identity
+from xlm_utils.judge import proxy
+from xlm_utils.study import PARAMS, Study, StudyError
+from xlm_utils.study.records import Step, digest, fingerprint, read_jsonl, read_manifest, write_text
+from xlm_utils.translate.drawing import terms
+
+SCHEMA = {
+    "type": "object", "properties": {"score": {"type": "integer"}},
+    "required": ["score"], "additionalProperties": False,
+}  # fmt: skip
+
+
+def fill(template: str, **fields: str) -> str:
+    """Put fields into a template in one pass; a field's text is never looked at again.
+
+    Raises:
+        StudyError: the template names a field that there is none of, or leaves one out.
+    """
+    if absent := [name for name in fields if f"{{{name}}}" not in template]:
+        raise StudyError(f"prompt template: {{{absent[0]}}} is not in it")
+
+    def field(match: re.Match) -> str:
+        if match[1] not in fields:
+            raise StudyError(f"prompt template: {{{match[1]}}} is not one of {', '.join(fields)}")
+        return fields[match[1]]
+
+    return re.sub(r"\{(\w+)\}", field, template)
+
+
+def prompt_for(study: Study, asked: dict) -> str:
+    """The judge's prompt; terms and definitions go in as JSON strings, so that each stays on its line, in its quotes."""
+    template = (PARAMS / "prompts" / "judge.txt").read_text(encoding="utf-8")
+    texts = {"term_source": "term", "term_target": "translation", "reference": "reference_text", "definition": "definition"}
+    quoted = {field: json.dumps(asked[column], ensure_ascii=False) for field, column in texts.items()}
+    return fill(template, source_language=study.source.name, target_language=study.target.name, **quoted)
+
+
+def parse(text: str) -> tuple[int | None, str]:
+    """A whole reply → (score, status); a missing score is a status, never 0.
+
+    >>> parse('{"score": 7}'), parse('{"score": 11}'), parse('{"score": "7"}')
+    ((7, 'ok'), (None, 'out_of_range'), (None, 'unparsable'))
+    """
+    try:
+        score = json.loads(text)["score"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return None, "unparsable"
+    if isinstance(score, bool) or not isinstance(score, int | float) or (isinstance(score, float) and not score.is_integer()):
+        return None, "unparsable"
+    return (int(score), "ok") if 0 <= score <= 10 else (None, "out_of_range")
+
+
+def definitions_file(study: Study, run: str) -> Path:
+    """Finished definitions of one run.
+
+    Raises:
+        StudyError: notebook 04 has not made them yet.
+    """
+    path = study.folder / "definitions" / f"{run}.jsonl"
+    if read_manifest(path) is None:
+        expert = study.by_role("expert")
+        model = expert if run.startswith(f"{expert}.") else run  # its control and its reference
+        raise StudyError(f"no definitions of {run} yet; run 04_generate.ipynb with {study.options(method=model)}")
+    return path
+
+
+def graded_terms(study: Study) -> pd.DataFrame:
+    """The study's terms with the expert's reference definition beside the clinicians' (columns ``expert`` and ``definition``)."""
+    table = terms(study).astype({"term_id": str})
+    return table.assign(expert=table["term_id"].map(_definitions(study, f"{study.by_role('expert')}.reference", table)))
+
+
+def _definitions(study: Study, run: str, table: pd.DataFrame) -> dict[str, str]:
+    """Definitions of a finished run: term_id → text, for every term of the table."""
+    found = {str(row["term_id"]): row["definition"] for row in read_jsonl(definitions_file(study, run))}
+    if missing := set(table["term_id"]) - set(found):
+        raise StudyError(f"definitions/{run}.jsonl has none for {len(missing)} of the terms, such as {min(missing)}; run 04_generate.ipynb again")
+    return found
+
+
+def questions(study: Study, run: str) -> list[dict]:
+    """What the judge is asked about one run: every term against every reference of the study."""
+    table = graded_terms(study)
+    given = _definitions(study, run, table)
+    columns = {"expert": "expert", "clinician": "definition"}
+    return [
+        question(row, columns[reference], given[row["term_id"]]) | {"run": run, "reference": reference}
+        for reference in study.judging.references for row in table.to_dict("records")
+    ]  # fmt: skip
+
+
+def question(row: dict, reference: str, definition: str) -> dict:
+    """One definition to be graded against the reference in a column of the terms' row."""
+    return {key: row[key] for key in ("term_id", "term", "translation")} | {"reference_text": row[reference], "definition": definition}
+
+
+def judge(study: Study, name: str, run: str, base_url: str = "") -> Path:
+    """Score one run's definitions: ``scores/<judge>/<run>.jsonl``, a row per term and reference.
+
+    Resumes; a finished file is kept unless terms, definitions, references, prompt or card have changed.
+
+    Raises:
+        StudyError: definitions are missing, or the judge can't go on (see ``calls.run_calls``).
+    """
+    return write_scores(study, load_card(name), run, questions(study, run), base_url)
+
+
+def write_scores(study: Study, card: Card, output: str, asked: list[dict], base_url: str = "", repeat: int = 0) -> Path:
+    """``scores/<judge>/<output>.jsonl`` for any questions; ``repeat`` asks anew what has been answered (see ``calls.run_calls``)."""
+    expert = definitions_file(study, f"{study.by_role('expert')}.reference")
+    made_from = {"questions": fingerprint(asked), "terms": digest(study.folder / "terms.csv"), "expert": digest(expert), "repeat": repeat}
+    if card.proxy:
+        made_from |= proxy.open_encoder(card.model)[1]
+    else:
+        prompt = (PARAMS / "prompts" / "judge.txt").read_text(encoding="utf-8")
+        made_from |= {"judge": identity(card, SCHEMA, base_url), "model": card.model, "params": card.params, "prompt": fingerprint(prompt)}
+    step = Step(study.folder / "scores" / card.name / f"{output}.jsonl", **made_from)
+    with step:
+        if step.done:
+            print(f"{card.name}/{step.path.name}: done before, kept")
+            return step.path
+        rows, notes = scores(study, card, asked, base_url, repeat)
+        write_text(step.partial, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        step.finish(label=card.label, proxy=card.proxy, note=card.note, **notes)
+    return step.path
+
+
+def scores(study: Study, card: Card, asked: list[dict], base_url: str = "", repeat: int = 0) -> tuple[list[dict], dict]:
+    """Rows for questions, in their order, and what the manifest notes about the judge.
+
+    An empty definition is asked about like any other: it is what the model said, and leaving it out
+    would flatter a model that often says nothing. Only a missing *reference* makes a question void
+    (status ``no_reference``): nothing was asked, so the score is missing, not zero.
+    """
+    askable = [q for q in asked if q["reference_text"]]
+    answers, notes = _proxy(study, card, askable) if card.proxy else _llm(study, card, askable, base_url, repeat)
+    void = {"score": None, "status": "no_reference", "served_model": None, "tokens_in": 0, "tokens_out": 0, "reply": None}
+    rest = iter(answers)
+    named = ("term_id", "run", "reference", "control")
+    rows = [
+        {key: q[key] for key in named if key in q} | {"judge": card.name} | (next(rest) if q["reference_text"] else void)
+        for q in asked
+    ]  # fmt: skip
+    return rows, notes
+
+
+def _llm(study: Study, card: Card, asked: list[dict], base_url: str, repeat: int) -> tuple[list[dict], dict]:
+    prompts = [prompt_for(study, question) for question in asked]
+    limit = study.judging.max_cost_usd
+    replies = run_calls(card, prompts, SCHEMA, parse, study.replies, base_url=base_url, max_cost_usd=limit, repeat=repeat)
+    columns = ("status", "served_model", "tokens_in", "tokens_out", "reply")
+    return [{"score": reply["value"]} | {key: reply[key] for key in columns} for reply in replies], {}
+
+
+def _proxy(study: Study, card: Card, asked: list[dict]) -> tuple[list[dict], dict]:
+    encode, _ = proxy.open_encoder(card.model)
+    table = graded_terms(study)
+    anchor = proxy.anchors(table["definition"].tolist(), table["expert"].tolist(), table["concept"].tolist(), encode)
+    rated = proxy.rate([q["definition"] for q in asked], [q["reference_text"] for q in asked], anchor, encode)
+    same = {"status": "ok", "served_model": card.model, "tokens_in": 0, "tokens_out": 0}
+    return [{"score": score, **same, "reply": f"cosine {cosine:.4f}"} for score, cosine in rated], {"anchors": anchor}
+
+
+def preview(study: Study, name: str, run: str, n: int = 1, base_url: str = "") -> pd.DataFrame:
+    """The first ``n`` judgements of a run, to be read before paying for all; their replies are stored and not asked for again."""
+    asked = [q for q in questions(study, run) if q["reference"] == study.judging.references[0]][:n]
+    rows, _ = scores(study, load_card(name), asked, base_url)
+    columns = ["term", "translation", "reference_text", "definition"]
+    return pd.DataFrame([{key: q[key] for key in columns} | {key: row[key] for key in ("score", "status", "reply")}
+                         for q, row in zip(asked, rows, strict=True)])  # fmt: skip
+
+
+def plan(study: Study, name: str, runs: list[str], base_url: str = "", more: Sequence[dict] = ()) -> dict:
+    """What judging these runs would take, printed before anything is spent: calls, tokens, cost, time, shutdown date.
+
+    Args:
+        more: questions beside the runs' own, such as ``controls.control_questions``; one with ``repeat`` is asked again.
+
+    Raises:
+        StudyError: together with what the study has spent, the cost is above ``judging.max_cost_usd``.
+    """
+    card = load_card(name)
+    if card.proxy:
+        print(f"{card.label}: no calls and no cost; {card.note}")
+        return {"calls": 0, "usd": 0.0}
+    asked = [q for run in runs for q in questions(study, run)] + list(more)
+    return announce(study, card, [(prompt_for(study, q), q.get("repeat", 0)) for q in asked if q["reference_text"]], SCHEMA, base_url)

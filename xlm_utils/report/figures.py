@@ -1,0 +1,219 @@
+"""Figure 1 and its company: one function a figure, drawn from the files that a study already has.
+
+Every function returns a Plotly figure; ``save`` writes it. A figure with nothing to show says so on
+the canvas. Proxy judges and control rows are named as such in every figure, as in the tables.
+"""
+
+from __future__ import annotations
+
+from html import escape
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from xlm_utils.draw.canvas import BELOW, BLUE, BLUES, GREY, INK, ORANGE, RED, SMALL, empty, finish
+from xlm_utils.report import published, tables
+from xlm_utils.report.results import REFERENCES, judge_label, load_scores, note, row_label, row_order, summary
+from xlm_utils.stats import statistics
+from xlm_utils.study import Study, StudyError
+
+
+def _header(judge: str, reference: str) -> str:
+    return f"{judge}<br><span style='font-size:11px'>against {REFERENCES[reference]}</span>"
+
+
+def _panels(titles: list[str], height: int) -> tuple[go.Figure, list[dict], int]:
+    """Panels of so many pixels in rows of two that share both axes; their places, and the height of all."""
+    columns = min(2, len(titles))
+    rows = -(-len(titles) // columns)
+    fig = make_subplots(rows, columns, shared_xaxes="all", shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.05,
+                        vertical_spacing=95 / (rows * height + 95 * (rows - 1)) if rows > 1 else 0)  # fmt: skip
+    fig.update_annotations(font_size=14).update_xaxes(zeroline=False, showticklabels=True).update_yaxes(zeroline=False)
+    return fig, [{"row": i // columns + 1, "col": i % columns + 1} for i in range(len(titles))], rows * height + 95 * (rows - 1) + 170
+
+
+def _interval(part: pd.DataFrame, center: str, low: str, high: str, **style: object) -> dict:
+    """Error bars of a scatter trace, from the ends of intervals."""
+    return {"array": part[high] - part[center], "arrayminus": part[center] - part[low], **style}
+
+
+def histograms(study: Study) -> go.Figure:
+    """Figure 1: models × judges and references, one bin per score 0–10, the median marked; a proxy's scores are rounded to their bin.
+
+    All panels share both axes; they fit the models, and a control's taller bar is cut off and says its height.
+    """
+    scores = load_scores(study)
+    panels = list(scores[["judge", "reference"]].drop_duplicates().itertuples(index=False, name=None))
+    runs = list(dict.fromkeys([run for run in row_order(study) if run in set(scores["run"])] + list(scores["run"])))
+    height, tallest, lines, controls = 95 * len(runs), 1.0, [], []
+    titles = [_header(judge_label(judge), reference) for judge, reference in panels]
+    fig = make_subplots(len(runs), len(panels), shared_xaxes=True, shared_yaxes=True, column_titles=titles,
+                        horizontal_spacing=0.03, vertical_spacing=22 / height)  # fmt: skip
+    texts = [title.update(font_size=14, yshift=16) for title in fig.layout.annotations]
+    for (run, judge, reference), block in scores.groupby(["run", "judge", "reference"], sort=False):
+        row, column = runs.index(run), panels.index((judge, reference))
+        axis = str(row * len(panels) + column + 1).removeprefix("1" if not row + column else "-")
+        found = statistics.describe(block["score"], block["status"])
+        counts = np.bincount(np.rint(block["score"].dropna()).astype(int), minlength=11)
+        share = 100 * counts / max(found["n"], 1)
+        if note(study, run):  # its bars may leave the shared axis, and then say how tall they are
+            controls += [(axis, score, percent) for score, percent in enumerate(share)]
+        else:
+            tallest = max(tallest, share.max())
+        color = GREY if note(study, run) else ORANGE if run == study.by_role("general") else BLUE
+        fig.add_bar(x=list(range(11)), y=share, customdata=counts, marker_color=color, showlegend=False, name=row_label(study, run),
+                    hovertemplate="score %{x}: %{customdata} terms (%{y:.0f} %)", row=row + 1, col=column + 1)  # fmt: skip
+        domain, says = {"xref": f"x{axis} domain", "yref": f"y{axis} domain"}, f"n = {found['n']}"
+        if found["n"]:
+            middle = {"x0": found["median"], "x1": found["median"], "xref": f"x{axis}"}
+            lines.append({"type": "line", **domain, **middle, "y0": 0, "y1": 1, "line": {"color": INK, "width": 2, "dash": "dot"}})
+            says = f"median {found['median']:.1f}, {says}"
+        says += f", {found['missing']} missing" if found["missing"] else ""
+        texts.append({"text": says, "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom", **domain, "font_size": 11})
+        if not column:
+            label = row_label(study, run).replace(" (", "<br>(").replace(" with ", "<br>with ")
+            label += "<br><sup>control</sup>" if note(study, run) else ""
+            texts.append({"text": label, "x": 0, "xanchor": "right", "xshift": -42, "y": 0.5, "align": "right", **domain, "font_size": 13})
+    for axis, score, percent in controls:
+        if percent > 1.05 * tallest:
+            side = {"xanchor": "right", "xshift": -13} if score > 4 else {"xanchor": "left", "xshift": 13}
+            place = {"x": score, "xref": f"x{axis}", "y": 0.94, "yref": f"y{axis} domain", "yanchor": "top"}
+            texts.append({"text": f"↑ {percent:.0f} %", **place, **side, "font_size": 11})
+    fig.update_layout(annotations=texts, shapes=lines).update_annotations(showarrow=False)  # at once: one by one is slow
+    fig.update_xaxes(dtick=1, range=[-0.6, 10.6], showgrid=False, tickfont_size=11)
+    fig.update_yaxes(ticksuffix=" %", nticks=4, tickfont_size=10, range=[0, 1.05 * tallest])
+    fig.update_xaxes(title={"text": "score", **SMALL, "standoff": 4}, row=len(runs))
+    alt = f"Histograms of scores 0 to 10 for {len(runs)} models, as shares of the scored terms, with medians."
+    size = {"width": max(800, 200 + 210 * len(panels)), "height": height + 150, "margin": {"l": 175, "t": 100, "b": 50}}
+    return finish(fig, "Definition scores: share of terms per score", alt, bargap=0.12, **size)
+
+
+def forest(study: Study) -> go.Figure:
+    """Paired differences of every merge from the general model, a panel per judge and reference, with both intervals.
+
+    Beside them, as diamonds, the published differences: of the same judge if the paper has it, else of GPT-4o, and only
+    where the reference is the published one, the expert's definition.
+    """
+    found, general = tables.differences(study), study.label(study.by_role("general"))
+    if found.empty:
+        return empty(f"No merge and {general} were scored by the same judge.")
+    panels = list(found.groupby(["judge", "reference"], sort=False))
+    fig, places, height = _panels([_header(*key) for key, _ in panels], 38 * found["model"].nunique())
+    for (_, block), place in zip(panels, places, strict=True):
+        says = [f"{row.model}: {row.difference:+.2f} [{row.low:.2f}, {row.high:.2f}], n = {row.n}<br>p = {row.p:.3f}, by Holm {row.p_holm:.3f}"
+                f"<br>{row.reason}" for row in block.itertuples()]  # fmt: skip
+        thin = _interval(block, "difference", "cluster_low", "cluster_high", thickness=1.5, width=6)
+        thick = _interval(block, "difference", "low", "high", thickness=4, width=0)
+        for name, color, bars in (("95 % over parents in the ontology", GREY, thin), ("95 % over terms (BCa)", BLUE, thick)):
+            fig.add_scatter(x=block["difference"], y=block["model"], mode="markers", name=name, legendgroup=name, showlegend=place == places[0],
+                            marker={"color": color, "size": 9}, text=says, hoverinfo="text", error_x={**bars, "color": color}, **place)  # fmt: skip
+        if block["reference"].iloc[0] == "expert":
+            there = published.differences(study, published.scores()).reindex(study.methods).dropna()
+            judge = block["judge"].iloc[0] if block["judge"].iloc[0] in there else there.columns[0]
+            name = f"published ({judge})"
+            fig.add_scatter(x=there[judge], y=[row_label(study, run) for run in there.index], mode="markers", name=name, legendgroup=name,
+                            showlegend=name not in [trace.name for trace in fig.data], marker={"color": ORANGE, "size": 10, "symbol": "diamond",
+                            "line": {"color": INK, "width": 1}}, hovertemplate="%{y}: %{x:+.2f}", **place)  # fmt: skip
+    fig.add_vline(x=0, line={"color": INK, "width": 1})
+    fig.update_yaxes(autorange="reversed").update_xaxes(title={"text": "points of 10", **SMALL})
+    n = "–".join(map(str, sorted({found["n"].min(), found["n"].max()})))
+    title = f"Mean score minus that of {general}, paired by term (n = {n})"
+    return finish(fig, title, f"Forest plot. {title}.", legend=BELOW, height=height, margin={"l": 130, "t": 85, "b": 85})
+
+
+def seen_unseen_plot(study: Study) -> go.Figure:
+    """Mean scores on terms whose concept the expert saw in training (filled) and on the others (open), with intervals."""
+    found = summary(study, ("seen",))
+    if found["seen"].nunique() < 2:
+        return empty("No two groups of terms: this vocabulary does not know of both seen and unseen ones.")
+    rows = {run: f"{model}<br><sup>control</sup>" if note(study, run) else model for run, model in zip(found["run"], found["model"], strict=True)}
+    panels = list(found.groupby(["judge", "reference"], sort=False))
+    fig, places, height = _panels([_header(judge_label(judge), reference) for (judge, reference), _ in panels], 46 * len(rows))
+    for (_, block), place in zip(panels, places, strict=True):
+        for seen, name, symbol, color, shift in ((True, "seen in training", "circle", BLUE, -0.13), (False, "unseen", "circle-open", RED, 0.13)):
+            part = block[block["seen"] == seen]
+            says = [f"{row.model}, {name}: {row.mean:.2f} [{row.low:.2f}, {row.high:.2f}], n = {row.n}" for row in part.itertuples()]
+            marker = {"symbol": symbol, "color": color, "size": 10, "line": {"width": 2, "color": color}}
+            fig.add_scatter(x=part["mean"], y=[list(rows).index(run) + shift for run in part["run"]], mode="markers", marker=marker, name=name,
+                            error_x=_interval(part, "mean", "low", "high", thickness=2, width=0), text=says, hoverinfo="text", legendgroup=name,
+                            showlegend=place == places[0], **place)  # fmt: skip
+    fig.update_yaxes(tickvals=list(range(len(rows))), ticktext=list(rows.values()), range=[len(rows) - 0.5, -0.5])
+    fig.update_xaxes(title={"text": "mean score, 95 % BCa", **SMALL}, range=[-0.1, 10.4], dtick=2)
+    alt = "Mean scores with 95 % intervals, apart for terms that the expert saw in training and others."
+    sizes = found.groupby("seen")["n"].max()
+    title = f"Terms the expert saw in training (n = {sizes[True]}), and the others (n = {sizes[False]})"
+    return finish(fig, title, alt, legend=BELOW, height=height, margin={"l": 205, "t": 85, "b": 85})
+
+
+def scatter_terms(study: Study, a: str, b: str, judge: str | None = None, reference: str | None = None) -> go.Figure:
+    """Every term's score under two runs, the term on hover; above the diagonal, ``b`` defines it better than ``a``.
+
+    Whole scores are spread a little (seeded), or terms would hide each other. By default: the first judge, its first reference.
+    """
+    scores = load_scores(study)
+    judge, reference = judge or scores["judge"].iloc[0], reference or scores["reference"].iloc[0]
+    block = scores[(scores["judge"] == judge) & (scores["reference"] == reference)]
+    if missing := {a, b} - set(block["run"]):
+        raise StudyError(f"{judge} has not scored {', '.join(sorted(missing))}; it has scored {', '.join(block['run'].unique()) or 'nothing'}")
+    table = block.pivot(index="term_id", columns="run", values="score")[[a, b]].dropna()
+    if table.empty:
+        return empty(f"No term has a score of {judge_label(judge)} under both runs.")
+    facts = block.drop_duplicates("term_id").set_index("term_id").loc[table.index]
+    whole = (table % 1 == 0).all(axis=None)
+    shown = table + np.random.default_rng(study.seed).uniform(-0.2, 0.2, table.shape) * whole
+    gain = table[b] - table[a]
+    fig = go.Figure(go.Scatter(x=[-0.5, 10.5], y=[-0.5, 10.5], mode="lines", line={"color": GREY, "width": 1, "dash": "dot"}, showlegend=False))
+    for name, which, color in (("gained", gain > 0, BLUE), ("unchanged", gain == 0, GREY), ("lost", gain < 0, RED)):
+        says = [f"{escape(fact.translation)} ({escape(fact.term)})<br>{old:g} → {new:g}"
+                for fact, old, new in zip(facts[which].itertuples(), table[a][which], table[b][which], strict=True)]  # fmt: skip
+        fig.add_scatter(x=shown[a][which], y=shown[b][which], mode="markers", name=f"{name}: {which.sum()}", text=says, hoverinfo="text",
+                        marker={"color": color, "size": 9 if len(table) < 200 else 6, "opacity": 0.65})  # fmt: skip
+    for side, terms in ((-1, gain[gain > 0].nlargest(8)), (1, gain[gain < 0].nsmallest(8))):
+        for term in _apart(shown.loc[terms.index], 3):
+            fig.add_annotation(x=shown[a][term], y=shown[b][term], text=escape(facts.translation[term]), ay=18 * side, **SMALL,
+                               ax=25 * (side if shown[a][term] > 1 else 1.4),
+                               arrowcolor=GREY, arrowwidth=1, arrowhead=0)  # fmt: skip
+    subtitle = f"{judge_label(judge)}, against {REFERENCES[reference]}, n = {len(table)}"
+    title = {"text": f"{row_label(study, a)} and {row_label(study, b)}, term by term", "subtitle": {"text": subtitle, "font_size": 13}}
+    axes = {"range": [-0.6, 10.6], "dtick": 2, "zeroline": False}
+    fig.update_xaxes(title=f"score of {row_label(study, a)}", **axes).update_yaxes(title=f"score of {row_label(study, b)}", **axes)
+    alt = f"Scatter plot of {len(table)} terms: {(gain > 0).sum()} gained, {(gain < 0).sum()} lost."
+    return finish(fig, title, alt, width=680, height=640, margin={"t": 95}, legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0})
+
+
+def _apart(points: pd.DataFrame, wanted: int) -> list:
+    """The first rows whose points are so far from each other that their labels don't overlap."""
+    kept: list = []
+    for name, (x, y) in points.iterrows():
+        if len(kept) < wanted and all(abs(x - points.loc[other].iloc[0]) > 1.2 or abs(y - points.loc[other].iloc[1]) > 0.5 for other in kept):
+            kept.append(name)
+    return kept
+
+
+def agreement(study: Study) -> go.Figure:
+    """How often two judges give which pair of scores to the same answer, a panel per pair of judges and reference."""
+    found = tables.agreements(study)
+    found = found[found["models"].notna()].reset_index(drop=True)  # a judge asked twice is in the table only
+    if found.empty:
+        return empty("One judge only: there is nothing to agree with.")
+    scores = load_scores(study)
+    scores = scores[[not note(study, run) for run in scores["run"]]].assign(judge=scores["judge"].map(judge_label))
+    titles = [f"against {REFERENCES[row.reference]}<br><span style='font-size:11px'>κ {row.kappa:.2f}, α {row.alpha:.2f}, ρ {row.spearman:.2f}, "
+              f"bias {row.bias:+.2f}, n = {row.n:,}</span>" for row in found.itertuples()]  # fmt: skip
+    columns = min(2, len(found))
+    rows, marks = -(-len(found) // columns), list(statistics.SCALE)
+    fig = make_subplots(rows, columns, subplot_titles=titles, horizontal_spacing=0.12, vertical_spacing=0.24 / rows)
+    for index, row in enumerate(found.itertuples()):
+        pair = scores[scores["reference"] == row.reference].pivot(index=["run", "term_id"], columns="judge", values="score")
+        pair = pair[[row.first, row.second]].dropna().round().astype(int)
+        counts = pd.crosstab(pair[row.second], pair[row.first]).reindex(index=marks, columns=marks, fill_value=0)
+        place = {"row": index // columns + 1, "col": index % columns + 1}
+        fig.add_heatmap(z=counts.where(counts > 0), x=marks, y=marks, colorscale=BLUES, showscale=False, zmin=0, xgap=1, ygap=1,
+                        hovertemplate=f"{row.first} %{{x}}, {row.second} %{{y}}: %{{z}} answers<extra></extra>", **place)  # fmt: skip
+        fig.add_scatter(x=[-0.5, 10.5], y=[-0.5, 10.5], mode="lines", line={"color": INK, "width": 1, "dash": "dot"}, showlegend=False, **place)
+        fig.update_xaxes(title={"text": row.first, **SMALL}, **place).update_yaxes(title={"text": row.second, **SMALL}, **place)
+    axes = {"dtick": 1, "range": [-0.5, 10.5], "showgrid": False, "zeroline": False, "tickfont_size": 11}
+    fig.update_annotations(font_size=14).update_xaxes(**axes).update_yaxes(**axes)
+    return finish(fig, "Two judges on the same answers", "Counts of score pairs of two judges.", height=120 + 380 * rows, margin={"t": 95})

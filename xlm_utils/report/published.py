@@ -1,0 +1,100 @@
+"""The published tables beside a study's own: how far each merge moves from the general model, and what moves together.
+
+Levels of scores differ between judges, vocabularies and item sets, so what is compared with the published study is
+*differences from the general model*, and correlations over models.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from xlm_utils.report.results import BENCHMARKS, PUBLISHED, judge_label, load_benchmarks, load_scores, note, published_key, row_label
+from xlm_utils.stats import association
+from xlm_utils.study import Study
+
+JMEDBENCH = ("mcqa", "dc", "sts")
+
+
+def scores(statistic: str = "mean") -> pd.DataFrame:
+    """Published Table 1: a row per model (its role or method), a column per judge; ``statistic``: median, mean or std."""
+    return pd.read_csv(PUBLISHED / "table1.csv").pivot(index="model", columns="judge", values=statistic)[["GPT-4o", "Gemini 1.5 Pro"]]
+
+
+def benchmarks() -> pd.DataFrame:
+    """Published Table 2: a row per model (its role or method), a column per benchmark, named as in ``results.BENCHMARKS``."""
+    return pd.read_csv(PUBLISHED / "table2.csv", index_col="model")
+
+
+def differences(study: Study, table: pd.DataFrame) -> pd.DataFrame:
+    """Each model of the study that has a published counterpart, minus the published general model; from ``scores()`` or ``benchmarks()``."""
+    keys = {model: published_key(study, model) for model in study.models if model != study.by_role("general")}
+    found = {model: table.loc[key] - table.loc["general"] for model, key in keys.items() if key in table.index}
+    return pd.DataFrame(found, index=table.columns).T
+
+
+def means(study: Study) -> pd.DataFrame:
+    """Mean definition score per model (row) under each judge and reference (column ``(judge, reference)``), without controls."""
+    table = load_scores(study)
+    table = table[[not note(study, run) for run in table["run"]]]
+    return table.pivot_table(index="run", columns=["judge", "reference"], values="score", sort=False)
+
+
+def measured(study: Study) -> pd.DataFrame:
+    """Benchmark values per model (row) and column, NaN where not run or undefined."""
+    found = load_benchmarks(study)
+    return pd.DataFrame({model: {key: columns.get(key, {}).get("value") for key in BENCHMARKS} for model, columns in found.items()}, dtype=float).T
+
+
+def gaps(study: Study) -> tuple[dict[str, tuple[pd.DataFrame, pd.DataFrame]], dict[str, int]]:
+    """Benchmarks of every model minus each parent's, and the published ones minus the published general model.
+
+    Returns:
+        title → (differences, scores), a row per model (its label), a column per benchmark (its name); and benchmark → items.
+    """
+    here, there, general = measured(study), benchmarks(), study.by_role("general")
+    found = {f"minus {study.label(parent)}": (here.drop(index=parent) - here.loc[parent], here) for parent in (general, study.by_role("expert"))}
+    known = differences(study, there)
+    scored = there.loc[[published_key(study, model) for model in known.index]].set_axis(known.index)
+    found[f"published: minus {study.label(general)}"] = (known, scored)
+    named = {
+        title: tuple(table.loc[gap.index, list(BENCHMARKS)].rename(index=study.label, columns=BENCHMARKS) for table in (gap, scores))
+        for title, (gap, scores) in found.items()
+    }
+    counts = {name: max(columns.get(key, {}).get("n") or 0 for columns in load_benchmarks(study).values()) for key, name in BENCHMARKS.items()}
+    return named, counts
+
+
+def together(study: Study) -> dict[str, pd.DataFrame]:
+    """Definition score and benchmarks of every model but the expert, here (first judge and reference) and as published.
+
+    Returns:
+        title → a row per model (index: its label), columns ``score`` and the benchmarks' keys. Merges with identical
+        results count once: two copies of one measurement are no evidence.
+    """
+    own = means(study)
+    judge, reference = own.columns[0]
+    here = measured(study).join(own[judge, reference].rename("score"), how="inner").drop(index=study.by_role("expert"), errors="ignore")
+    here = here.set_axis([row_label(study, model) for model in here.index]).drop_duplicates()
+    there = benchmarks().join(scores()["GPT-4o"].rename("score")).drop(index="expert")
+    there.index = [study.label(study.by_role("general")) if key == "general" else study.label(key) for key in there.index]
+    return {f"here: {judge_label(judge)}": here, "published: GPT-4o": there}
+
+
+def correlations(study: Study) -> pd.DataFrame:
+    """Spearman's correlation of definition scores with each benchmark over models, here and as published.
+
+    Returns:
+        benchmark, then per source (``here``, ``published``) rho, low, high, n.
+    """
+    columns = {}
+    for title, table in together(study).items():
+        source = title.partition(":")[0]
+        found = pd.DataFrame([association.correlate(table[key], table["score"]) for key in BENCHMARKS])
+        columns |= {(source, name): found[name].to_numpy() for name in ("rho", "low", "high", "n")}
+    frame = pd.DataFrame(columns, index=pd.Index(BENCHMARKS.values(), name="benchmark"))
+    frame.attrs["title"] = "Do definitions and benchmarks move together?"
+    frame.attrs["caption"] = (
+        "Spearman’s ρ over the models other than the expert, with 95 % intervals (Bonett & Wright); models with identical results count once. "
+        "Nine correlations over a handful of models, half of which are neighbours of each other by construction: no causal claim stands on them."
+    )
+    return frame

@@ -1,0 +1,6 @@
+"""Is everything there, and how does the whole study run?
+
+In: a study.
+Out: checks before anything is paid for; every notebook executed, resumable.
+Notebook: none: ``make study``, Snakemake and Colab (which starts ``colab`` before any package is there, so this door imports nothing).
+"""

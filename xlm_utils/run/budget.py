@@ -1,0 +1,137 @@
+"""Judges before a study pays them: does each answer, and what will the study cost in dollars and hours?"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Collection
+from importlib.util import find_spec
+
+import pandas as pd
+
+from xlm_utils.ask.calls import estimate
+from xlm_utils.ask.cards import Card, address, find_key, load_card
+from xlm_utils.ask.clients import shutdown_date
+from xlm_utils.ask.replies import spent
+from xlm_utils.curate import vocabulary
+from xlm_utils.generate.generation import runs
+from xlm_utils.judge import controls, judging
+from xlm_utils.study import PARAMS, Study, StudyError
+from xlm_utils.translate import translation
+
+CONTROLS = len(controls.EXPECTED) * controls.SAMPLE
+DEFINITION = "x" * 240  # of usual length, for the estimate
+# An A100's arithmetic, not measured: half of its memory bandwidth when decoding, 40 % of its peak when reading prompts, both in bfloat16
+DECODE, READ = 1e12, 1.25e14  # bytes a second, operations a second
+ROWS_AT_ONCE, TABLE2_TOKENS, ITEM_TOKENS = 64, 1e7, 600  # of a batch, of all of Table 2's items, of one item
+
+
+def cards(study: Study, stages: Collection[str]) -> list[str]:
+    """Judge cards to look at: the translator's, if it is an LLM, and the judges'."""
+    translator = [study.translation.translator] if "02_translate" in stages and study.translation.translator != "jmdict" else []
+    return list(dict.fromkeys(translator + (study.judges if "05_judge" in stages else [])))
+
+
+def answers(card: Card) -> str:
+    """Ask a judge's server whether it serves the model, without paying for a reply; what to print where it does.
+
+    Raises:
+        StudyError: no key, no server, or no such model there.
+    """
+    if card.proxy:
+        from xlm_utils.judge.proxy import open_encoder
+
+        open_encoder(card.model)
+        return f"judge {card.name}: its encoder is installed"
+    url = address(card)
+    key = find_key(card, url)
+    at = f" at {url}" if url else ""
+    (_openai_knows if card.client == "openai" else _gemini_knows)(card, key, url)
+    until = shutdown_date(card)
+    warning = f"; warning: to be shut down on {until}" if until[:1].isdigit() else ""
+    return f"judge {card.name}: {card.model} answers{at}{warning}"
+
+
+def _openai_knows(card: Card, key: str, url: str) -> None:
+    import openai
+
+    try:
+        openai.OpenAI(api_key=key, base_url=url or None, max_retries=1, timeout=20).models.retrieve(card.model)
+    except openai.APIStatusError as error:
+        raise _refusal(card, error.status_code) from None
+    except openai.APIConnectionError:
+        raise StudyError(f"judge {card.name}: no server answers at {url or 'its usual address'}") from None
+
+
+def _gemini_knows(card: Card, key: str, url: str) -> None:
+    """Both Google clients speak to the same server; the living one asks."""
+    from google import genai
+    from google.genai import errors, types
+
+    client = genai.Client(api_key=key, http_options=types.HttpOptions(base_url=url or None, api_version="v1beta", timeout=20_000))
+    transport = tuple(importlib.import_module(name).HTTPError for name in ("httpx", "httpx2") if find_spec(name))  # the SDK moved to the fork
+    try:
+        client.models.get(model=card.model)
+    except errors.APIError as error:
+        raise _refusal(card, error.code) from None
+    except transport:
+        raise StudyError(f"judge {card.name}: no server answers at {url or 'its usual address'}") from None
+
+
+def _refusal(card: Card, status: int) -> StudyError:
+    keys = " or ".join(card.key_env)
+    reason = {
+        400: f"the server refuses the key in {keys}", 401: f"the server refuses the key in {keys}",
+        403: f"the key in {keys} may not use {card.model}", 404: f"the server has no model {card.model} ({card.note})",
+    }  # fmt: skip
+    return StudyError(f"judge {card.name}: {reason.get(status, 'the server is in trouble')} (HTTP {status})")
+
+
+def cost(study: Study, stages: Collection[str], parameters: float) -> str:
+    """Hours and dollars that the coming stages take; the terminology is curated for it where calls are to be paid.
+
+    Raises:
+        StudyError: more than ``judging.max_cost_usd``.
+    """
+    paid = [load_card(name) for name in cards(study, stages) if not load_card(name).proxy]
+    terms, counted = _terms(study) if paid else (study.vocabulary.sample, "")
+    asked, needed = len(runs(study)), []
+    for card in paid:
+        if card.name == study.translation.translator and "02_translate" in stages:
+            needed.append(estimate(card, [(PARAMS / "prompts" / "translate.txt").read_text(encoding="utf-8")] * terms, translation.SCHEMA))
+        if card.name in study.judges and "05_judge" in stages:
+            row = {"term": "x" * 12, "translation": "あ" * 5, "reference_text": DEFINITION, "definition": DEFINITION}
+            definitions = (asked - 1) * terms + ((len(runs(study.swept())) - 1) * study.sweep.terms if study.sweep else 0)
+            calls = definitions * len(study.judging.references) + CONTROLS * (2 if study.sweep else 1)
+            needed.append(estimate(card, [judging.prompt_for(study, row)] * calls, judging.SCHEMA))
+    usd, hours = (sum(part[unit] for part in needed) for unit in ("usd", "minutes"))
+    before, limit = spent(study.replies), study.judging.max_cost_usd
+    if needed and max(usd, before) > limit:
+        raise StudyError(f"cost: about {usd:.2f} USD for {terms:,} terms ({before:.2f} spent), above judging.max_cost_usd = {limit:g}")
+    calls = f"{terms:,} terms{counted}, about {usd:.2f} USD and {hours / 60:.1f} h of calls" if needed else "no call to pay for"
+    return f"cost: {calls}{_gpu_hours(study, terms or vocabulary.PAPER_TERMS, asked, parameters)}"
+
+
+def _terms(study: Study) -> tuple[int, str]:
+    """How many terms will be run, at most, and a remark if that is a guess."""
+    if study.vocabulary.sample:
+        return study.vocabulary.sample, ""
+    file = next((file for file in (study.folder / "terms.csv", study.folder / "vocabulary.csv") if file.exists()), None)
+    try:
+        if file is None and study.translation.translator == "jmdict":
+            return len(translation.terms(study)), ""
+        return len(pd.read_csv(file or vocabulary.curate(study), keep_default_na=False)), ""
+    except StudyError:  # told by the check of the terminology
+        return vocabulary.PAPER_TERMS, " (as many as the paper's)"
+
+
+def _gpu_hours(study: Study, terms: int, asked: int, parameters: float) -> str:
+    """An A100's hours by arithmetic, for models of so many parameters."""
+    if not parameters:
+        return ""
+    steps = asked * math.ceil(terms / ROWS_AT_ONCE) * study.generation.max_new_tokens
+    tokens = len(study.models) * (17 * study.benchmarks.items * ITEM_TOKENS or TABLE2_TOKENS)
+    search = study.evolution
+    tokens += any(method.startswith("evo_") for method in study.methods) * search.evaluations * search.items * len(search.columns) * ITEM_TOKENS
+    hours = (steps * 2 * parameters / DECODE + tokens * 2 * parameters / READ) / 3600
+    return f", about {hours:.1f} h on an A100 (arithmetic, not measured; merging not counted)"

@@ -1,0 +1,162 @@
+"""All seven notebooks of a study, headless: ``python -m xlm_utils.run.pipeline demo``.
+
+A stage whose notebook, settings and inputs are those of its last finished run, and whose results are
+still there, starts no kernel. A killed run goes on where it stopped, because every notebook does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from xlm_utils import benchmark
+from xlm_utils.models.constituents import locate, source
+from xlm_utils.run.preflight import preflight
+from xlm_utils.study import PARAMS, ROOT, Study, StudyError, open_study, relative
+from xlm_utils.study.overrides import is_file, split_name
+from xlm_utils.study.records import digest, fingerprint, read_manifest, sha256, write_json
+
+NOTEBOOKS = ROOT / "notebooks"
+SWEEP = ", sweep"  # ends the name of a stage that runs the study's sweep
+
+
+def outputs(study: Study) -> dict[str, list[Path]]:
+    """What each stage leaves behind when it runs for the study's ``method`` and ``judge``, in running order.
+
+    A study with a sweep has three stages more, after 05.
+    """
+    from xlm_utils.generate.generation import runs
+
+    def chosen(names: Iterable[str]) -> list[str]:
+        return [name for name in names if study.method in ("all", name)]
+
+    swept = outputs(study.swept()) if study.sweep and not study.sweep_of else {}
+    sweep = {f"{stage}{SWEEP}": swept[stage] for stage in ("03_merge", "04_generate", "05_judge") if swept}
+    folder, names = study.folder, [run.name for run in runs(study) if chosen([run.model])]
+    scored = [name for name in names if not name.endswith(".reference")]
+    side_by_side = [study.figures / "landing.html"] if study.method == "all" else []
+    return {
+        "01_curate": [folder / "vocabulary.csv"],
+        "02_translate": [folder / "translated.csv", folder / "terms.csv"],
+        "03_merge": [study.models_folder / method for method in chosen(study.merges)] + side_by_side,
+        "04_generate": [folder / "definitions" / f"{name}.jsonl" for name in names],
+        "05_judge": [folder / "scores" / judge / f"{name}.jsonl" for judge in study.judges for name in scored],
+        **sweep,
+        "06_benchmark": [folder / "benchmarks" / f"{model}.json" for model in chosen(study.models)],
+        "07_figures": [study.figures / name for name in ("table1.csv", "table1.html", "table2.csv", "table2.html", "figure1.html")],
+    }
+
+
+def code_of(notebook: Path) -> list[str]:
+    """A notebook's code cells; its prose and outputs change no result."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+
+
+def stage_key(study: Study, notebook: Path, before: str) -> str:
+    """Hash of what a stage depends on: the notebook's code, the study's settings, all cards and prompts, and the stages before it."""
+    cards = {file.relative_to(PARAMS).as_posix(): sha256(file) for file in sorted(PARAMS.glob("*/*"))}
+    return fingerprint([code_of(notebook), study.settings.model_dump(), cards, before])
+
+
+def is_done(record: Path, key: str, files: list[Path]) -> bool:
+    """Whether the stage's record has this key and every result is there, unchanged."""
+    if not record.exists():
+        return False
+    saved = json.loads(record.read_text(encoding="utf-8"))
+    now = {relative(f): digest(f) for f in files if f.exists() and (f.is_file() or read_manifest(f))}
+    return saved["key"] == key and saved["outputs"] == now
+
+
+def execute(notebook: Path, output: Path, parameters: dict) -> None:
+    """Run one notebook in a fresh kernel, keeping the executed copy also when it fails."""
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    for attempt in (1, 2):
+        try:
+            papermill.execute_notebook(notebook, output, parameters, kernel_name="python3", cwd=NOTEBOOKS, progress_bar=sys.stderr.isatty())
+        except PapermillExecutionError as error:
+            raise StudyError(f"{notebook.name} failed: {error.ename}: {error.evalue} (see {relative(output)})") from None
+        except RuntimeError as error:
+            if attempt == 2 or "Kernel died before replying" not in str(error):
+                raise
+            print(f"{notebook.name}: the kernel did not start (ports can collide); trying once more")
+        else:
+            return
+
+
+def fetch(study: Study) -> None:
+    """Check what the stages without results need, but for this machine's memory, and bring here what comes from elsewhere.
+
+    So that jobs on nodes without a network find it: weights, with their hashes, and data sets.
+    """
+    preflight(study, {stage.removesuffix(SWEEP) for stage, files in outputs(study).items() if not all(f.exists() for f in files)}, here=False)
+    for name in study.constituents:
+        print(f"  here  model {name}: {digest(locate(study, name))[:12]}", flush=True)
+    print(f"  here  data sets: {len(benchmark.prepare(study).tasks)}")
+
+
+def from_anywhere(name: str) -> str:
+    """A study as a notebook, whose kernel runs in another folder, can open it: a file by its whole path."""
+    preset, _ = split_name(name)
+    return str(Path(preset).resolve()) + name.removeprefix(preset) if is_file(preset) else name
+
+
+def run(name: str) -> None:
+    """Run a study's stages in order and print seconds per stage and where the results are."""
+    study = open_study(name)
+    parameters = {} if name == "demo" else {"study": from_anywhere(name)}  # the notebooks' own default is the demo
+    times, before, checked = [], "", False
+    for number, (stage, files) in enumerate(outputs(study).items()):
+        of, step = (study.swept() if stage.endswith(SWEEP) else study), stage.removesuffix(SWEEP)
+        notebook, record = NOTEBOOKS / f"{step}.ipynb", of.folder / "stages" / f"{step}.json"
+        started, key = time.monotonic(), stage_key(study, notebook, before)
+        done = is_done(record, key, files)
+        if not done and not checked:
+            preflight(study, {left.removesuffix(SWEEP) for left in list(outputs(study))[number:]})
+            checked = True
+        if done:
+            print(f"{stage}: nothing to do", flush=True)
+            times.append((stage, None))
+        else:
+            print(f"{stage}: running", flush=True)
+            execute(notebook, of.folder / "notebooks" / notebook.name, parameters | ({"sweep": True} if of is not study else {}))
+            if lacking := [relative(f) for f in files if not f.exists()]:
+                raise StudyError(f"{stage} ended without {', '.join(lacking)} (see {relative(of.folder / 'notebooks')})")
+            sources = {name: source(study, name) for name in study.constituents} if stage in ("03_merge", "04_generate", "06_benchmark") else {}
+            write_json(record, {"key": key, "outputs": {relative(f): digest(f) for f in files}, "sources": sources})
+            times.append((stage, time.monotonic() - started))
+        before = fingerprint([key, {relative(f): digest(f) for f in files}])
+    print("\nstage                seconds")
+    for stage, seconds in times:
+        print(f"{stage:<20} {'kept' if seconds is None else f'{seconds:.0f}':>7}")
+    print(f"\ntables and figures  {relative(study.figures)}/\nexecuted notebooks  {relative(study.folder / 'notebooks')}/")
+
+
+def main() -> None:
+    """Command line: the name of a study."""
+    parser = argparse.ArgumentParser(description="Run a study's seven notebooks, resuming where they stopped.")
+    parser.add_argument("study", nargs="?", default="demo")
+    parser.add_argument("--check", action="store_true", help="only the checks before all of its stages")
+    parser.add_argument("--fetch", action="store_true", help="only checks, not of this machine's memory, and downloads")
+    asked = parser.parse_args()
+    try:
+        if asked.check:
+            study = open_study(asked.study)
+            preflight(study, list(outputs(study)))
+        elif asked.fetch:
+            fetch(open_study(asked.study))
+        else:
+            run(asked.study)
+    except StudyError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

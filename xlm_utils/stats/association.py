@@ -1,0 +1,83 @@
+"""Do two measurements of the same things go together? Two judges on the same answers, two orders of models, two scores of each.
+
+Arrays hold NaN where a value is missing; a number that can't be had is NaN, and ``reason`` says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+
+from xlm_utils.stats.statistics import LEVEL, NAN, SCALE, too_little
+
+
+def agreement(a: Sequence[float], b: Sequence[float]) -> dict:
+    """How far two judges agree on the same answers, shape (answers,) each, NaN where missing.
+
+    Kappa and alpha are of whole scores: an encoder's scores are rounded for them.
+
+    Returns:
+        n, kappa (quadratic weights over all of 0–10, whether or not a score occurs), alpha
+        (Krippendorff's, ordinal), spearman, bias (mean of a − b), reason.
+    """
+    import krippendorff
+    from sklearn.metrics import cohen_kappa_score
+
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    both = ~np.isnan(a) & ~np.isnan(b)
+    a, b = a[both], b[both]
+    whole = np.rint([a, b]).astype(int)
+    found = {"n": len(a), "kappa": NAN, "alpha": NAN, "spearman": NAN, "bias": float((a - b).mean()) if len(a) else NAN}
+    if len(a) < 2:
+        return found | {"reason": "fewer than two answers with both scores"}
+    if np.ptp(whole) > 0:  # one score for everything, twice, is no evidence of agreement: 0/0
+        found["kappa"] = float(cohen_kappa_score(*whole, labels=list(SCALE), weights="quadratic"))
+        found["alpha"] = float(krippendorff.alpha(whole, value_domain=list(SCALE), level_of_measurement="ordinal"))
+    if np.ptp(a) > 0 and np.ptp(b) > 0:
+        found["spearman"] = float(stats.spearmanr(a, b).statistic)
+    constant = [name for name, scores in zip(("first", "second"), whole, strict=True) if np.ptp(scores) == 0]
+    return found | {"reason": f"the {' and the '.join(constant)} judge gives one score to everything" if constant else ""}
+
+
+def same_order(a: Sequence[float], b: Sequence[float]) -> dict:
+    """Whether two judges put the models in the same order: Kendall's tau-b of their means, shape (models,) each.
+
+    Returns:
+        models, tau, p, reason.
+    """
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    both = ~np.isnan(a) & ~np.isnan(b)
+    a, b = a[both], b[both]
+    if reason := too_little(a, "model") or too_little(b, "model"):
+        return {"models": len(a), "tau": NAN, "p": NAN, "reason": reason.replace("all", "the means of all")}
+    found = stats.kendalltau(a, b)
+    return {"models": len(a), "tau": float(found.statistic), "p": float(found.pvalue), "reason": ""}
+
+
+def correlate(a: Sequence[float], b: Sequence[float]) -> dict:
+    """Spearman's rank correlation of two measurements of the same things, shape (things,) each, NaN where missing.
+
+    Interval: tanh(atanh ρ ± z · sqrt((1 + ρ²/2) / (n − 3))) (Bonett & Wright 2000, Psychometrika 65, 23–28). p: over all
+    permutations up to seven things, by Student's t beyond.
+
+    Returns:
+        n, rho, low, high, p, reason.
+    """
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    both = ~np.isnan(a) & ~np.isnan(b)
+    a, b = a[both], b[both]
+    found = {"n": len(a), "rho": NAN, "low": NAN, "high": NAN, "p": NAN}
+    if reason := too_little(a, "value") or too_little(b, "value"):
+        return found | {"reason": reason}
+    rho, p = map(float, stats.spearmanr(a, b))
+    if len(a) <= 7:
+        ranks = [side - side.mean() for side in (stats.rankdata(a), stats.rankdata(b))]  # ρ is the ranks' scalar product, up to a factor
+        found_p = stats.permutation_test(ranks[:1], lambda x, axis: (x * ranks[1]).sum(axis=axis), permutation_type="pairings", vectorized=True)
+        p = float(found_p.pvalue)
+    if len(a) < 4 or abs(rho) > 1 - 1e-9:
+        return found | {"rho": rho, "p": p, "reason": "fewer than four values" if len(a) < 4 else "a perfect order has no interval"}
+    reach = stats.norm.ppf((1 + LEVEL) / 2) * np.sqrt((1 + rho**2 / 2) / (len(a) - 3))
+    low, high = np.tanh(np.arctanh(rho) + np.array([-reach, reach]))
+    return found | {"rho": rho, "low": float(low), "high": float(high), "p": p, "reason": ""}

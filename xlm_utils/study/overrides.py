@@ -1,0 +1,72 @@
+"""Single values of a preset changed for one run: by a notebook's parameters, or in the run's name (``demo+limit=8``)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from xlm_utils.study.settings import StudyError
+
+# notebook parameter → where it lands in the preset; its "as the study says" value is 0 or ""
+OVERRIDES = {
+    "limit": ("vocabulary", "sample"),
+    "translator": ("translation", "translator"),
+    "items": ("benchmarks", "items"),
+    "data_dir": ("benchmarks", "data_dir"),
+    "chat_template": ("benchmarks", "chat_template"),
+    "backend": ("generation", "backend"),
+    "max_new_tokens": ("generation", "max_new_tokens"),
+    "evaluations": ("evolution", "evaluations"),
+    "seed": ("seed",),
+    "base": ("base",),
+    "dare_seeds": ("dare_seeds",),
+}
+MERGING = ("evaluations", "seed", "smoke")  # these change merges without changing their names
+ADDING = ("dare_seeds",)  # these add results and change none, so they need no folder of their own
+SMOKE = {"limit": 4, "items": 1, "max_new_tokens": 12, "evaluations": 2}  # XLM_SMOKE=1: the size of the tests
+
+
+def split_name(study: str) -> tuple[str, dict[str, object]]:
+    """``demo+limit=8`` → the preset, or the path of its file, and the overrides: ``demo``, ``{"limit": 8}``.
+
+    Raises:
+        StudyError: an override is unknown.
+    """
+    preset, *named = re.split(r"\+(?=\w+=)", str(study))
+    overrides = dict(pair.split("=", 1) for pair in named)
+    for name in overrides:
+        if name not in OVERRIDES:
+            raise StudyError(f"study {study!r}: {name!r} is not one of {', '.join(OVERRIDES)}")
+    return preset, given(overrides)
+
+
+def is_file(preset: str) -> bool:
+    """Whether a preset is named by its file, and not by its name in ``params/``."""
+    return preset.endswith((".yaml", ".yml"))
+
+
+def given(overrides: Mapping[str, object]) -> dict[str, object]:
+    """Those overrides that say something, as Python would write them; Papermill's command line leaves ``true`` a string."""
+    found = {}
+    for name, value in overrides.items():
+        text = str(value).lower()
+        typed = int(text) if text.isdecimal() else {"true": True, "false": False}.get(text, value)
+        if typed not in (0, "", None):
+            found[name] = typed
+    return found
+
+
+def apply(preset: dict, changed: Mapping[str, object]) -> None:
+    """Write overrides into a preset as read from its file."""
+    for name, value in changed.items():
+        *parts, last = OVERRIDES[name]
+        target = preset
+        for part in parts:
+            target = target.setdefault(part, {})
+        target[last] = value
+
+
+def suffix(changed: Mapping[str, object]) -> str:
+    """What overrides add to the name of a run's folder."""
+    return "".join(f"+{key}={Path(str(value)).name}" for key, value in sorted(changed.items()))

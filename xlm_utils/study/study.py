@@ -1,0 +1,228 @@
+"""A study: one preset YAML plus overrides → one validated, frozen object with its folders.
+
+Everything that a run depends on is in the preset (``params/<study>.yaml``); a notebook's
+parameters override single values, and a run with overrides gets a folder of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from xlm_utils.study import notebook
+from xlm_utils.study.names import grid, grids, parse
+from xlm_utils.study.notebook import hush_kernel, mount_drive, parameter_cells
+from xlm_utils.study.overrides import ADDING, MERGING, OVERRIDES, SMOKE, apply, given, is_file, split_name, suffix
+from xlm_utils.study.records import commit, versions
+from xlm_utils.study.settings import PARAMS, ROOT, Language, Settings, StudyError, validate
+
+
+class Study:
+    """A validated preset with overrides applied; its parts are attributes (``study.generation``)."""
+
+    workers = 1  # processes that evaluate the candidates of a search
+    sweep_of: Study | None = None  # the study whose hyper-parameters this one varies
+
+    def __init__(self, preset: str, settings: Settings, changed: Mapping[str, object], method: str, judge: str, home: str = ""):
+        self.preset, self.settings, self.changed, self.home = preset, settings, dict(changed), home
+        self.name = name = Path(preset).stem if is_file(preset) else preset
+        home = ROOT / Path(home).expanduser()  # never relative to the kernel's working directory, which depends on who started it
+        own = suffix({key: value for key, value in self.changed.items() if key not in ADDING})
+        self.folder = home / "data" / "runs" / f"{name}{own}"
+        merging = {key: value for key, value in self.changed.items() if key in MERGING}
+        shared = Path("data") / "runs" / f"{name}{suffix(merging)}"
+        self.replies = home / shared / "replies.sqlite"  # to all calls: a trial on few terms counts towards the whole
+        # Google Drive is small and slow: merges, which can be made again, stay on the runtime's own disk
+        roomy = ROOT / Path(os.environ.get("XLM_HOME", "")).expanduser() if home.is_relative_to(notebook.DRIVE) else home
+        self.models_folder = roomy / shared / "models"
+        licensed = settings.vocabulary.source == "snomed"  # its terms, which figures show on hover, stay out of what is committed
+        self.figures = self.folder / "figures" if licensed else home / "figures" / f"{name}{own}"
+        self.method, self.judge = method, judge
+
+    def __getattr__(self, part: str) -> Any:
+        if part.startswith("_") or part not in Settings.model_fields:
+            raise AttributeError(f"a study has no {part!r}; it has {', '.join(Settings.model_fields)}")
+        return getattr(self.settings, part)
+
+    def by_role(self, role: str) -> str:
+        """Name of the constituent with this role (``general``, ``expert`` or ``ancestor``)."""
+        for name, constituent in self.constituents.items():
+            if constituent.role == role:
+                return name
+        raise StudyError(f"study {self.name}: no constituent has the role {role!r}, and this step needs one")
+
+    @property
+    def models(self) -> list[str]:
+        """Models in the order of the tables: expert, general model, then every merge."""
+        return [self.by_role("expert"), self.by_role("general"), *self.methods]
+
+    @property
+    def merges(self) -> list[str]:
+        """Every merge to make, generate with and judge: the methods, and those with a random mask under ``dare_seeds`` seeds.
+
+        The further seeds are no rows of the tables; their spread is shown on its own.
+        """
+        drawn = [name for name in map(parse, self.methods) if not name.seed and _card(name.card).get("random", False)]
+        seeds = [seed for seed in range(1, self.dare_seeds + 1) if seed != self.seed][: self.dare_seeds - 1]
+        return list(dict.fromkeys([*self.methods, *(str(name._replace(seed=str(seed))) for name in drawn for seed in seeds)]))
+
+    def swept(self) -> Study:
+        """This study with the points of its sweep's grids for methods, on terms of its own, in a run folder of its own.
+
+        Raises:
+            StudyError: the study has no sweep, or a grid is no good.
+        """
+        if self.sweep is None:
+            raise StudyError(f"study {self.name}: it has no sweep; add sweep: {{grids: [ties], terms: 12}}; there are grids for {', '.join(grids())}")
+        points = dict.fromkeys(point for name in self.sweep.grids for point in grid(name))
+        methods = [_arm(point, self.base) for point in points] if "base" in self.changed else list(points)
+        settings = self.settings.model_copy(update={"methods": tuple(methods), "dare_seeds": 1})
+        swept = Study(self.preset, settings, self.changed | {"sweep": 1}, self.method, self.judge, self.home)
+        swept.sweep_of = self
+        return swept
+
+    @property
+    def judges(self) -> list[str]:
+        """Judge cards to run: those of the study, or the one named by the ``judge`` parameter."""
+        return list(self.judging.judges) if self.judge == "all" else [self.judge]
+
+    def options(self, **more: str) -> str:
+        """Papermill's options that take another notebook to this run: ``-p study demo+limit=8``, and ``more`` parameters."""
+        named = "".join(f"+{key}={value}" for key, value in sorted(self.changed.items()) if key not in ("smoke", "sweep"))
+        parameters = {"study": f"{self.preset}{named}", **more}
+        parameters |= {"sweep": "true"} if self.sweep_of else {}
+        parameters |= {"drive_dir": self.home} if self.home != os.environ.get("XLM_HOME", "") else {}
+        return shlex.join(word for key, value in parameters.items() for word in ("-p", key, value))
+
+    def label(self, model: str) -> str:
+        """Name of a model as the tables print it."""
+        if model in self.constituents:
+            return self.constituents[model].label
+        name = parse(model)
+        card = _card(name.card)
+        details = [f"{parameter.replace('_', ' ')}: {value:g}" for parameter, value in name.values.items()]
+        details += [f"base: {name.base}"] * bool(name.base) + [f"seed: {name.seed}"] * bool(name.seed)
+        if self.evolution.fitness == "published" and any("default" not in about for about in card["parameters"].values()):
+            details.append("contaminated")  # its parameters were searched on the items that are reported
+        label = card["label"]
+        return f"{label} ({', '.join(details)})" if details else label
+
+    def prompt(self, language: Language, term: str) -> str:
+        """The prompt for one term; the term is data, so braces in it mean nothing."""
+        return (PARAMS / "prompts" / language.prompt).read_text(encoding="utf-8").replace("{term}", term)
+
+    def show(self, device: bool = False) -> None:
+        """Print every resolved value, the versions and the commit; with ``device``, where it runs and why."""
+        changed = "".join(f", {key}={value}" for key, value in self.changed.items())
+        rows = {"study": f"{self.name} ({self.title}){changed}", "files": relative(self.folder) if self.folder.is_relative_to(ROOT) else self.folder}
+        for part, value in self.settings.model_dump(exclude_none=True).items():
+            if part == "constituents":
+                rows |= {name: f"{c['role']}: {c['weights']}{' + ' + c['adapter'] if 'adapter' in c else ''}" for name, c in value.items()}
+            elif isinstance(value, dict):
+                rows[part] = ", ".join(f"{key}={_plain(item)}" for key, item in value.items())
+            elif part != "title" and value != "":
+                rows[part] = _plain(value)
+        if device:
+            rows["device"] = "{}: {}".format(*pick_device())
+        rows["versions"] = ", ".join(f"{name} {version}" for name, version in versions().items())
+        rows["commit"] = commit()
+        width = max(map(len, rows))
+        print("\n".join(f"{key:<{width}}  {value}" for key, value in rows.items()))
+
+
+def _plain(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def relative(path: Path) -> str:
+    """A path as a person would type it from the repository root."""
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
+
+
+def presets() -> list[str]:
+    """Names of the studies in ``params/``."""
+    return sorted(p.stem for p in PARAMS.glob("*.yaml"))
+
+
+def open_study(
+    study: str = "demo", method: str = "all", judge: str = "all", judge_base_url: str = "", workers: int = 1,
+    sweep: bool | str = False, drive_dir: str = "", **overrides: object,
+) -> Study:  # fmt: skip
+    """Read ``params/<study>.yaml`` (or a YAML file by path), apply overrides (of its name, then parameters), validate everything.
+
+    ``method``, ``judge``, ``judge_base_url`` and ``workers`` choose what to run and where; ``sweep``
+    takes the study's ``swept``; ``drive_dir`` is the folder that ``data/runs`` and ``figures`` go to instead of
+    the project's own (``XLM_HOME`` where it is empty); every other parameter is one of ``OVERRIDES`` and gets
+    a run folder of its own, unless it only adds results. Called in a notebook, it also
+    looks at the parameters cells just above: a name injected there that the notebook does not have
+    (``-p methd ties``) is an error here, not a silent default.
+
+    Raises:
+        StudyError: one sentence that names the value and what is valid.
+    """
+    hush_kernel()
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+        raise StudyError(f"workers = {workers!r}: must be a whole number from 1 up")
+    if str(sweep).lower() not in ("true", "false"):  # Papermill passes a string
+        raise StudyError(f"sweep = {sweep!r}: must be true or false")
+    if cells := parameter_cells():
+        declared = cells[-1]
+        for name in sorted(set().union(*cells) - declared):
+            raise StudyError(f"this notebook has no parameter {name!r}; it has {', '.join(sorted(declared))}")
+    study, named = split_name(study)
+    path = Path(study) if is_file(study) else PARAMS / f"{study}.yaml"
+    if not path.is_file():
+        raise StudyError(f"study {study!r} is not one of {', '.join(presets())}, nor a YAML file")
+    preset = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(preset, dict):
+        raise StudyError(f"{path.name}: not a mapping of settings")
+    smoke = os.environ.get("XLM_SMOKE") == "1"
+    changed = named | given(overrides)
+    apply(preset, (SMOKE if smoke else {}) | changed)
+    if smoke:
+        preset["methods"] = preset["methods"][::2][:2]
+        if preset.get("sweep"):
+            preset["sweep"] |= {"grids": preset["sweep"]["grids"][:1], "terms": 4}
+    settings = validate(preset, path, {OVERRIDES[name]: name for name in changed})
+    if "base" in changed:
+        settings = settings.model_copy(update={"methods": tuple(_arm(method, settings.base) for method in settings.methods)})
+    home = drive_dir or os.environ.get("XLM_HOME", "")
+    mount_drive(home)
+    result = Study(study, settings, ({"smoke": 1} if smoke else {}) | changed, method, judge, home)
+    if str(sweep).lower() == "true":
+        result = result.swept()
+    result.workers = workers
+    valid = list(dict.fromkeys(["all", *result.models, *result.merges, *settings.constituents]))
+    if method not in valid:
+        raise StudyError(f"method {method!r} is not one of {', '.join(valid)}")
+    cards = sorted(p.stem for p in (PARAMS / "judges").glob("*.yaml"))
+    for name in result.judges:
+        if name not in cards:
+            raise StudyError(f"judge {name!r} is not one of all, {', '.join(cards)}")
+    return result
+
+
+def _arm(method: str, base: str) -> str:
+    """The method with another base, if its card lets one be chosen: ``ties`` → ``ties@ancestor``."""
+    name = parse(method)
+    return str(name._replace(base=base)) if not name.base and _card(name.card)["mergekit"]["base_model"] == "base" else method
+
+
+@cache
+def _card(name: str) -> dict:
+    return yaml.safe_load((PARAMS / "methods" / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+def pick_device() -> tuple[str, str]:
+    """Device for the models and the reason for it."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda", f"{torch.cuda.get_device_name(0)} is visible to PyTorch"
+    return "cpu", "no CUDA device is visible to PyTorch"

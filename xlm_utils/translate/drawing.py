@@ -1,0 +1,76 @@
+"""The terms that a study runs, drawn from the translated ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from xlm_utils.curate.vocabulary import curate
+from xlm_utils.study import Study, StudyError
+from xlm_utils.study.records import Step, digest
+from xlm_utils.translate.translation import translate
+
+
+def draw_terms(study: Study) -> Path:
+    """``translated.csv`` → ``terms.csv``: the terms this study runs.
+
+    All translated terms, or ``vocabulary.sample`` of them drawn with the study's seed, half seen by
+    the expert in training and half unseen where the vocabulary knows that; one term a concept. A sweep
+    runs ``sweep.terms`` others, drawn alike from the study's translated terms: no concept and no
+    translation is in both. A study that runs all terms leaves the sweep's out.
+    """
+    source = (study.sweep_of or study).folder / "translated.csv"
+    size, swept = study.vocabulary.sample, study.sweep.terms if study.sweep else 0
+    apart = {"sweep": swept} if study.sweep_of or (swept and not size) else {}
+    step = Step(study.folder / "terms.csv", translated=digest(source), sample=size, seed=study.seed, **apart)
+    with step:
+        if step.done:
+            return step.path
+        table = pd.read_csv(source, keep_default_na=False)
+        table = table[table["translation"] != ""]
+        single = table.sample(frac=1, random_state=study.seed).drop_duplicates("concept").drop_duplicates("translation")
+        own = _halves(single, size, "vocabulary.sample") if size else table.head(0)
+        validation = _halves(_without(single, own), swept, "sweep.terms") if apart else table.head(0)
+        if study.sweep_of:
+            table = validation
+        elif size:
+            table = own
+        elif len(rest := _without(table, validation)) < len(table):
+            print(f"terms.csv: {len(table) - len(rest)} of {len(table)} terms are set aside for the sweep and not run by the study itself")
+            table = rest
+        table.to_csv(step.partial, index=False)
+        step.finish(rows=len(table))
+    return step.path
+
+
+def _halves(single: pd.DataFrame, size: int, key: str) -> pd.DataFrame:
+    """The first ``size`` rows in their shuffled order, half of them seen and half unseen, back in the vocabulary's order."""
+    seen = single[single["seen"]].head((size + 1) // 2)
+    found = pd.concat([seen, single[~single["seen"]].head(size - len(seen))]).sort_index()
+    if len(found) < size:
+        raise StudyError(f"{key} = {size}: only {len(found)} translated terms can be drawn")
+    return found
+
+
+def _without(table: pd.DataFrame, taken: pd.DataFrame) -> pd.DataFrame:
+    """The terms that share neither concept nor translation with those taken."""
+    return table[~table["concept"].isin(taken["concept"]) & ~table["translation"].isin(taken["translation"])]
+
+
+def terms(study: Study) -> pd.DataFrame:
+    """The terms this study runs; makes vocabulary, translation and sample first where they are missing and cheap."""
+    file = study.folder / "terms.csv"
+    if study.sweep_of:
+        terms(study.sweep_of)  # translates the vocabulary, if need be
+        draw_terms(study)
+    elif (study.folder / "translated.csv").exists():  # drawn anew if the seed or the sample has changed
+        draw_terms(study)
+    if not file.exists():
+        if study.translation.translator != "jmdict":
+            raise StudyError(f"no terms yet; run 01_curate.ipynb and 02_translate.ipynb with {study.options()}")
+        print("no terms.csv yet: curating and translating the vocabulary first (seconds)")
+        curate(study)
+        translate(study)
+        draw_terms(study)
+    return pd.read_csv(file, keep_default_na=False, dtype={"term_id": str})

@@ -1,0 +1,85 @@
+"""English terms → the target language: JMdict offline, or an LLM (a judge card) online.
+
+A term without a translation stays in the table, marked; the terms a study runs are drawn from the
+translated ones.
+"""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+
+import pandas as pd
+
+from xlm_utils.ask.calls import announce
+from xlm_utils.ask.replies import identity
+from xlm_utils.study import Study, StudyError
+from xlm_utils.study.records import Step, digest, fingerprint
+from xlm_utils.translate.dictionary import ORDER, jmdict
+from xlm_utils.translate.llm import SCHEMA, by_llm, prompts, translator_card
+
+
+def plan(study: Study, base_url: str = "") -> dict:
+    """What translating the vocabulary would take, printed before anything is spent (see ``calls.announce``)."""
+    translator, words = study.translation.translator, _words(study)
+    if not words:
+        print("the vocabulary brings its own translations: no calls and no cost")
+    elif translator == "jmdict":
+        print(f"JMdict, a dictionary on this machine: {len(words):,} terms to look up, no calls and no cost")
+    else:
+        return announce(study, translator_card(study), [(prompt, 0) for prompt in prompts(study, words)], SCHEMA, base_url)
+    return {"calls": 0, "usd": 0.0}
+
+
+def preview(study: Study, n: int = 1, base_url: str = "") -> pd.DataFrame:
+    """The first ``n`` of a seeded order of the terms, translated, to be read before paying for all; replies are kept and not asked for again."""
+    words = pd.Series(_words(study)).sample(frac=1, random_state=study.seed).tolist()[:n]
+    return _look_up(study, words, base_url)
+
+
+def _words(study: Study) -> list[str]:
+    """Terms to translate: none where the vocabulary brings its own translations."""
+    table = pd.read_csv(study.folder / "vocabulary.csv", keep_default_na=False)
+    return [] if "translation" in table else table["term"].tolist()
+
+
+def _look_up(study: Study, words: list[str], base_url: str) -> pd.DataFrame:
+    if study.translation.translator == "jmdict":
+        if words and study.target.code != "ja":
+            raise StudyError(
+                f"translation.translator = 'jmdict': the dictionary knows Japanese only, and the target is {study.target.name};"
+                " bring a column translation in the vocabulary, or name the card of an LLM in params/judges"
+            )
+        return jmdict(words).assign(translator="jmdict")
+    return by_llm(study, words, base_url)
+
+
+def translate(study: Study, base_url: str = "") -> Path:
+    """``vocabulary.csv`` → ``translated.csv``: the same rows with translation, kind, candidates and translator (see ``jmdict`` and ``by_llm``).
+
+    A vocabulary that brings its own translations keeps them. Does nothing if the file is there.
+
+    Raises:
+        StudyError: the translator is neither ``jmdict`` nor an LLM's card, or the LLM can't go on.
+    """
+    source = study.folder / "vocabulary.csv"
+    translator = study.translation.translator
+    if translator == "jmdict":
+        made_from: dict = {"dictionary": f"jamdict-data {metadata.version('jamdict-data')}", "order": ORDER}
+    else:
+        made_from = {"llm": identity(translator_card(study), SCHEMA, base_url), "prompt": fingerprint(prompts(study, ["term"]))}
+    step = Step(study.folder / "translated.csv", vocabulary=digest(source), translator=translator, **made_from)
+    with step:
+        if step.done:
+            print("translated.csv: done before, kept")
+            return step.path
+        table = pd.read_csv(source, keep_default_na=False)
+        if "translation" in table:
+            kind = table["translation"].map(lambda text: "given" if text else "")
+            table = table.assign(kind=kind, candidates=1, translator="the vocabulary itself")
+        else:
+            found = _look_up(study, table["term"].tolist(), base_url).rename(columns={"term": "lower"})
+            table = table.assign(lower=table["term"].str.lower()).merge(found, on="lower", how="left").drop(columns="lower")
+        table.to_csv(step.partial, index=False)
+        step.finish(rows=len(table), translated=int((table["translation"].fillna("") != "").sum()))
+    return step.path
