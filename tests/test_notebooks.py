@@ -9,8 +9,6 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
-from pathlib import Path
 
 import nbformat
 import pytest
@@ -39,7 +37,6 @@ def test_notebook_has_the_shape_of_the_house(name):
     assert 12 <= len(notebook.cells) <= (44 if name == "07_figures" else 34)  # the tables and figures of all others
     assert notebook.metadata.kernelspec.name == "python3"
     assert prose[0].source.startswith(f"# {name[:2]} · ")
-    assert "colab-badge.svg" in prose[0].source
     assert any(cell.source.startswith("## What we learned") for cell in prose)
     for cell in code:
         assert len(cell.source.splitlines()) <= 25
@@ -151,16 +148,6 @@ def test_help_lists_every_parameter(environment):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     for name in ("study", "method", "limit", "max_new_tokens"):
         assert re.search(rf"{name}: .*\n.+", done.stdout), done.stdout + done.stderr
-
-
-def test_the_repository_s_address_stands_in_one_place():
-    """Badges and the setup cell use the address in pyproject.toml."""
-    with (ROOT / "pyproject.toml").open("rb") as file:
-        address = tomllib.load(file)["project"]["urls"]["Repository"]
-    owner = address.removeprefix("https://github.com/")
-    for path in [ROOT / "README.md", *sorted((ROOT / "notebooks").glob("*.ipynb"))]:
-        for found in re.findall(r"github(?:\.com)?/([\w.-]+/[\w-]+)", Path(path).read_text(encoding="utf-8")):
-            assert found == owner, f"{path.name}: {found}"
 
 
 def test_no_table_and_figure_share_a_file_name():
