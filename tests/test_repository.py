@@ -139,7 +139,10 @@ def test_the_workflow_of_a_fork_runs_make_test_on_a_python_that_the_project_take
     assert all(SpecifierSet(project()["requires-python"]).contains(version) for version in versions)
 
 
-@pytest.mark.parametrize("page", ["README.md", "measure/README.md", "data/demo/README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+PAGES = ["README.md", "measure/README.md", "data/demo/README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_the_links_of_a_page_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text(encoding="utf-8")):
         if not target.startswith("http"):
@@ -152,3 +155,10 @@ def test_nothing_large_is_committed():
         assert total < 20 * 2**20, folder
     adapters = sum(file.stat().st_size for file in (ROOT / "data" / "demo" / "adapters").rglob("*"))
     assert adapters <= 16 * 2**20
+
+
+def test_every_script_that_measures_has_one_line_that_calls_it():
+    page = (ROOT / "measure" / "README.md").read_text(encoding="utf-8")
+    called = re.findall(r"^\| \[(\w+\.py)\].*`python measure/(\w+\.py)[^`]*`.* \| \d{4}-\d\d-\d\d \|$", page, flags=re.MULTILINE)
+    assert sorted(name for name, _ in called) == sorted(path.name for path in (ROOT / "measure").glob("*.py"))
+    assert all(name == command for name, command in called)
