@@ -43,11 +43,8 @@ def agreement(a: Sequence[float], b: Sequence[float]) -> dict:
 def ordinal_alpha(scores: Sequence[Sequence[float]]) -> float:
     """Krippendorff's alpha with the ordinal metric: 1 where all judges agree, 0 as by chance (Krippendorff 2011, Computing Alpha-Reliability).
 
-    Args:
-        scores: shape (judges, answers), NaN where missing; an answer with fewer than two scores does not count.
-
-    Returns:
-        NaN where no answer has two scores, or all that count are the same: 0/0.
+    ``scores`` has shape (judges, answers), NaN where missing; an answer with fewer than two does not count. NaN is returned
+    where none has two, or where all that count are the same: 0/0.
     """
     scores = np.asarray(scores, float)
     values = np.unique(scores[~np.isnan(scores)])
