@@ -17,8 +17,9 @@ import pandas as pd
 from xlm_utils.curate import release, snomed
 from xlm_utils.curate.terminologies import csv_labels, hpo_file, hpo_labels
 from xlm_utils.curate.words import frequency, part_of_speech, spelling
-from xlm_utils.study import ROOT, Study, StudyError
+from xlm_utils.study import Study, StudyError
 from xlm_utils.study.records import Step, sha256
+from xlm_utils.study.settings import project_path
 
 WORD = re.compile(r"[^\W\d_]?[^\W\d_A-ZÀ-ÖØ-Þ]+(?:-[^\W\d_]?[^\W\d_A-ZÀ-ÖØ-Þ]+)*")  # no abbreviations such as VUR
 TERMS = {"single_word": "single words", "all_words_rare": "made of words", "head_word": "ending in a word"}  # rule → step of the funnel
@@ -54,8 +55,7 @@ def source_path(study: Study) -> Path:
     settings = study.vocabulary
     if settings.source == "hpo" and not settings.path:
         return hpo_file()
-    path = Path(settings.path or "").expanduser()
-    found = path if path.exists() else ROOT / path
+    found = project_path(settings.path or "")
     if not settings.path or not found.exists() or (found.is_dir() and settings.source != "snomed"):
         what = {"hpo": "an hp.obo", "snomed": "the folder or the zip of a SNOMED CT release (RF2)", "csv": "a CSV file"}[settings.source]
         there = "a folder" if settings.path and found.is_dir() else "there is no such file"

@@ -7,8 +7,6 @@ import math
 from collections.abc import Collection
 from importlib.util import find_spec
 
-import pandas as pd
-
 from xlm_utils.ask.calls import estimate
 from xlm_utils.ask.cards import Card, address, find_key, load_card
 from xlm_utils.ask.clients import shutdown_date
@@ -120,7 +118,7 @@ def _terms(study: Study) -> tuple[int, str]:
     try:
         if file is None and study.translation.translator == "jmdict":
             return len(translation.terms(study)), ""
-        return len(pd.read_csv(file or vocabulary.curate(study), keep_default_na=False)), ""
+        return len(vocabulary.read_terms(file or vocabulary.curate(study))), ""
     except StudyError:  # told by the check of the terminology
         return vocabulary.PAPER_TERMS, " (as many as the paper's)"
 

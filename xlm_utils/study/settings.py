@@ -17,6 +17,12 @@ ROOT = Path(__file__).resolve().parents[2]
 PARAMS = ROOT / "params"
 
 
+def project_path(path: str) -> Path:
+    """A path that a preset names: as it is, or else relative to the project."""
+    found = Path(path).expanduser()
+    return found if found.exists() else ROOT / path
+
+
 class StudyError(Exception):
     """A mistake of the user's, told in one sentence; notebooks show it without a traceback."""
 
@@ -58,6 +64,7 @@ class Vocabulary(_Part):
 
 class Translation(_Part):
     translator: str = "jmdict"
+    reviewed: str = ""  # a list that was read one by one (CSV), in the place of the dictionary's automatic choice; "": none
 
 
 class Generation(_Part):
@@ -135,6 +142,8 @@ class Settings(_Part):
         translators = ["jmdict", *sorted(p.stem for p in (PARAMS / "judges").glob("*.yaml"))]
         if self.translation.translator not in translators:
             raise ValueError(f"translator: {self.translation.translator!r} is not one of {', '.join(translators)}")
+        if self.translation.reviewed and not project_path(self.translation.reviewed).is_file():
+            raise ValueError(f"translation.reviewed: there is no file {self.translation.reviewed!r}")
         cards = sorted(p.stem for p in (PARAMS / "methods").glob("*.yaml"))
         for method in self.methods:
             if re.split("[~@#]", method)[0] not in cards:
