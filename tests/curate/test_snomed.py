@@ -103,6 +103,30 @@ def test_a_zip_a_folder_with_the_zip_and_the_folder_itself_say_the_same(folder, 
     assert release.sources(tmp_path / "raw") == [tmp_path / "raw" / archive.name]
 
 
+def test_an_archive_beside_an_unpacked_extension_is_read_too(folder, tmp_path):
+    table = snomed.labels(folder)
+    whole = rf2.zipped(folder)
+    for path in folder.rglob("*INT*"):
+        path.unlink()  # the extension alone
+    shutil.copy(whole, folder)
+    pd.testing.assert_frame_equal(snomed.labels(folder), table)
+    assert {path.suffix for path in release.sources(folder)} == {".zip", ".txt"}
+
+
+def test_two_releases_in_a_folder_are_refused_by_name(folder):
+    one = file(folder, "Concept")
+    shutil.copy(one, one.with_name(one.name.replace(str(rf2.LATE), str(rf2.EARLY))))
+    with pytest.raises(StudyError, match=r"sct2_Concept_Snapshot_INT_20240131.txt and sct2_Concept_Snapshot_INT_20250131.txt are one file of two releases"):
+        snomed.labels(folder)
+
+
+def test_a_national_dialect_is_its_own_refset(tmp_path):
+    hand_made = rf2.example()
+    hand_made.term(rf2.concept_id(2), "Glomulitis australis", rf2.SYNONYM, {snomed.DIALECTS["en-AU"]: rf2.PREFERRED}, file=rf2.MODULES[1])
+    table = snomed.labels(hand_made.write(tmp_path / "release"), language="en-AU")
+    assert table["term"].tolist() == ["Glomulitis australis"]
+
+
 def test_full_files_give_the_snapshot_that_is_their_latest_state(folder, tmp_path, capsys):
     release = rf2.example()
     for rows in release.rows.values():  # every row once was the other way round; history comes after the present here
@@ -161,6 +185,7 @@ def swapped(line):
         ("Description", 5, lambda text: text.replace(b"itis", b"it\xefs"), r"line 5: not UTF-8 text$"),
         ("Description", 1, lambda text: text.decode().encode("utf-16"), r"line 1: not UTF-8 text$"),
         ("Language", 3, lambda text: text.replace(b"\t1\t", b"\tyes\t"), r"^der2_cRefset_Language.*, line 3: active is 'yes', not a number$"),
+        ("Concept", 2, lambda text: text.replace(b"\t1\t", b"\t2\t"), r"line 2: active is '2', not 0 or 1$"),
         ("Concept", 2, lambda text: text.replace(b"20240131", b""), r"line 2: effectiveTime is '', not a number$"),
     ],
 )
