@@ -62,8 +62,8 @@ def test_the_funnel_of_the_demo_ends_at_the_paper_s_size():
 @pytest.mark.parametrize(
     ("word", "tag"),
     [
-        *((word, "noun") for word in "bradycardia microcephaly clubbing brachydactyly camptodactyly platyspondyly drusen sneeze snore squint".split()),
-        *((word, "adjective") for word in "renal mitochondrial acral perineal periumbilical miliary reticular monoarticular anhedonic subacute".split()),
+        *((word, "noun") for word in ("bradycardia", "microcephaly", "clubbing", "camptodactyly", "platyspondyly", "drusen", "sneeze", "squint")),
+        *((word, "adjective") for word in ("renal", "mitochondrial", "perineal", "miliary", "radicular", "monoarticular", "subacute")),
         *((word, "other") for word in ("acutely", "hyposthenically", "metastasize")),
     ],
 )
@@ -243,8 +243,8 @@ def test_seen_needs_the_concept_s_half_and_a_definition_of_trained_length():
 
 def test_identifiers_are_text_and_unicode_is_composed_in_every_table_of_terms(tmp_path, monkeypatch):
     monkeypatch.setenv("XLM_HOME", str(tmp_path / "home"))
-    rows = ["term,translation,concept,parent", "glomulitis,甲,007,010", "xanthosis,乙,07,010", "bradyphonia,丙,008,1E5", "Me\u0301nie\u0301ritis,カ\u3099,9,"]
-    plan = csv_study(tmp_path, "\n".join(rows) + "\n")
+    rows = ["glomulitis,甲,007,010", "xanthosis,乙,07,010", "bradyphonia,丙,008,1E5", "Me\u0301nie\u0301ritis,カ\u3099,9,"]
+    plan = csv_study(tmp_path, "\n".join(["term,translation,concept,parent", *rows]))
     table = vocabulary.read_terms(vocabulary.curate(plan))
     assert table["concept"].tolist() == ["007", "07", "008", "9"]
     assert table["parent"].tolist() == ["010", "010", "1E5", ""]

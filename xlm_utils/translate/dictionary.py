@@ -16,10 +16,14 @@ MEDICAL = {"medicine", "anatomy", "physiology", "pathology", "psychology, psychi
 DATED = {"archaism", "obsolete term", "obscure term", "rare", "dated term", "historical term"}
 MARKED = {
     "abbreviation", "slang", "Internet slang", "manga slang", "sensitive", "derogatory", "colloquialism", "vulgar expression or word",
-    "jocular, humorous term", "familiar language", "children's language",
+    "jocular, humorous term", "familiar language", "children's language", "onomatopoeic or mimetic word",
 }  # fmt: skip
 KANA = "word usually written using kana alone"
-ORDER = {"dated": True, "marked": True, "shared": False, "vague": True, "common": False, "medical": False, "first_sense": False, "entry": True}
+BROAD = 4  # other glosses that make a sense too broad for a term, unless it is a medical one
+BROAD = 4  # other glosses that make a sense too broad for a term, unless it is a medical one
+BROAD = 4  # other glosses that make a sense too broad for a term, unless it is a medical one
+BROAD = 4  # other glosses that make a sense too broad for a term, unless it is a medical one
+ORDER = {"dated": True, "marked": True, "shared": False, "common": False, "vague": True, "medical": False, "first_sense": False, "entry": True}
 QUERY = """
 select lower(g.text) as gloss, s.idseq as entry, s.ID as sense,
        s.ID = (select min(ID) from Sense where idseq = s.idseq) as first_sense,
@@ -51,12 +55,13 @@ def query(sql: str, *parameters: object) -> pd.DataFrame:
 def jmdict(terms: list[str], concepts: list[str] | None = None) -> pd.DataFrame:
     """Dictionary entries whose English gloss *is* the term (no fuzzy match), best entry per term.
 
-    A sense of another field, or one that is neither medical nor its entry's first, translates nothing.
-    Nor does a sense with the terms of two concepts among its glosses, or a word that is the best one
-    for two. Of the others (``ORDER``): a current word before an obsolete one, an unmarked one before
-    slang, abbreviations and sensitive words; a sense that more terms of the concept find; one with at
-    most one other gloss; a word that JMdict marks as common; a medical sense; an entry's first. Words
-    usually written in kana are given so. Agreement with HPO's official Japanese labels: see the tests.
+    A sense of another field, or one that is not medical and either not its entry's first or of many
+    other glosses (``BROAD``), translates nothing. Nor does a sense with terms of two concepts among its
+    glosses, or a word that is the best one for two. Of the others (``ORDER``): a current word before an
+    obsolete one, an unmarked one before slang, abbreviations and sensitive words; a sense that more terms
+    of the concept find; a word that JMdict marks as common; a sense with at most one other gloss; a
+    medical one; an entry's first. Words usually written in kana are given so. Of the orders tried, this
+    one agreed best with HPO's official Japanese labels (a test has the numbers).
 
     Args:
         terms: words, in any case.
@@ -76,8 +81,10 @@ def jmdict(terms: list[str], concepts: list[str] | None = None) -> pd.DataFrame:
     rows = rows.merge(wanted, left_on="gloss", right_on="term", how="left")
     sense = rows.groupby("sense")
     rows["shared"] = sense["term"].transform("nunique")
-    rows["vague"] = sense["gloss"].transform("nunique") > rows["shared"] + 1
-    rows = rows[(rows["term"].notna() & usable) & (sense["concept"].transform("nunique") == 1)]
+    others = sense["gloss"].transform("nunique") - rows["shared"]
+    rows["vague"] = others > 1
+    usable &= rows["medical"] | (others < BROAD)
+    rows = rows[rows["term"].notna() & usable & (sense["concept"].transform("nunique") == 1)]
     rows = rows.assign(candidates=rows.groupby("term")["entry"].transform("nunique"))
     best = rows.sort_values(list(ORDER), ascending=list(ORDER.values()), kind="stable").drop_duplicates("term")
     best = best[best.groupby("translation")["concept"].transform("nunique") == 1]
