@@ -6,11 +6,10 @@ Notebook: 01_curate.
 """
 
 from xlm_utils.curate.vocabulary import PAPER_TERMS, compare_rules, curate, labels, read_terms
-from xlm_utils.curate.words import brown_counts, frequency, part_of_speech
+from xlm_utils.curate.words import frequency, part_of_speech
 
 __all__ = [
     "PAPER_TERMS",
-    "brown_counts",
     "compare_rules",
     "curate",
     "frequency",

@@ -96,9 +96,13 @@ def preflight(study: Study, stages: Collection[str], here: bool = True) -> None:
 
 
 def _terminology(study: Study) -> str:
-    from xlm_utils.curate.snomed import sources
+    from xlm_utils.curate.release import sources
     from xlm_utils.curate.vocabulary import source_path
+    from xlm_utils.study.settings import project_path
+    from xlm_utils.translate.reviewed import read_list
 
+    if study.translation.reviewed and study.translation.translator == "jmdict":
+        read_list(project_path(study.translation.reviewed))
     path = source_path(study)
     what = f", {len(sources(path))} files of a release" if study.vocabulary.source == "snomed" else ""
     return f"terminology {study.vocabulary.source}: {relative(path)}{what}"
