@@ -27,7 +27,7 @@ SPELLINGS = (  # in this order; they need not give a word, only the same letters
     ("grey", "gray"),
     ("(?<=[sxz])(?:e|is)$|(?<=[cs]h)e$", ""),  # exostosis and exostoses, abscess and abscesses
 )
-ADJECTIVE = re.compile(r"(?:al|ar|(?<!hol)ic|[ao]ry|ous|ive|less|ent|ile|ian|iform|ute|ed)$")  # a shopaholic is a person
+ADJECTIVE = re.compile(r"(?:al|ar|(?<!hol)ic|[ao]ry|ous|ive|less|ent|ile|ian|ute|ed)$")  # a shopaholic is a person
 ADVERB = re.compile(rf"{ADJECTIVE.pattern.removesuffix('$')}l?ly$")
 
 
