@@ -60,8 +60,9 @@ def jmdict(terms: list[str], concepts: list[str] | None = None) -> pd.DataFrame:
     glosses, or a word that is the best one for two. Of the others (``ORDER``): a current word before an
     obsolete one, an unmarked one before slang, abbreviations and sensitive words; a sense that more terms
     of the concept find; a word that JMdict marks as common; a sense with at most one other gloss; a
-    medical one; an entry's first. Words usually written in kana are given so. Of the orders tried, this
-    one agreed best with HPO's official Japanese labels (a test has the numbers).
+    medical one; an entry's first. Words usually written in kana are given so. The order was
+    chosen among some sixty by agreement with HPO's official Japanese labels (a test has the numbers), so
+    that agreement is no independent measure; without the refusals a few more words would equal them.
 
     Args:
         terms: words, in any case.
