@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -41,6 +42,7 @@ def evaluate(study: Study, prepared: Prepared, name: str) -> dict:
     how = {
         "weights": digest(models.locate(study, name)), "chat_template": study.benchmarks.chat_template,
         "dtype": study.generation.dtype, "quantization": study.generation.quantization, "backend": study.generation.backend,
+        **({"date": models.DATE.isoformat()} if study.benchmarks.chat_template else {}),
     }  # fmt: skip
     folder = study.folder / "benchmarks"
     steps = [Step(folder / f"{name}{ending}", tasks=prepared.facts, **how) for ending in (".json", ".samples.jsonl")]
@@ -82,7 +84,9 @@ def _language_model(study: Study, prepared: Prepared, name: str) -> LM:
         from lm_eval.models.vllm_causallms import VLLM
 
         dtype, _ = models.pick_dtype(study, "cuda")
-        return VLLM(pretrained=str(models.locate(study, name)), batch_size="auto", dtype=dtype)
+        lm = VLLM(pretrained=str(models.locate(study, name)), batch_size="auto", dtype=dtype)
+        lm.apply_chat_template = partial(models.chat, lm.tokenizer)
+        return lm
     model, tokenizer, how = models.load(study, name)
     from xlm_utils.benchmark.harness import SharedPromptLM
 

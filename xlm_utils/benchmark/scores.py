@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING
+from unicodedata import normalize
 
 import pandas as pd
 
@@ -31,11 +32,15 @@ def choice_scores(task: PreparedTask, doc: dict, likelihoods: list[float]) -> tu
 
 
 def normalised_em(answer: str, golds: list[str]) -> float:
-    """1.0 if the answer's first line equals any gold after neologdn normalisation."""
+    """1.0 if the answer's first line equals any gold after NFKC (㎎ is mg) and then neologdn normalisation, which would delete tildes: 3〜5mg is not 35mg."""
+    first, *normalised = (_normalised(text) for text in (answer.strip().split("\n")[0], *golds))
+    return float(first in normalised)
+
+
+def _normalised(text: str) -> str:
     import neologdn
 
-    first = neologdn.normalize(answer.strip().split("\n")[0])
-    return float(any(first == neologdn.normalize(gold) for gold in golds))
+    return neologdn.normalize(normalize("NFKC", text), tilde="normalize")
 
 
 def rouge2(gold: str, answer: str) -> float:

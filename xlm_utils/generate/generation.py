@@ -7,23 +7,19 @@ again makes the same batches and, on the same machine, the same bytes.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import pandas as pd
 
 from xlm_utils import models
 from xlm_utils.generate import decoding
+from xlm_utils.generate.languages import language_of
 from xlm_utils.study import PARAMS, Study, StudyError
 from xlm_utils.study.records import Step, append_jsonl, digest, read_jsonl, read_manifest, sha256
 from xlm_utils.study.settings import Language
 
-KANA = re.compile(r"[\u3041-\u30ff]")
-KANJI = re.compile(r"[\u3400-\u9fff]")
-LATIN = re.compile(r"[A-Za-z]")
 
 
 @dataclass(frozen=True)
@@ -57,35 +53,6 @@ def runs(study: Study) -> list[Run]:
     return first + [Run(method, method, target, "translation", "a merge") for method in study.merges]
 
 
-def language_of(text: str, languages: Iterable[str] = ("en", "ja")) -> str:
-    """Code of the language a text is in, of those it may be in; ``other`` where it is in none that can be told.
-
-    English and Japanese are told by their scripts: a kanji or kana carries about as much as three Latin
-    letters, so a Japanese sentence that quotes an English term stays Japanese, and Chinese characters without
-    any kana are not Japanese. Other pairs are told by py3langid, which always picks one.
-
-    Raises:
-        StudyError: a language that it doesn't know.
-    """
-    if not {"en", "ja"}.issuperset(languages):
-        return _classifier(tuple(sorted(set(languages)))).classify(text)[0] if text else "other"
-    kana, kanji, latin = (len(script.findall(text)) for script in (KANA, KANJI, LATIN))
-    if kana and 3 * (kana + kanji) >= latin:
-        return "ja"
-    return "en" if latin > 3 * (kana + kanji) else "other"
-
-
-@cache
-def _classifier(languages: tuple[str, ...]):
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    classifier = LanguageIdentifier.from_model_file(MODEL_FILE)
-    if unknown := set(languages) - set(classifier.labels):
-        raise StudyError(f"language code {min(unknown)!r}: not one of {', '.join(sorted(classifier.labels))}")
-    classifier.set_languages(list(languages))
-    return classifier
-
-
 def prompts(study: Study, run: Run, table: pd.DataFrame, tokenizer=None) -> list[str]:
     """The exact prompts of a run, one per term; inside the tokenizer's chat template if the study says so."""
     texts = [study.prompt(run.language, term) for term in table[run.column]]
@@ -93,10 +60,7 @@ def prompts(study: Study, run: Run, table: pd.DataFrame, tokenizer=None) -> list
         return texts
     if not tokenizer.chat_template:
         raise StudyError(f"generation.chat_template = true: the tokenizer of {run.model} has no template; take an instruct model, or false")
-    return [
-        tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True)
-        for text in texts
-    ]
+    return [models.chat(tokenizer, [{"role": "user", "content": text}], of=run.model) for text in texts]
 
 
 def step_of(study: Study, run: Run, terms: Path) -> Step:
@@ -106,6 +70,7 @@ def step_of(study: Study, run: Run, terms: Path) -> Step:
         terms=digest(terms), weights=digest(models.locate(study, run.model)), language=run.language.code,
         prompt=sha256(PARAMS / "prompts" / run.language.prompt),
         **study.generation.model_dump(exclude={"baseline_prompt"}), kind="definitions",
+        **({"date": models.DATE.isoformat()} if study.generation.chat_template else {}),
     )  # fmt: skip
 
 

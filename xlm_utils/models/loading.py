@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING
 
 from xlm_utils.models.constituents import locate
 from xlm_utils.models.libraries import quiet
+from xlm_utils.models.turns import leave_open, stop_tokens
 from xlm_utils.study import Study, StudyError, pick_device
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-NOT_GREEDY = ("repetition_penalty", "no_repeat_ngram_size", "min_new_tokens", "min_length", "suppress_tokens", "bad_words_ids")
+UNSAID = {  # of a generation config: token ids, bookkeeping, and what has no say in greedy decoding anyway
+    "eos_token_id", "bos_token_id", "pad_token_id", "transformers_version", "_from_model_config", "cache_implementation", "use_cache",
+    "do_sample", "temperature", "top_k", "top_p", "max_length", "max_new_tokens",
+}  # fmt: skip
 
 
 def pick_dtype(study: Study, device: str) -> tuple[str, str]:
@@ -72,21 +76,17 @@ def load(study: Study, name: str, dtype: str = "") -> tuple[PreTrainedModel, Pre
             bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, dtype),
         )  # fmt: skip
     model = AutoModelForCausalLM.from_pretrained(folder, **options).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    tokenizer = leave_open(AutoTokenizer.from_pretrained(folder, padding_side="left"), name)
     if dtype == "float16" and not _finite(model, tokenizer):
         if study.generation.dtype == "float16":
             raise StudyError(f"generation.dtype = 'float16': {name} overflows in it; take bfloat16 or float32")
         print(f"{name} overflows in float16 (its scores are not finite): loaded again in float32")
         del model
         return load(study, name, dtype="float32")
-    for setting in NOT_GREEDY:  # or models with and without them would be compared, and vLLM would not follow
-        if (value := getattr(model.generation_config, setting, None)) not in (None, 1.0, 0):
-            print(f"{name}: {setting} = {value} in its generation config is left out: decoding is plain greedy")
-            setattr(model.generation_config, setting, None)
-    model.generation_config.cache_implementation = None  # decoding goes on from a cache of its own
-    model.generation_config.eos_token_id = stops = stop_tokens(model.generation_config.eos_token_id, tokenizer)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    stops = stop_tokens(model.generation_config.eos_token_id, tokenizer)
+    model.generation_config = _plain_greedy(model.generation_config, name, stops, tokenizer.pad_token_id)
     how = f"{name} on {device} ({device_reason}) in {dtype} ({dtype_reason}), quantization {quantization}"
     return model, tokenizer, f"{how}, stops at {' '.join(tokenizer.convert_ids_to_tokens(stops))}"
 
@@ -99,23 +99,14 @@ def _finite(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> bool:
         return bool(torch.isfinite(model(**tokenizer("Term: asthma\nDefinition:", return_tensors="pt").to(model.device)).logits).all())
 
 
-def stop_tokens(eos: int | list[int] | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids that end an answer: the generation config's ``eos``, the tokenizer's own, and what the chat template ends a turn with.
+def _plain_greedy(given: GenerationConfig, name: str, stops: list[int], pad: int) -> GenerationConfig:
+    """A config that knows where to stop and nothing else; what it leaves out is printed.
 
-    A fine-tune or merge whose generation config knows ``<|end_of_text|>`` alone would otherwise run on
-    after Llama-3's ``<|eot_id|>`` until it is cut off. The end of a turn is read from the template
-    itself: the special token right behind an assistant's message.
+    A penalty, a second sequence or a stop string of one model's own would set it apart from those it is compared with.
     """
-    found = {*as_list(eos), *as_list(tokenizer.eos_token_id)}
-    if tokenizer.chat_template:
-        answer = "ANSWER"
-        turns = [{"role": "user", "content": "QUESTION"}, {"role": "assistant", "content": answer}]
-        tail = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(answer)[2]
-        behind = tokenizer(tail, add_special_tokens=False)["input_ids"][:1]
-        found.update(token for token in behind if token in tokenizer.added_tokens_decoder)
-    return sorted(found)
+    from transformers import GenerationConfig
 
-
-def as_list(ids: int | list[int] | None) -> list[int]:
-    """Token ids as configs give them: one, several or none."""
-    return [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
+    if left := {key: value for key, value in given.to_diff_dict().items() if key not in UNSAID and value is not None}:
+        settings = ", ".join(f"{key} = {value}" for key, value in left.items())
+        print(f"{name}: left out of its generation config, since decoding is plain greedy: {settings}")
+    return GenerationConfig(eos_token_id=stops, pad_token_id=pad)

@@ -74,6 +74,7 @@ class Generation(_Part):
     backend: Literal["hf", "vllm"] = "hf"  # vllm where that package is installed
     quantization: Literal["none", "int8", "nf4"] = "none"
     chat_template: bool = False
+    stop_at_loop: bool = False  # a row that repeats eight tokens has finished; as published, it goes on to the limit
     baseline_prompt: str = ""  # file in params/prompts/ for the expert's second, scored run; "": the same prompt, as published
 
 
