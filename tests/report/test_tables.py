@@ -201,7 +201,8 @@ def test_table2_stars_what_differs_from_the_general_model_by_more_than_noise(stu
 
 
 def test_the_share_in_the_asked_for_language_stands_in_table_1(study):
-    rows = [{"term_id": str(i), "language": "ja", "output_language": "en" if i == 0 else "ja", "finish": "stop", "tokens": 9} for i in range(4)]
+    row = {"language": "ja", "definition": "病気", "finish": "stop", "tokens": 9}
+    rows = [{"term_id": str(i), **row, "output_language": "en" if i == 0 else "ja"} for i in range(4)]
     write_lines(study.folder / "definitions" / "ties.jsonl", rows)
     frame = tables.table1(study)
     assert frame.loc["TIES", ("definitions", "in language")] == 0.75

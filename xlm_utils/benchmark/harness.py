@@ -102,7 +102,7 @@ class SharedPromptLM(HFLM):
 
     def _model_generate(self, context: torch.Tensor, max_length: int, stop: list[str], **settings: object) -> torch.Tensor:
         written = super()._model_generate(context, max_length, stop, **settings)
-        if any(models.said(self.tokenizer, row)[1] for row in written[:, context.shape[1] :].tolist()):  # a stop string inside a thought is none
+        if any(models.said(self.tokenizer, row)[1] for row in written[:, context.shape[1] :].tolist()):  # a stop string ends no thought
             written = super()._model_generate(context, max_length, [self.tok_decode(self.eot_token_id, skip_special_tokens=False)], **settings)
         return written
 

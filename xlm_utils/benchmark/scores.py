@@ -32,15 +32,11 @@ def choice_scores(task: PreparedTask, doc: dict, likelihoods: list[float]) -> tu
 
 
 def normalised_em(answer: str, golds: list[str]) -> float:
-    """1.0 if the answer's first line equals any gold after NFKC (㎎ is mg) and then neologdn normalisation, which would delete tildes: 3〜5mg is not 35mg."""
-    first, *normalised = (_normalised(text) for text in (answer.strip().split("\n")[0], *golds))
-    return float(first in normalised)
-
-
-def _normalised(text: str) -> str:
+    """1.0 if the answer's first line equals any gold after NFKC (㎎ is mg) and neologdn normalisation, tildes kept (3〜5mg is not 35mg)."""
     import neologdn
 
-    return neologdn.normalize(normalize("NFKC", text), tilde="normalize")
+    first, *others = (neologdn.normalize(normalize("NFKC", text), tilde="normalize") for text in (answer.strip().split("\n")[0], *golds))
+    return float(first in others)
 
 
 def rouge2(gold: str, answer: str) -> float:

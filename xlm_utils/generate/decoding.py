@@ -135,10 +135,10 @@ def _row(tokenizer: PreTrainedTokenizerBase, tokens: list[int], stops: list[int]
     finish = "stop" if stopped or end is not None else "length"
     if stop_at_loop and (again := _loop(kept)):
         kept, finish = kept[:again], "loop"
-    text, in_thought = models.said(tokenizer, kept)
-    if in_thought and finish == "stop":
+    text, thought = models.said(tokenizer, kept)
+    if thought == "open" and finish == "stop":
         finish = "length"
-    return {"definition": text, "tokens": len(kept), "finish": finish if text or in_thought else "empty"}
+    return {"definition": text.strip(), "tokens": len(kept), "finish": finish if text.strip() or thought == "open" else "empty"}
 
 
 def _loop(tokens: list[int]) -> int | None:

@@ -21,7 +21,6 @@ from xlm_utils.study.records import Step, append_jsonl, digest, read_jsonl, read
 from xlm_utils.study.settings import Language
 
 
-
 @dataclass(frozen=True)
 class Run:
     """One model asked for definitions of all terms in one language."""

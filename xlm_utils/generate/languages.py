@@ -44,7 +44,7 @@ def language_of(text: str, languages: Iterable[str] = ("en", "ja")) -> str:
     if "ja" in allowed and _is_japanese(text):
         return "ja"
     if allowed <= {"en", "ja"}:
-        hiragana, katakana, kanji, latin = _counts(text)
+        hiragana, _, kanji, latin = _counts(text)
         foreign = sum(map(str.isalpha, re.sub("[・ー]", "", text))) - latin - hiragana - kanji
         return "en" if "en" in allowed and latin > max(3 * (hiragana + kanji), foreign) else "other"
     ranked = _classifier(tuple(sorted(allowed | ELSEWHERE))).rank(text)

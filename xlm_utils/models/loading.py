@@ -106,7 +106,7 @@ def _plain_greedy(given: GenerationConfig, name: str, stops: list[int], pad: int
     """
     from transformers import GenerationConfig
 
-    if left := {key: value for key, value in given.to_diff_dict().items() if key not in UNSAID and value is not None}:
+    if left := {key: value for key, value in given.to_diff_dict().items() if key not in UNSAID and value and value != 1}:
         settings = ", ".join(f"{key} = {value}" for key, value in left.items())
         print(f"{name}: left out of its generation config, since decoding is plain greedy: {settings}")
     return GenerationConfig(eos_token_id=stops, pad_token_id=pad)

@@ -52,26 +52,24 @@ def chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict], add_generatio
     return f"{text.rstrip()}\n\n{CLOSING[opened]}\n\n" if opened and add_generation_prompt else text
 
 
-def said(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> tuple[str, bool]:
-    """Text of an answer (stripped) without its thoughts and special tokens, and whether a thought was still open at its end."""
+def said(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> tuple[str, str]:
+    """Text of an answer without special tokens and thoughts, and whether it had a thought: "", ``closed``, or ``open`` to its end."""
     text = tokenizer.decode(tokens, skip_special_tokens=False)
     if not any(mark in text for mark in MARKS):
-        return tokenizer.decode(tokens, skip_special_tokens=True).strip(), False
-    text, is_open = _without_thoughts(text)
-    for special in tokenizer.all_special_tokens:
-        text = text.replace(special, "")
-    return text.strip(), is_open
-
-
-def _without_thoughts(text: str) -> tuple[str, bool]:
+        return tokenizer.decode(tokens, skip_special_tokens=True), ""
     if CHANNEL in text:
         _, final, text = text.rpartition(FINAL)
-        return (text, False) if final else ("", True)
-    for opening, closing in CLOSING.items():
-        text = re.sub(f"{re.escape(opening)}.*?{re.escape(closing)}", "", text, flags=re.DOTALL)
-        text = text.rpartition(closing)[2]  # one that the prompt had opened
-    before = min((text.partition(opening)[0] for opening in CLOSING), key=len)
-    return before, before != text
+        is_open = not final
+        text = "" if is_open else text
+    else:
+        for opening, closing in CLOSING.items():
+            text = re.sub(f"{re.escape(opening)}.*?{re.escape(closing)}", "", text, flags=re.DOTALL)
+            text = text.rpartition(closing)[2]  # one that the prompt had opened
+        before = min((text.partition(opening)[0] for opening in CLOSING), key=len)
+        text, is_open = before, before != text
+    for special in tokenizer.all_special_tokens:
+        text = text.replace(special, "")
+    return text.strip(), "open" if is_open else "closed"
 
 
 def stop_tokens(eos: int | list[int] | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
