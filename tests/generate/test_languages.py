@@ -17,8 +17,8 @@ TEXTS = {
         "徐脈 (bradycardia) is a slow heart rate.", "The term 頭痛 refers to pain in the head.", "徐脈 bradycardia", "The patient had めまい.",
     ],
     "other": [
-        "", "123 …", "・", "ー", "心臟疾病ー", "小頭症是指小頭的長度。", "心脏病是一种疾病", "血小板减少症", "甲状腺功能亢进", "高血壓、糖尿病", "心電圖檢查",
-        "アレルギー是一种过敏性疾病。", "ALS是一种神经系统疾病", "心脏病 (heart disease) 是一种疾病", "갑상선 기능", "Сердце",
+        "", "123 …", "・", "ー", "心臟疾病ー", "小頭症是指小頭的長度。", "心脏病是一种疾病", "血小板减少症", "甲状腺功能亢进", "高血壓、糖尿病",
+        "心電圖檢查", "アレルギー是一种过敏性疾病。", "ALS是一种神经系统疾病", "心脏病 (heart disease) 是一种疾病", "갑상선 기능", "Сердце",
     ],
 }  # fmt: skip
 
@@ -31,7 +31,8 @@ def test_japanese_is_told_by_its_script_and_grammar(text, language):
 @pytest.mark.parametrize(
     ("text", "languages", "language"),
     [
-        ("Entzündung der Bauchspeicheldrüse.", ("en", "de"), "de"), ("Inflammation of the pancreas.", ("en", "de"), "en"), ("", ("en", "de"), "other"),
+        ("Entzündung der Bauchspeicheldrüse.", ("en", "de"), "de"), ("Inflammation of the pancreas.", ("en", "de"), "en"),
+        ("", ("en", "de"), "other"),
         ("The", ("de", "fr"), "other"), ("123", ("de", "fr"), "other"), ("Inflammation of the pancreas.", ("de", "fr"), "other"),
         ("脈が遅いこと。", ("de", "fr"), "other"), ("心脏病", ("de", "fr"), "other"), ("Une maladie.", ("de", "fr"), "fr"),
         ("脈が遅いこと。", ("de", "ja"), "ja"), ("Eine Krankheit des Herzens", ("de", "ja"), "de"), ("心脏病", ("ja", "zh"), "zh"),

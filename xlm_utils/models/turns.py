@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import datetime
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 from xlm_utils.study import StudyError
 
@@ -37,10 +38,7 @@ def chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict], add_generatio
 
     system = messages[0]["content"].strip() if messages[0]["role"] == "system" else ""
     try:
-        text = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=add_generation_prompt, continue_final_message=not add_generation_prompt,
-            strftime_now=DATE.strftime, enable_thinking=False, thinking=False,
-        )  # fmt: skip
+        text = _render(tokenizer, messages, add_generation_prompt=add_generation_prompt, continue_final_message=not add_generation_prompt)
     except (TemplateError, ValueError, TypeError) as error:
         if not system:
             raise StudyError(f"the chat template of {of} can't be used: {error}") from None
@@ -50,6 +48,18 @@ def chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict], add_generatio
         return chat(tokenizer, [{**first, "content": f"{system}\n\n{first['content']}"}, *others], add_generation_prompt, of)
     opened = next((opening for opening in CLOSING if text.rstrip().endswith(opening)), None)
     return f"{text.rstrip()}\n\n{CLOSING[opened]}\n\n" if opened and add_generation_prompt else text
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict], **options: bool) -> str:
+    from transformers.utils import chat_template_utils
+
+    class Then(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> datetime:
+            return DATE
+
+    with patch.object(chat_template_utils, "datetime", Then):  # a function given as strftime_now would reach the template as text
+        return tokenizer.apply_chat_template(messages, tokenize=False, enable_thinking=False, thinking=False, **options)
 
 
 def said(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> tuple[str, str]:
@@ -67,8 +77,8 @@ def said(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> tuple[str, st
             text = text.rpartition(closing)[2]  # one that the prompt had opened
         before = min((text.partition(opening)[0] for opening in CLOSING), key=len)
         text, is_open = before, before != text
-    for special in tokenizer.all_special_tokens:
-        text = text.replace(special, "")
+    for token in tokenizer.added_tokens_decoder.values():
+        text = text.replace(token.content, "") if token.special else text
     return text.strip(), "open" if is_open else "closed"
 
 
@@ -94,7 +104,7 @@ def _tail(tokenizer: PreTrainedTokenizerBase, turns: list[dict]) -> str:
 
     for before in ([], [{"role": "system", "content": "TASK"}]):
         try:
-            text = tokenizer.apply_chat_template([*before, *turns], tokenize=False, strftime_now=DATE.strftime)
+            text = _render(tokenizer, [*before, *turns])
         except (TemplateError, ValueError, TypeError):  # such a template stops the studies that use it, not the others
             continue
         if turns[-1]["content"] in text:
