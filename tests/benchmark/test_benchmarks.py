@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from tokenizers.processors import TemplateProcessing
 
 from tests.conftest import DEMO_ITEMS
 from xlm_utils import models
@@ -289,6 +291,41 @@ def test_a_sample_is_spread_seeded_and_not_the_first_rows():
     assert [row // 25 for row in drawn] == [0, 1, 2, 3]
     assert drawn != [0, 1, 2, 3]
     assert spread(rows, 0, 0) == spread(rows, 100, 0) == rows
+
+
+def test_a_selection_of_items_has_the_few_shot_examples_of_a_whole_run(item_study):
+    for dataset in ("jcommonsenseqa", "jsquad", "xlsum_ja"):
+        task = prepare(item_study(items=0)).tasks[dataset]
+        task.build_all_requests()
+        whole = {(instance.doc_id, instance.idx): instance.args for instance in task.instances}
+        task = prepare(item_study(items=0)).tasks[dataset]
+        task.build_all_requests(samples=[3, 1])
+        assert {(instance.doc_id, instance.idx): instance.args for instance in task.instances} == {
+            (place, choice): args for (row, choice), args in whole.items() for place in (0, 1) if row == (1, 3)[place]
+        }
+
+
+def test_generated_columns_have_no_thoughts_and_prompts_of_one_batch_their_own_beginnings(item_study, monkeypatch):
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    from xlm_utils.benchmark.harness import SharedPromptLM
+
+    model, tokenizer, _ = models.load(item_study(), "expert")
+    lm = SharedPromptLM(model, tokenizer, batch_tokens=500)
+    replies = ["<think>\nhm", "<think>\nhm\n\nso</think>\n\n42\n\n### yes"]  # stopped inside the thought; asked again without the stop
+
+    def reply(self, context, max_length, stop, **_):
+        text = replies[0] if "\n\n" in stop else replies[1]
+        return torch.cat([context, torch.tensor([tokenizer(text)["input_ids"]] * len(context))], dim=1)
+
+    monkeypatch.setattr(HFLM, "_model_generate", reply)
+    request = Instance("generate_until", {}, ("質問", {"until": ["\n\n"], "do_sample": False, "max_gen_toks": 8}), 0)
+    assert lm.generate_until([request]) == ["42"]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
+    ids, mask = lm.tok_batch_encode(["<bos>yes", "yes"])
+    assert ids[0].tolist() == ids[1].tolist() == tokenizer("yes")["input_ids"]
+    assert mask.all()
 
 
 def test_a_chat_template_wraps_the_prompts_and_its_absence_is_an_error(item_study, pico_siblings, tmp_path):

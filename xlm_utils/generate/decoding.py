@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from xlm_utils import models
+from xlm_utils.models.weights import eos_ids
 from xlm_utils.study import Study
 
 if TYPE_CHECKING:
@@ -153,15 +154,14 @@ def _loop(tokens: list[int]) -> int | None:
 
 def _load_vllm(study: Study, name: str) -> tuple:
     """Engine, tokenizer, stop tokens, dtype, and the line to print."""
-    from transformers import AutoTokenizer, GenerationConfig
+    from transformers import AutoTokenizer
     from vllm import LLM
 
     folder = models.locate(study, name)
     dtype, reason = models.pick_dtype(study, "cuda")
     llm = LLM(model=str(folder), dtype=dtype, seed=0)
     tokenizer = models.leave_open(AutoTokenizer.from_pretrained(folder), name)
-    config = folder / "generation_config.json"
-    stops = models.stop_tokens(GenerationConfig.from_pretrained(folder).eos_token_id if config.exists() else None, tokenizer)
+    stops = models.stop_tokens(eos_ids(folder), tokenizer)
     ends = " ".join(tokenizer.convert_ids_to_tokens(stops))
     return llm, tokenizer, stops, dtype, f"{name} in vLLM in {dtype} ({reason}), stops at {ends}"
 

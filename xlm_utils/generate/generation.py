@@ -69,7 +69,7 @@ def step_of(study: Study, run: Run, terms: Path) -> Step:
         terms=digest(terms), weights=digest(models.locate(study, run.model)), language=run.language.code,
         prompt=sha256(PARAMS / "prompts" / run.language.prompt),
         **study.generation.model_dump(exclude={"baseline_prompt"}), kind="definitions",
-        **({"date": models.DATE.isoformat()} if study.generation.chat_template else {}),
+        **({"date": str(models.DATE)} if study.generation.chat_template else {}),
     )  # fmt: skip
 
 

@@ -56,7 +56,7 @@ def _is_japanese(text: str) -> bool:
     without = BRACKETS.sub("", text)
     text = without if any(_counts(without)) else text
     hiragana, katakana, kanji, latin = _counts(text)
-    chinese = sum(char in OLD or not _in_jis(char) for char in KANJI.findall(text)) + len(CHINESE.findall(text))
+    chinese = sum(char in OLD or not char.encode("euc_jis_2004", "ignore") for char in KANJI.findall(text)) + len(CHINESE.findall(text))
     if not hiragana + katakana + kanji or chinese > hiragana:
         return False
     if not hiragana and re.search(f"(?:{KANJI.pattern}){{{LONGEST_TERM + 1}}}", text):
@@ -69,13 +69,6 @@ def _is_japanese(text: str) -> bool:
 
 def _counts(text: str) -> list[int]:
     return [len(script.findall(text)) for script in (HIRAGANA, KATAKANA, KANJI, LATIN)]
-
-
-def _in_jis(char: str) -> bool:
-    try:
-        return bool(char.encode("euc_jis_2004"))
-    except UnicodeEncodeError:
-        return False
 
 
 @cache

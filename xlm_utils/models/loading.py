@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,10 +10,11 @@ from typing import TYPE_CHECKING
 from xlm_utils.models.constituents import locate
 from xlm_utils.models.libraries import quiet
 from xlm_utils.models.turns import leave_open, stop_tokens
+from xlm_utils.models.weights import eos_ids
 from xlm_utils.study import Study, StudyError, pick_device
 
 if TYPE_CHECKING:
-    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 UNSAID = {  # of a generation config: token ids, bookkeeping, and what has no say in greedy decoding anyway
     "eos_token_id", "bos_token_id", "pad_token_id", "transformers_version", "_from_model_config", "cache_implementation", "use_cache",
@@ -63,12 +65,12 @@ def load(study: Study, name: str, dtype: str = "") -> tuple[PreTrainedModel, Pre
     """
     quiet()
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 
     folder = locate(study, name)
     device, device_reason = pick_device()
     dtype, dtype_reason = (dtype, "asked for") if dtype else pick_dtype(study, device)
-    options: dict = {"dtype": getattr(torch, dtype), "device_map": device}
+    options: dict = {"dtype": getattr(torch, dtype), "device_map": device, "generation_config": GenerationConfig()}  # its own may not even load
     quantization = study.generation.quantization
     if quantization != "none":
         options["quantization_config"] = BitsAndBytesConfig(
@@ -85,8 +87,10 @@ def load(study: Study, name: str, dtype: str = "") -> tuple[PreTrainedModel, Pre
         return load(study, name, dtype="float32")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    stops = stop_tokens(model.generation_config.eos_token_id, tokenizer)
-    model.generation_config = _plain_greedy(model.generation_config, name, stops, tokenizer.pad_token_id)
+    if left := _left_out(folder):
+        print(f"{name}: left out of its generation config, since decoding is plain greedy: {left}")
+    stops = stop_tokens(eos_ids(folder), tokenizer)
+    model.generation_config = GenerationConfig(eos_token_id=stops, pad_token_id=tokenizer.pad_token_id)
     how = f"{name} on {device} ({device_reason}) in {dtype} ({dtype_reason}), quantization {quantization}"
     return model, tokenizer, f"{how}, stops at {' '.join(tokenizer.convert_ids_to_tokens(stops))}"
 
@@ -99,14 +103,11 @@ def _finite(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> bool:
         return bool(torch.isfinite(model(**tokenizer("Term: asthma\nDefinition:", return_tensors="pt").to(model.device)).logits).all())
 
 
-def _plain_greedy(given: GenerationConfig, name: str, stops: list[int], pad: int) -> GenerationConfig:
-    """A config that knows where to stop and nothing else; what it leaves out is printed.
+def _left_out(folder: Path) -> str:
+    """Settings of the folder's generation config that would bend greedy decoding, as text.
 
     A penalty, a second sequence or a stop string of one model's own would set it apart from those it is compared with.
     """
-    from transformers import GenerationConfig
-
-    if left := {key: value for key, value in given.to_diff_dict().items() if key not in UNSAID and value and value != 1}:
-        settings = ", ".join(f"{key} = {value}" for key, value in left.items())
-        print(f"{name}: left out of its generation config, since decoding is plain greedy: {settings}")
-    return GenerationConfig(eos_token_id=stops, pad_token_id=pad)
+    file = folder / "generation_config.json"
+    given = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return ", ".join(f"{key} = {value}" for key, value in given.items() if key not in UNSAID and value and (value != 1 or key.endswith("_id")))
