@@ -44,7 +44,7 @@ def evaluate(study: Study, prepared: Prepared, name: str) -> dict:
         "dtype": study.generation.dtype, "quantization": study.generation.quantization, "backend": study.generation.backend,
         **({"date": models.DATE.isoformat()} if study.benchmarks.chat_template else {}),
     }  # fmt: skip
-    folder = study.folder / "benchmarks"
+    folder = study.benchmarks_folder
     steps = [Step(folder / f"{name}{ending}", tasks=prepared.facts, **how) for ending in (".json", ".samples.jsonl")]
     with steps[0] as result_step, steps[1] as item_step:
         if result_step.done and item_step.done:
@@ -146,7 +146,7 @@ def _sampled(prepared: Prepared, dataset: str) -> bool:
 
 def columns_table(study: Study) -> pd.DataFrame:
     """Finished results: one row per model in the tables' order, one column per benchmark; NaN where undefined."""
-    files = {model: study.folder / "benchmarks" / f"{model}.json" for model in study.models}
+    files = {model: study.benchmarks_folder / f"{model}.json" for model in study.models}
     found = {model: json.loads(file.read_text(encoding="utf-8"))["columns"] for model, file in files.items() if read_manifest(file)}
     values = {model: [columns[column]["value"] for column in COLUMNS] for model, columns in found.items()}
     return pd.DataFrame.from_dict(values, orient="index", columns=list(COLUMNS), dtype=float).rename_axis("model")
@@ -154,7 +154,7 @@ def columns_table(study: Study) -> pd.DataFrame:
 
 def datasets_table(study: Study, names: list[str]) -> pd.DataFrame:
     """Finished results of these models, one row per model and data set: column, metric, value, stderr, n, of, shots, truncated, normalised_em."""
-    files = {model: study.folder / "benchmarks" / f"{model}.json" for model in names}
+    files = {model: study.benchmarks_folder / f"{model}.json" for model in names}
     found = {model: json.loads(file.read_text(encoding="utf-8"))["datasets"] for model, file in files.items() if read_manifest(file)}
     rows = [{"model": model, "data set": name, **result} for model, datasets in found.items() for name, result in datasets.items()]
     columns = ["model", "column", "data set", "metric", "value", "stderr", "n", "of", "shots", "truncated", "normalised_em"]

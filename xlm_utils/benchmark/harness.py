@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import torch
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
-from tqdm import tqdm
+
+from xlm_utils.study.notebook import Progress
 
 from xlm_utils import models
 
@@ -126,10 +127,10 @@ class SharedPromptLM(HFLM):
             keys.append((tuple(prompt[-room:]), tuple(option)))
             wanted[keys[-1][0]][keys[-1][1]] = None
         prompts = sorted(wanted, key=len, reverse=True)
-        with tqdm(total=len(prompts), desc="prompts", delay=60) as progress:
-            for batch in batches(prompts, [len(p) for p in prompts], self.batch_tokens):
-                self._score(batch, wanted)
-                progress.update(len(batch))
+        progress = Progress("benchmark", len(prompts), "prompts", delay=60)
+        for batch in batches(prompts, [len(p) for p in prompts], self.batch_tokens):
+            self._score(batch, wanted)
+            progress.update(len(batch))
         return [wanted[prompt][option] for prompt, option in keys]
 
     @torch.inference_mode()

@@ -17,6 +17,7 @@ from xlm_utils import models
 from xlm_utils.generate import decoding
 from xlm_utils.generate.languages import language_of
 from xlm_utils.study import PARAMS, Study, StudyError
+from xlm_utils.study.notebook import Progress
 from xlm_utils.study.records import Step, append_jsonl, digest, read_jsonl, read_manifest, sha256
 from xlm_utils.study.settings import Language
 
@@ -110,6 +111,7 @@ def define(study: Study, run: Run, table: pd.DataFrame, loaded: dict | None = No
         rows = read_jsonl(step.partial)
         size, reason = (rows[-1]["batch_size"], "as it was begun") if rows else writer.batch_size(texts)
         print(f"{run.name}: {len(texts)} terms in batches of {size} ({reason})" + (f", {len(rows)} done before" if rows else ""))
+        progress = Progress(run.name, len(texts), "definitions", done=len(rows))
         while members := order[len(rows) : len(rows) + size]:
             answers = _answers(writer, [texts[i] for i in members])
             if answers is None:
@@ -126,6 +128,7 @@ def define(study: Study, run: Run, table: pd.DataFrame, loaded: dict | None = No
             ]  # fmt: skip
             append_jsonl(step.partial, batch)
             rows += batch
+            progress.update(len(batch))
             yield batch
         every = {key: sorted({row[key] for row in rows}) for key in ("batch_size", "dtype")}
         step.finish(made_by=writer.facts | every)

@@ -103,7 +103,7 @@ def item_differences(study: Study) -> pd.DataFrame:
 
 def _items(study: Study) -> pd.DataFrame:
     """One row per item of the general model and the merges: model, dataset, item, score, gold, prediction; empty without samples."""
-    files = [study.folder / "benchmarks" / f"{model}.samples.jsonl" for model in (study.by_role("general"), *study.methods)]
+    files = [study.benchmarks_folder / f"{model}.samples.jsonl" for model in (study.by_role("general"), *study.methods)]
     return _read(tuple((file, file.stat().st_mtime_ns) for file in files if file.exists()))
 
 

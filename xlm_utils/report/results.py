@@ -144,7 +144,7 @@ def load_benchmarks(study: Study) -> dict[str, dict[str, dict]]:
     Raises:
         StudyError: no model has any.
     """
-    files = {model: study.folder / "benchmarks" / f"{model}.json" for model in study.models}
+    files = {model: study.benchmarks_folder / f"{model}.json" for model in study.models}
     found = {model: json.loads(path.read_text(encoding="utf-8"))["columns"] if path.exists() else {} for model, path in files.items()}
     if not any(found.values()):
         raise StudyError(f"no benchmark results in {relative(study.folder / 'benchmarks')}; run 06_benchmark.ipynb with {study.options()}")

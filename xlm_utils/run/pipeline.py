@@ -46,7 +46,7 @@ def outputs(study: Study) -> dict[str, list[Path]]:
         "04_generate": [folder / "definitions" / f"{name}.jsonl" for name in names],
         "05_judge": [folder / "scores" / judge / f"{name}.jsonl" for judge in study.judges for name in scored],
         **sweep,
-        "06_benchmark": [folder / "benchmarks" / f"{model}.json" for model in chosen(study.models)],
+        "06_benchmark": [study.benchmarks_folder / f"{model}.json" for model in chosen(study.models)],
         "07_figures": [study.figures / name for name in ("table1.csv", "table1.html", "table2.csv", "table2.html", "figure1.html")],
     }
 
