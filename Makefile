@@ -5,7 +5,7 @@ BIN := .venv/bin
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo study test rehearse test-colab test-jobs test-ray check-demo notebooks lock lab owner clean-runs
+.PHONY: help install demo study test rehearse test-colab test-jobs test-ray test-lab check-demo notebooks lock lab clean-runs
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -55,7 +55,10 @@ lock:  ## resolve requirements.lock again, in a scratch environment
 	mv requirements.lock.new requirements.lock && rm -rf .venv-lock
 
 lab: install  ## open JupyterLab on the notebooks
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
+
+test-lab: install  ## JupyterLab in a headless Chromium: run all twice, a changed parameter, stop and resume, save and reopen (minutes)
+	@$(BIN)/python -m tests.lab
 
 owner:  ## write the account that hosts this repository into badges, setup cells and CITATION.cff: make owner OWNER=name
 	@$(PYTHON) -m tests.owner '$(OWNER)'
