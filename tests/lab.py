@@ -8,13 +8,14 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from websockets.sync.client import connect
+import websocket
 
 from xlm_utils.draw.canvas import chrome
 from xlm_utils.study import ROOT
@@ -39,11 +40,11 @@ class Browser:
     """One page of a headless Chromium, spoken to in DevTools' own words."""
 
     def __init__(self, folder: Path):
-        switches = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", f"--user-data-dir={folder}"]
+        switches = ["--headless=new", "--no-sandbox", "--window-size=1400,1000", "--remote-debugging-port=0", f"--user-data-dir={folder}"]
         self.process = subprocess.Popen([chrome(), *switches], stderr=subprocess.PIPE, text=True)
         address = next(found[1] for line in self.process.stderr if (found := re.search(r"listening on (ws://\S+)", line)))
-        self.socket, self.number, self.session = connect(address, max_size=None), 0, None
-        target = self.call("Target.createTarget", url="about:blank", width=1400, height=1000)["targetId"]
+        self.socket, self.number, self.session = websocket.create_connection(address, timeout=900, suppress_origin=True), 0, None
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
 
     def call(self, method: str, **parameters: object) -> dict:
@@ -51,7 +52,7 @@ class Browser:
         message = {"id": self.number, "method": method, "params": parameters} | ({"sessionId": self.session} if self.session else {})
         self.socket.send(json.dumps(message))
         while True:
-            reply = json.loads(self.socket.recv(timeout=900))
+            reply = json.loads(self.socket.recv())
             if reply.get("id") == self.number:
                 assert "error" not in reply, reply
                 return reply["result"]
@@ -63,18 +64,21 @@ class Browser:
         return done["result"].get("value")
 
     def page(self, address: str) -> None:
-        self.call("Page.navigate", url=address)
-        for _ in range(600):
-            time.sleep(0.1)
-            if self.js("return typeof jupyterapp !== 'undefined' && jupyterapp.shell.layoutReady !== undefined"):
+        """JupyterLab, once its server answers and its page has started."""
+        for _ in range(90):
+            if self.js("return typeof jupyterapp !== 'undefined'"):
                 return
-        raise AssertionError("JupyterLab did not come up")
+            if "/lab" not in self.js("return location.href") or self.js("return !document.title.includes('JupyterLab')"):
+                self.call("Page.navigate", url=address)
+            time.sleep(2)
+        raise AssertionError(f"JupyterLab did not come up: {self.js('return document.title + location.href')}")
 
 
 def open_notebook(browser: Browser, name: str) -> None:
     """Open it, wait for its kernel, and see that nothing is to be saved."""
     browser.js(f"await jupyterapp.restored; await jupyterapp.commands.execute('docmanager:open', {{path: 'notebooks/{name}.ipynb'}})")
-    browser.js(JS + "await panel.context.ready; await panel.sessionContext.ready; await until(() => panel.sessionContext.session?.kernel?.status === 'idle', 90)")
+    browser.js(JS + "await panel.context.ready; await panel.sessionContext.ready; "
+               "await until(() => panel.sessionContext.session?.kernel?.status === 'idle', 90)")  # fmt: skip
     time.sleep(2)  # the kernel's word on its language comes last
     assert not browser.js(JS + "return panel.context.model.dirty"), f"{name}: unsaved as soon as it is opened"
 
@@ -129,33 +133,36 @@ def main(wanted: list[str]) -> None:
     if not chrome():
         sys.exit("no Chrome: install chromium, or run plotly_get_chrome")
     names = [name for name in TRIED if not wanted or name[:2] in wanted]
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         scratch = Path(temporary)
         shutil.copytree(ROOT / "notebooks", scratch / "notebooks", ignore=shutil.ignore_patterns(".*"))
         for folder in ("xlm_utils", "data", "docs"):
             (scratch / folder).symlink_to(ROOT / folder)
         cache = os.environ.get("XLM_CACHE", str(ROOT / "data" / "cache"))
         environment = {**os.environ, "XLM_SMOKE": "1", "XLM_HOME": str(scratch / "home"), "XLM_CACHE": cache, "PYTHONPATH": str(ROOT)}
-        python, port = [sys.executable, "-m"], "8917"
+        python = [sys.executable, "-m"]
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
         lab = [*python, "jupyter", "lab", "--no-browser", "--allow-root", f"--port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=",
                f"--ServerApp.root_dir={scratch}", "--LabApp.expose_app_in_browser=True"]  # fmt: skip
         log = (scratch / "log").open("w")
         server = subprocess.Popen(lab, env=environment, cwd=scratch, stdout=log, stderr=log)
-        browser = Browser(scratch / "chrome")
+        browser = None
         try:
-            time.sleep(5)
+            browser = Browser(scratch / "chrome")
             browser.page(f"http://localhost:{port}/lab")
             for name in ALL[: ALL.index(names[-1]) + 1]:
                 if name in names:
                     try_notebook(browser, name, scratch)
                 elif len(names) > 1 or names[0] != "04_generate":  # 04 makes for itself what it lacks
                     notebook = str(scratch / "notebooks" / f"{name}.ipynb")
-                    subprocess.run([*python, "papermill", "--no-progress-bar", notebook, os.devnull], env=environment, check=True, capture_output=True)
+                    papermill = [*python, "papermill", "--no-progress-bar", notebook, os.devnull]
+                    subprocess.run(papermill, env=environment, check=True, capture_output=True)
         finally:
-            browser.process.terminate()
-            server.terminate()
-            server.wait()
-            browser.process.wait()
+            for process in filter(None, (server, browser and browser.process)):
+                process.terminate()
+                process.wait()
             log.close()
 
 
