@@ -86,7 +86,9 @@ def open_notebook(browser: Browser, name: str) -> None:
 def run_all(browser: Browser, name: str, how: str) -> None:
     """Run All, without an error."""
     started = time.monotonic()
-    browser.js(JS + "await app.execute('notebook:run-all-cells')")
+    browser.js(JS + "app.execute('notebook:clear-all-cell-outputs'); const last = code().at(-1), before = last.executionCount; "
+               "app.execute('notebook:run-all-cells'); await until(() => errors().length || (last.executionCount ?? before) !== before, 600); "
+               "await until(() => panel.sessionContext.session.kernel.status === 'idle', 60)")  # fmt: skip
     errors = browser.js(JS + "return errors()")
     assert not errors, f"{name}, {how}: {errors}"
     print(f"  {how}: {time.monotonic() - started:.0f} s", flush=True)
@@ -118,6 +120,7 @@ def try_notebook(browser: Browser, name: str, scratch: Path) -> None:
     assert after != before
     browser.js(JS + f"code()[1].sharedModel.setSource({json.dumps(after)})")
     run_all(browser, name, f"with another {parameter}")
+    assert parameter != "drive_dir" or any((scratch / "elsewhere").rglob("vocabulary.csv"))
     browser.js(JS + f"code()[1].sharedModel.setSource({json.dumps(before)})")
     run_all(browser, name, "as before")
     shown = browser.js(JS + "await app.execute('docmanager:save'); const n = outputs().length; await app.execute('application:close'); return n")
