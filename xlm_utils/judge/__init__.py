@@ -6,7 +6,7 @@ Notebook: 05_judge.
 """
 
 from xlm_utils.judge.controls import ask_controls, control_questions, repeated, retest
-from xlm_utils.judge.judging import judge, plan, preview, prompt_for, questions
+from xlm_utils.judge.judging import judge, plan, preview, prompt_for, questions, score
 
 __all__ = [
     "ask_controls",
@@ -18,4 +18,5 @@ __all__ = [
     "questions",
     "repeated",
     "retest",
+    "score",
 ]
