@@ -34,7 +34,7 @@ class Run:
 
 
 def runs(study: Study) -> list[Run]:
-    """Every run of a study: the expert twice in the source language (as published), the control, then the others.
+    """Every run of a study: the expert twice in the source language (as published), its control, the general model, the ancestor, the merges.
 
     Its second, scored prompt is ``generation.baseline_prompt`` where the study names one. A sweep leaves the baseline
     and the control out.
@@ -48,6 +48,10 @@ def runs(study: Study) -> list[Run]:
         Run(f"{expert}.{target.code}", expert, target, "translation", f"control: what the expert knows when asked in {target.name}"),
         Run(general, general, target, "translation", "the general model, before merging"),
     ]
+    for name, constituent in study.constituents.items():
+        if constituent.role == "ancestor":
+            why = f"control: what was known before any fine-tuning, asked in {target.name}"
+            first.append(Run(f"{name}.{target.code}", name, target, "translation", why))
     if study.sweep_of:  # compares the merges with each other: all it needs beside them is the reference, and where they come from
         first = [first[0], first[3]]
     return first + [Run(method, method, target, "translation", "a merge") for method in study.merges]

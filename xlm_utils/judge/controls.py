@@ -26,6 +26,7 @@ PAIRED = {
     "language": ("language_target", "language_source", "mean offset within ±1", lambda gaps: abs(gaps.mean()) <= 1),
     "detail": ("detail_right", "detail_wrong", "right above wrong in ≥ 75 %", lambda gaps: (gaps > 0).mean() >= 0.75),
 }
+MOST = (len(EXPECTED) + 2) * SAMPLE + 4 * 40  # questions of a judge's controls
 
 
 def control_questions(study: Study, held_out: bool = False) -> list[dict]:

@@ -10,10 +10,11 @@ from xlm_utils.report.charts import funnel, landing, landing_layers, losses, sea
 from xlm_utils.report.comparisons import benchmark_gaps, correlations_plot, together_plot
 from xlm_utils.report.figures import agreement, forest, histograms, scatter_terms, seen_unseen_plot
 from xlm_utils.report.gains import extremes, in_common
+from xlm_utils.report.planned import claims, differences, helped, seen_unseen
 from xlm_utils.report.published import JMEDBENCH, correlations, gaps, means, together
 from xlm_utils.report.results import BENCHMARKS, summary
 from xlm_utils.report.spreads import spread_plot, spread_table
-from xlm_utils.report.tables import agreements, controls_table, differences, missing_table, save_table, seen_unseen, table1
+from xlm_utils.report.tables import agreements, controls_table, missing_table, save_table, table1
 
 __all__ = [
     "BENCHMARKS",
@@ -21,6 +22,7 @@ __all__ = [
     "agreement",
     "agreements",
     "benchmark_gaps",
+    "claims",
     "column_differences",
     "controls_table",
     "correlations",
@@ -30,6 +32,7 @@ __all__ = [
     "forest",
     "funnel",
     "gaps",
+    "helped",
     "histograms",
     "in_common",
     "item_differences",

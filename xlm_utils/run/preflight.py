@@ -110,7 +110,7 @@ def _terminology(study: Study) -> str:
 
 def _methods(study: Study) -> str:
     """Every merge's name fits its card, and a search can run."""
-    names = [*study.merges, *(study.swept().methods if study.sweep else ())]
+    names = [*study.merges, *(study.swept().methods if study.sweeps else ())]
     if any([is_searched(study, name) for name in names]):  # a list: every name is looked at
         evolution.check(study)
         fitness.check_columns(study)
@@ -183,7 +183,7 @@ def _disk(study: Study, facts: Facts) -> str:
     """Downloads and merges against the free space of the disks they go to."""
     from huggingface_hub import constants
 
-    wanted = dict.fromkeys([*study.merges, *(study.swept().methods if study.sweep else ())])
+    wanted = dict.fromkeys([*study.merges, *(study.swept().methods if study.sweeps else ())])
     to_merge = [method for method in wanted if not read_manifest(study.models_folder / method)]
     merges, downloads = len(to_merge) * _largest(facts) * 2, sum(fact["to_download"] for fact in facts.values())
     disks: dict[int, list] = {}

@@ -169,6 +169,29 @@ def compare(a: Sequence[float], b: Sequence[float], clusters: Sequence | None = 
     }  # fmt: skip
 
 
+def compare_groups(a: Sequence[float], b: Sequence[float], seed: int = 0) -> dict:
+    """Difference of the means of two independent groups, ``mean(a) − mean(b)``, shapes (first,) and (second,), NaN where missing.
+
+    Returns:
+        interaction (the difference), low and high (BCa, each group resampled by itself), p (Welch 1947, Biometrika 34, 28–35), reason.
+    """
+    groups = [values[~np.isnan(values)] for values in (np.asarray(a, float), np.asarray(b, float))]
+    found = {"interaction": NAN, "low": NAN, "high": NAN, "p": NAN, "reason": too_little(groups[0], "value") or too_little(groups[1], "value")}
+    if not all(map(len, groups)):
+        return found
+    found["interaction"] = float(groups[0].mean() - groups[1].mean())
+    if found["reason"]:
+        return found
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        drawn = stats.bootstrap(
+            groups, lambda x, y, axis: x.mean(axis=axis) - y.mean(axis=axis), n_resamples=RESAMPLES, confidence_level=LEVEL, method="BCa",
+            batch=100, rng=np.random.default_rng(seed),
+        ).confidence_interval  # fmt: skip
+    ends = (float(drawn.low), float(drawn.high)) if np.isfinite([drawn.low, drawn.high]).all() else (NAN, NAN)
+    return found | {"low": ends[0], "high": ends[1], "p": float(stats.ttest_ind(*groups, equal_var=False).pvalue)}
+
+
 def holm(p_values: Sequence[float]) -> np.ndarray:
     """p-values adjusted for the planned comparisons (Holm 1979), same shape.
 

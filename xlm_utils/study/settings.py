@@ -106,6 +106,7 @@ class Evolution(_Part):
 class Sweep(_Part):
     grids: tuple[str, ...] = Field(min_length=1)  # methods with a file in params/sweeps, such as ties or ties@ancestor
     terms: int = Field(ge=2)  # translated terms to compare the points on, none of them the study's own
+    run: bool = False  # whether the whole run has its stages; -p sweep true runs one notebook's without
 
 
 class Settings(_Part):

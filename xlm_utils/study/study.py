@@ -77,6 +77,11 @@ class Study:
         seeds = [seed for seed in range(1, self.dare_seeds + 1) if seed != self.seed][: self.dare_seeds - 1]
         return list(dict.fromkeys([*self.methods, *(str(name._replace(seed=str(seed))) for name in drawn for seed in seeds)]))
 
+    @property
+    def sweeps(self) -> bool:
+        """Whether a run of the whole study has the sweep's stages."""
+        return bool(self.sweep and self.sweep.run)
+
     def swept(self) -> Study:
         """This study with the points of its sweep's grids for methods, on terms of its own, in a run folder of its own.
 
