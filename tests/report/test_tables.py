@@ -95,7 +95,7 @@ def test_proxy_scores_filed_under_an_llm_judge_are_refused(study):
 def test_the_expert_is_marked_as_judged_against_itself_and_not_ranked(study):
     frame = tables.table1(study)
     assert frame.loc["Baseline (English expert)", ("", "note")] == "control: judged against itself under the expert’s definition"
-    assert list(frame["", "note"] != "") == [True, True] + [False] * 7
+    assert list(frame["", "note"] != "") == [True, True, True] + [False] * 7
     html = pages.table_html(frame)
     best = frame[EXPERT, "mean"].iloc[2:].max()
     assert f"<b>{best:.2f}</b>" in html
@@ -185,7 +185,7 @@ def test_a_merge_helps_only_where_it_beats_both_on_both_means(study):
 def test_seen_and_unseen_compare_gains_with_the_interactions_interval(study):
     rewrite(study, "proxy", "japanese", lambda row: row | {"score": 2})
     seen = set(results.load_scores(study).query("seen")["term_id"])
-    rewrite(study, "proxy", "ties", lambda row: row | {"score": (6 if row["term_id"] in seen else 3) + int(row["term_id"][-1]) % 2 / 5})
+    rewrite(study, "proxy", "ties", lambda row: row | {"score": (6 if row["term_id"] in seen else 3) + int(row["term_id"][-1]) // 2 % 2 / 5})
     found = planned.seen_unseen(study).query("judge == 'Proxy (sentence encoder)' and reference == 'expert'").set_index("model").loc["TIES"]
     assert (found["n_seen"], found["n_unseen"]) == (12, 12)
     assert found["interaction"] == pytest.approx(found["seen"] - found["unseen"])
@@ -252,7 +252,8 @@ def test_table2_stars_what_differs_from_the_general_model_by_more_than_noise(stu
 def test_the_controls_stand_beside_with_their_verdict_in_words(study):
     assert tables.controls_table(study).empty
     rows = [{"term_id": "T", "control": control, "score": 5} for control in controls.EXPECTED]
-    rows += [{"term_id": f"P{i}", "control": f"language_{side}", "score": i if side == "source" else i / 2} for i in range(9) for side in ("source", "target")]
+    pairs = [(i, side) for i in range(9) for side in ("source", "target")]
+    rows += [{"term_id": f"P{i}", "control": f"language_{side}", "score": i if side == "source" else i / 2} for i, side in pairs]
     write_lines(study.folder / "scores" / "gpt-4o" / "controls.jsonl", rows)
     found = tables.controls_table(study).set_index("control")
     assert set(found["judge"]) == {"GPT-4o"}

@@ -11,7 +11,7 @@ from xlm_utils.report.comparisons import benchmark_gaps, correlations_plot, toge
 from xlm_utils.report.figures import agreement, forest, histograms, scatter_terms, seen_unseen_plot
 from xlm_utils.report.gains import extremes, in_common
 from xlm_utils.report.planned import claims, differences, helped, seen_unseen
-from xlm_utils.report.published import JMEDBENCH, correlations, gaps, means, together
+from xlm_utils.report.published import JMEDBENCH, correlations, gaps, means, remark, together
 from xlm_utils.report.results import BENCHMARKS, summary
 from xlm_utils.report.spreads import spread_plot, spread_table
 from xlm_utils.report.tables import agreements, controls_table, missing_table, save_table, table1
@@ -41,6 +41,7 @@ __all__ = [
     "losses",
     "means",
     "missing_table",
+    "remark",
     "save_table",
     "scatter_terms",
     "search_plot",

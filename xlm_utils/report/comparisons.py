@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from xlm_utils.draw.canvas import BELOW, BLUE, INK, MODELS, ORANGE, SMALL, SYMBOLS, finish
+from xlm_utils.draw.canvas import BELOW, BLUE, INK, MODELS, ORANGE, RED, SMALL, SYMBOLS, finish
 from xlm_utils.stats import association
 
 
@@ -26,7 +26,8 @@ def benchmark_gaps(gaps: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]], counts
         counts: benchmark → items, shown where the title does not start with ``published``.
         note: what the reader must know of the numbers, such as that they are a proxy's.
     """
-    limit = max([0.05, *(gap.abs().max().max() for gap, _ in gaps.values() if gap.notna().any(axis=None))])
+    scale = [gap for title, (gap, _) in gaps.items() if title.startswith("published")] or [gap for gap, _ in gaps.values()]
+    limit = max([0.05, *(gap.abs().max().max() for gap in scale if gap.notna().any(axis=None))])  # a small set's noise must not pale what was published
     fig = make_subplots(len(gaps), 1, subplot_titles=list(gaps), vertical_spacing=0.09)
     for row, (title, (gap, scores)) in enumerate(gaps.items(), 1):
         texts = [["–" if np.isnan(d) else "0" if not round(d, 3) else f"{d:+.3f}".replace("0.", ".").replace("-", "−") for d in line]
@@ -83,13 +84,13 @@ def _correlated(name: str, a: pd.Series, b: pd.Series) -> str:
 def correlations_plot(frame: pd.DataFrame, note: str = "") -> go.Figure:
     """Correlations with their intervals as rows of dots: index the rows' names, columns ``(source, rho | low | high | n)``."""
     fig = go.Figure()
-    for source, color, shift in zip(dict.fromkeys(frame.columns.get_level_values(0)), (BLUE, ORANGE), (-0.13, 0.13), strict=True):
+    for source, color, shift in zip(dict.fromkeys(frame.columns.get_level_values(0)), (BLUE, ORANGE, RED), (-0.2, 0, 0.2), strict=True):
         part = frame[source]
         says = [f"{name}, {source}: {row.rho:.2f} [{row.low:.2f}, {row.high:.2f}], n = {row.n:.0f}" for name, row in part.iterrows()]
         bars = {"array": part["high"] - part["rho"], "arrayminus": part["rho"] - part["low"], "thickness": 2.5, "width": 0}
         name = f"{source}, n = {part['n'].max():.0f} models"
         fig.add_scatter(x=part["rho"], y=np.arange(len(part)) + shift, mode="markers", name=name, text=says, hoverinfo="text", error_x=bars,
-                        marker={"size": 10, "color": color, "symbol": "circle" if color == BLUE else "diamond"})  # fmt: skip
+                        marker={"size": 10, "color": color, "symbol": {BLUE: "circle", ORANGE: "diamond", RED: "square"}[color]})  # fmt: skip
     fig.add_vline(x=0, line={"color": INK, "width": 1})
     rho = frame.xs("rho", axis=1, level=1)
     absent = [f"undefined, {source}: {', '.join(rho.index[rho[source].isna()])}" for source in rho if rho[source].isna().any()]
@@ -98,4 +99,4 @@ def correlations_plot(frame: pd.DataFrame, note: str = "") -> go.Figure:
     fig.update_xaxes(title={"text": says, **SMALL}, range=[-1.05, 1.05], dtick=0.5, zeroline=False)
     title = "Do definition scores and benchmarks move together?"
     alt = f"{title} {says.replace('<br>', '; ')}."
-    return finish(fig, title, alt, _here(note), height=170 + 38 * len(frame), legend=BELOW, margin={"l": 110, "t": 92 if note else 55, "b": 115})
+    return finish(fig, title, alt, _here(note), height=200 + 44 * len(frame), legend=BELOW, margin={"l": 110, "t": 92 if note else 55, "b": 115})

@@ -88,9 +88,9 @@ def offsets(study: Study) -> str:
     """What each judge gives the same content in the target language more or less than in the source language, as a sentence for a caption."""
     found = controls_table(study)
     rows = found[found["control"] == "language"].itertuples()
-    said = [f"{row.judge} {row.mean:+.2f} [{row.low:.2f}, {row.high:.2f}], n = {row.n} pairs" for row in rows]
+    said = [f"{row.judge} " + f"{row.average:+.2f} [{row.low:.2f}, {row.high:.2f}], n = {row.n} pairs".replace("-", "−") for row in rows]
     text = f" The same content in {study.target.name} minus in {study.source.name}, judged against the clinicians’ definition: {'; '.join(said)}."
-    return text.replace("-", "−") if said else ""
+    return text if said else ""
 
 
 def controls_table(study: Study) -> pd.DataFrame:
