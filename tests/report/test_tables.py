@@ -41,7 +41,8 @@ def rewrite(study, judge: str, run: str, change) -> None:
 
 def test_table1_has_the_papers_rows_in_its_order_with_the_control_under_the_baseline(study):
     assert list(tables.table1(study).index) == [
-        "Baseline (English expert)", "Expert with Japanese terms", "Ancestor with Japanese terms", "Base Japanese", *(study.label(m) for m in study.methods),
+        "Baseline (English expert)", "Expert with Japanese terms", "Ancestor with Japanese terms", "Base Japanese",
+        *(study.label(m) for m in study.methods),
     ]  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from xlm_utils.report.figures import agreement, forest, histograms, scatter_term
 from xlm_utils.report.gains import extremes, in_common
 from xlm_utils.report.planned import claims, differences, helped, seen_unseen
 from xlm_utils.report.published import JMEDBENCH, correlations, gaps, means, remark, together
+from xlm_utils.report.ratings import rated
 from xlm_utils.report.results import BENCHMARKS, summary
 from xlm_utils.report.spreads import spread_plot, spread_table
 from xlm_utils.report.tables import agreements, controls_table, missing_table, save_table, table1
@@ -41,6 +42,7 @@ __all__ = [
     "losses",
     "means",
     "missing_table",
+    "rated",
     "remark",
     "save_table",
     "scatter_terms",

@@ -27,7 +27,7 @@ def benchmark_gaps(gaps: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]], counts
         note: what the reader must know of the numbers, such as that they are a proxy's.
     """
     scale = [gap for title, (gap, _) in gaps.items() if title.startswith("published")] or [gap for gap, _ in gaps.values()]
-    limit = max([0.05, *(gap.abs().max().max() for gap in scale if gap.notna().any(axis=None))])  # a small set's noise must not pale what was published
+    limit = max([0.05, *(gap.abs().max().max() for gap in scale if gap.notna().any(axis=None))])  # small sets' noise must not pale it
     fig = make_subplots(len(gaps), 1, subplot_titles=list(gaps), vertical_spacing=0.09)
     for row, (title, (gap, scores)) in enumerate(gaps.items(), 1):
         texts = [["–" if np.isnan(d) else "0" if not round(d, 3) else f"{d:+.3f}".replace("0.", ".").replace("-", "−") for d in line]
