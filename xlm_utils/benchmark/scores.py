@@ -48,7 +48,7 @@ def rouge2(gold: str, answer: str) -> float:
 
 
 def item_row(task: PreparedTask, sample: dict, truncated: set[str] | None) -> dict:
-    """One harness sample → item (row number in the reported split), score, gold, prediction, gold_logprob, truncated.
+    """One harness sample → item (row number in the reported split), score, gold, prediction, gold_logprob, logprobs (of all choices), truncated.
 
     ``score`` is None for similarity, which is scored over all items; extractive answers also have
     ``normalised_em``. ``truncated`` is None where the language model does not tell.
@@ -60,6 +60,7 @@ def item_row(task: PreparedTask, sample: dict, truncated: set[str] | None) -> di
         choices = task.doc_to_choice(doc)
         row |= {"gold": choices[gold_index(task, doc)], "prediction": choices[likelihoods.index(max(likelihoods))]}
         row["gold_logprob"], _ = choice_scores(task, doc, likelihoods)
+        row["logprobs"] = {choice: round(value, 4) for choice, value in zip(choices, log_softmax(likelihoods), strict=True)}
         return row | ({"score": float(sample["acc"])} if "acc" in sample else {})
     row |= {"gold": sample["target"], "prediction": answers[0], "gold_logprob": None}
     if "rouge2" in sample:

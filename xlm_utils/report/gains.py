@@ -83,6 +83,24 @@ def in_common(study: Study, run: str, tokenizer: PreTrainedTokenizerBase | None 
     return frame
 
 
+def one_term(study: Study, term: str, judge: str | None = None) -> pd.DataFrame:
+    """One term, in either language, through all runs: index model; definition, a score per reference, and why it is no definition, if it is none.
+
+    Raises:
+        StudyError: the study does not run the term.
+    """
+    scores = load_scores(study)
+    block = scores[(scores["judge"] == (judge or scores["judge"].iloc[0])) & ((scores["term"] == term) | (scores["translation"] == term))]
+    if block.empty:
+        raise StudyError(f"{term!r} is none of the study's terms; there are {', '.join(scores['translation'].unique()[:8])} and more")
+    table = block.pivot(index="run", columns="reference", values="score").reindex(block["run"].unique())
+    texts = definitions.rows(study, list(table.index)).astype({"term_id": str})
+    said = texts[texts["term_id"] == block["term_id"].iloc[0]].set_index("run")["definition"] if len(texts) else {}
+    table.insert(0, "definition", table.index.map(said))
+    table["no definition"] = block.drop_duplicates("run").set_index("run")["unusable"]
+    return table.rename(index=lambda run: row_label(study, run)).rename_axis(index="model", columns=None)
+
+
 def extremes(study: Study, run: str, n: int = 3, **which: str) -> pd.DataFrame:
     """The ``n`` terms gained and the ``n`` lost most, with both models' definitions: term, translation, before, after, and the two texts."""
     table, general = gains(study, run, **which), study.by_role("general")

@@ -50,6 +50,17 @@ def differences(study: Study) -> pd.DataFrame:
     return frame
 
 
+def versus(study: Study, a: str, b: str) -> pd.DataFrame:
+    """Any run minus any other, paired by term, per judge and reference: n, difference, low, high, p (not adjusted: nobody planned it)."""
+    rows = []
+    for (judge, reference), block in load_scores(study).groupby(["judge", "reference"], sort=False):
+        table = block.pivot(index="term_id", columns="run", values="score")
+        found = statistics.compare(table[a], table[b], seed=study.seed)
+        named = {"judge": judge_label(judge), "reference": reference, "model": row_label(study, a), "minus": row_label(study, b)}
+        rows.append(named | {key: found[key] for key in ("n", "difference", "low", "high", "p", "reason")})
+    return pd.DataFrame(rows)
+
+
 def _renamed(found: dict) -> dict:
     return {name: found[key] for key, name in COUNTED.items()}
 
