@@ -5,6 +5,7 @@ Out: ``models/<method>/``, ordinary checkpoints.
 Notebook: 03_merge.
 """
 
+from xlm_utils.merge.delivery import delivered
 from xlm_utils.merge.distances import check_parents, geometry, task_vectors
 from xlm_utils.merge.evolution import best, search
 from xlm_utils.merge.fitness import fitness_rows, scorer
@@ -15,6 +16,7 @@ __all__ = [
     "best",
     "check_parents",
     "config_yaml",
+    "delivered",
     "ensure",
     "fitness_rows",
     "geometry",
