@@ -19,7 +19,7 @@ def test_the_expert_runs_twice_and_once_more_as_a_control():
     study = open_study("demo")
     names = [run.name for run in generation.runs(study)]
     assert names[:4] == ["expert.reference", "expert", "expert.ja", "japanese"]
-    assert names[4:] == list(study.methods)
+    assert names[4:] == ["ancestor.ja", *study.methods]
     columns = {run.name: run.column for run in generation.runs(study)}
     assert (columns["expert"], columns["expert.ja"], columns["japanese"]) == ("term", "translation", "translation")
 
