@@ -17,9 +17,8 @@ import torch
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
 
-from xlm_utils.study.notebook import Progress
-
 from xlm_utils import models
+from xlm_utils.study.notebook import Progress
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
