@@ -7,8 +7,4 @@ Notebook: 00_demo_models.
 
 from xlm_utils.demo.training import finetune, general_pairs, medical_pairs
 
-__all__ = [
-    "finetune",
-    "general_pairs",
-    "medical_pairs",
-]
+__all__ = ["finetune", "general_pairs", "medical_pairs"]

@@ -9,14 +9,5 @@ from xlm_utils.judge.controls import ask_controls, control_questions, repeated, 
 from xlm_utils.judge.judging import judge, plan, preview, prompt_for, questions, score
 
 __all__ = [
-    "ask_controls",
-    "control_questions",
-    "judge",
-    "plan",
-    "preview",
-    "prompt_for",
-    "questions",
-    "repeated",
-    "retest",
-    "score",
-]
+    "ask_controls", "control_questions", "judge", "plan", "preview", "prompt_for", "questions", "repeated", "retest", "score",
+]  # fmt: skip

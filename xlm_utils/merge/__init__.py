@@ -13,18 +13,6 @@ from xlm_utils.merge.merging import ensure, identical, is_searched, merge
 from xlm_utils.merge.methods import config_yaml, resolve
 
 __all__ = [
-    "best",
-    "check_parents",
-    "config_yaml",
-    "delivered",
-    "ensure",
-    "fitness_rows",
-    "geometry",
-    "identical",
-    "is_searched",
-    "merge",
-    "resolve",
-    "scorer",
-    "search",
-    "task_vectors",
-]
+    "best", "check_parents", "config_yaml", "delivered", "ensure", "fitness_rows", "geometry", "identical", "is_searched", "merge", "resolve",
+    "scorer", "search", "task_vectors",
+]  # fmt: skip

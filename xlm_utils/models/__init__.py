@@ -11,16 +11,5 @@ from xlm_utils.models.loading import check_backend, load, pick_dtype
 from xlm_utils.models.turns import DATE, as_list, chat, leave_open, said, stop_tokens
 
 __all__ = [
-    "DATE",
-    "as_list",
-    "chat",
-    "check_backend",
-    "leave_open",
-    "load",
-    "locate",
-    "pick_dtype",
-    "quiet",
-    "said",
-    "source",
-    "stop_tokens",
-]
+    "DATE", "as_list", "chat", "check_backend", "leave_open", "load", "locate", "pick_dtype", "quiet", "said", "source", "stop_tokens",
+]  # fmt: skip
