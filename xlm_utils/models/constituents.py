@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from xlm_utils.models import hub
 from xlm_utils.models.libraries import quiet
+from xlm_utils.models.trimming import trim
 from xlm_utils.study import ROOT, Study, StudyError
 from xlm_utils.study.records import Step, cache_folder, digest, read_manifest, sha256
 from xlm_utils.study.settings import Constituent
@@ -49,6 +50,8 @@ def _constituent(study: Study, constituent: Constituent) -> Path:
         folder = ROOT / weights
     else:
         folder = hub.from_hub(weights, constituent.revision)
+    if constituent.tokens:
+        folder = trim(folder, ROOT / constituent.tokens)
     if constituent.adapter:
         folder = _with_adapter(folder, ROOT / constituent.adapter)
     return folder
@@ -61,6 +64,7 @@ def source(study: Study, name: str) -> str:
         weights = source(study, constituent.weights)
     else:
         weights = constituent.weights + (f"@{locate(study, name).name}" if hub.is_on_hub(constituent.weights) and not constituent.adapter else "")
+    weights += f", tokens of {constituent.tokens}" if constituent.tokens else ""
     return f"{weights} + {constituent.adapter}" if constituent.adapter else weights
 
 

