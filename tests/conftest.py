@@ -103,6 +103,6 @@ def item_study(pico_study):
 
     def make(family: str = "llama", items: int = 2, **settings: object):
         settings = {"generation": {"dtype": "float32"}, **settings}
-        return pico_study(family, benchmarks={"items": items, "data_dir": str(DEMO_ITEMS), **settings.pop("benchmarks", {})}, **settings)
+        return pico_study(family, benchmarks={"items": items, "data_dir": str(DEMO_ITEMS), "sets": {"mcqa": ["igakuqa", "jmmlu_medical"]}, **settings.pop("benchmarks", {})}, **settings)
 
     return make

@@ -16,13 +16,13 @@ from tokenizers.processors import TemplateProcessing
 from tests.conftest import DEMO_ITEMS
 from xlm_utils import models
 from xlm_utils.benchmark import benchmarks, scores
-from xlm_utils.benchmark.prepared import COLUMN_OF, COLUMNS, GENERATED, Prepared, prepare, spread
+from xlm_utils.benchmark.prepared import COLUMN_OF, COLUMNS, NO_CHOICES, Prepared, prepare, spread
 from xlm_utils.models import loading
 from xlm_utils.study import ROOT, StudyError, open_study
 from xlm_utils.study.records import read_jsonl
 
 REAL = Path(os.environ.get("XLM_TEST_DATA", ROOT.parent / "shared" / "data")) / "benchmarks"
-CHOICES = [dataset for dataset in COLUMN_OF if dataset not in GENERATED]
+CHOICES = [dataset for dataset in COLUMN_OF if dataset not in NO_CHOICES]
 
 
 def stub(prepared: Prepared, right: bool):

@@ -149,6 +149,13 @@ def finetune(
     return output
 
 
+def pick_bfloat16() -> bool:
+    """Whether matrix products run in bfloat16 (autocast; weights and optimiser stay in fp32): where the CPU or the GPU has instructions for it."""
+    import torch
+
+    return torch.cuda.is_bf16_supported() if torch.cuda.is_available() else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def _trainer(base, work, train, held_out, evaluate_every, *, steps, learning_rate, batch_size, rank, seed):
     quiet()
     import torch
@@ -177,7 +184,7 @@ def _trainer(base, work, train, held_out, evaluate_every, *, steps, learning_rat
         logging_steps=evaluate_every, eval_strategy="steps", eval_steps=evaluate_every, eval_on_start=True,
         save_strategy="steps", save_steps=evaluate_every, save_total_limit=2, load_best_model_at_end=True,
         metric_for_best_model="eval_loss", greater_is_better=False, report_to="none", remove_unused_columns=False,
-        prediction_loss_only=True, label_names=["labels"], disable_tqdm=True,
+        prediction_loss_only=True, label_names=["labels"], disable_tqdm=True, bf16=pick_bfloat16(),
     )  # fmt: skip
     collate = DataCollatorForSeq2Seq(tokenizer, padding=True)
     return CompletionTrainer(

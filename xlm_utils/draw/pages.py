@@ -68,7 +68,7 @@ def _marks(values: pd.Series, column: str, ranked: np.ndarray) -> dict[str, str]
 
 
 def _cells(frame: pd.DataFrame, group: str, column: str, ranked: np.ndarray) -> list[str]:
-    """HTML of one column's cells; an interval's ends share a cell; a star (p below .05) and a standard error stand behind their value."""
+    """HTML of one column's cells; an interval's ends share a cell; a star (p below .05) and an interval stand behind their value."""
     values = frame[group, column]
     texts = [escape(number(value, column)) for value in values]
     if column.endswith("low"):
@@ -82,9 +82,9 @@ def _cells(frame: pd.DataFrame, group: str, column: str, ranked: np.ndarray) -> 
         texts = [text if ends == "–" else f"{text}<br><small>{ends}</small>" for text, ends in zip(texts, under, strict=True)]
     if column == "value" and (group, "p_holm") in frame:
         texts = [f"{text}*" if p < 0.05 else text for text, p in zip(texts, frame[group, "p_holm"], strict=True)]
-    if column == "value" and (group, "stderr") in frame:
-        errors = [number(value, "value") for value in frame[group, "stderr"]]
-        texts = [text if error == "–" else f"{text}<br><small>±{error}</small>" for text, error in zip(texts, errors, strict=True)]
+    if column == "value" and (group, "chance") in frame:
+        ends = [[number(value, "value") for value in frame[group, end]] for end in ("low", "high")]
+        texts = [text if low == "–" else f"{text}<br><small>[{low}, {high}]</small>" for text, low, high in zip(texts, *ends, strict=True)]
     return texts
 
 
@@ -102,7 +102,7 @@ def table_html(frame: pd.DataFrame, remark: str = "") -> str:
     ranked = np.array([not text for text in notes], dtype=bool)
     labels = [] if isinstance(frame.index, pd.RangeIndex) else [str(label) for label in frame.index]
     inside = [key for key in grouped.columns if key[1] == "note" or key[1].endswith("high") or (grouped[key] == "").all()]
-    inside += [(group, column) for group, own in grouped.columns if own == "stderr" for column in ("stderr", "n", "p_holm")]
+    inside += [(group, column) for group, own in grouped.columns if own == "chance" for column in ("low", "high", "stderr", "n", "chance", "p_holm")]
     inside += [(group, low) for value, low in INTERVALS.items() for group, own in grouped.columns if own == value and group]
     inside += [key for key in grouped.columns if key[0] and key[1] == "missing" and not grouped[key].fillna(0).any()]
     counts = {group: grouped[group, "n"].dropna() for group, own in grouped.columns if group and own == "n"}
@@ -117,8 +117,10 @@ def table_html(frame: pd.DataFrame, remark: str = "") -> str:
         kind = "published" if "published" in f"{group} {column}" else ""
         kind += " text" if grouped[group, column].map(lambda value: isinstance(value, str)).any() else ""
         if group != previous:
-            span, of = sum(g == group for g, _ in shown), counts.get(group, ()) if (group, "stderr") in grouped or group in same else ()
-            n = f"<br><small>n = {'–'.join(f'{x:,.0f}' for x in sorted({min(of), max(of)}))}</small>" if len(of) else ""
+            span, of = sum(g == group for g, _ in shown), counts.get(group, ()) if (group, "chance") in grouped or group in same else ()
+            chance = grouped[group, "chance"].max() if (group, "chance") in grouped else float("nan")
+            level = "" if pd.isna(chance) else f", chance {number(chance, 'value')}"
+            n = f"<br><small>n = {'–'.join(f'{x:,.0f}' for x in sorted({min(of), max(of)}))}{level}</small>" if len(of) else ""
             head.append(f'<th class="group start {kind if group.startswith("published") else ""}" colspan="{span}">{escape(group)}{n}</th>')
         kind += " start" if group != previous and not flat else ""
         sub.append(f'<th class="{kind.strip()}">{escape(HEADERS.get(column, column.replace("_", " ")))}</th>')

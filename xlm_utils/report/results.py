@@ -168,7 +168,7 @@ def summary(study: Study, by: tuple[str, ...] = ()) -> pd.DataFrame:
 
 
 def load_benchmarks(study: Study) -> dict[str, dict[str, dict]]:
-    """Benchmark columns of every model of the study: ``{model: {column: {value, stderr, n, metric}}}``, empty where not run.
+    """Benchmark columns of every model of the study: ``{model: {column: {value, low, high, n, chance, metric}}}``, empty where not run.
 
     Raises:
         StudyError: no model has any.

@@ -89,7 +89,7 @@ def preflight(study: Study, stages: Collection[str], here: bool = True) -> None:
     if needs_data and study.benchmarks.data_dir:
         attempt(lambda: _folder(study))
     elif needs_data and reachable:
-        failures += _hub_data_sets()
+        failures += _hub_data_sets(study)
     attempt(lambda: budget.cost(study, stages, _largest(facts)))
     if failures:
         raise StudyError("\n".join([f"{len(failures)} of the checks failed; nothing was downloaded or paid for", *failures]))
@@ -203,16 +203,17 @@ class _Plain(yaml.SafeLoader):
 _Plain.add_multi_constructor("!function", lambda loader, suffix, node: node.value)
 
 
-def _asked() -> dict[str, dict]:
+def _asked(study: Study) -> dict[str, dict]:
     """What each data set's task file says of its place and files."""
-    from xlm_utils.benchmark.prepared import COLUMN_OF, TASKS
+    from xlm_utils.benchmark.prepared import TASKS, asked
 
-    return {name: yaml.load((TASKS / f"{name}.yaml").read_text(encoding="utf-8"), _Plain)["dataset_kwargs"] for name in COLUMN_OF}
+    found = [yaml.load((TASKS / f"{name}.yaml").read_text(encoding="utf-8"), _Plain) for name in asked(study)]
+    return {task["dataset_kwargs"]["name"]: task["dataset_kwargs"] for task in found if "dataset_kwargs" in task}
 
 
-def _hub_data_sets() -> list[str]:
+def _hub_data_sets(study: Study) -> list[str]:
     """Sentences about the data sets that can't be used; all are asked at once."""
-    asked = _asked()
+    asked = _asked(study)
 
     def look(kwargs: dict) -> str:
         try:
@@ -231,7 +232,7 @@ def _hub_data_sets() -> list[str]:
 def _folder(study: Study) -> str:
     from xlm_utils.benchmark.prepared import data_folder
 
-    folder, asked = data_folder(study), _asked()
+    folder, asked = data_folder(study), _asked(study)
     there = [name for name, kwargs in asked.items() if any((folder / file).is_file() for file in kwargs["files"].values())]
     return f"data sets: {len(there)} of {len(asked)} are in {study.benchmarks.data_dir}"
 

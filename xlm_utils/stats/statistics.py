@@ -92,6 +92,21 @@ def _bootstrap(values: bytes, seed: int) -> tuple[float, float]:
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
+def wilson(successes: int, n: int) -> Interval:
+    """Wilson's score interval of a proportion (1927, JASA 22, 209–212): inside 0 to 1, and of some width where none or all succeed."""
+    from statsmodels.stats.proportion import proportion_confint
+
+    return Interval(*map(float, proportion_confint(successes, n, 1 - LEVEL, method="wilson")))
+
+
+def correlation_interval(r: float, n: int) -> Interval:
+    """Interval of Pearson's r by Fisher's z (1921, Metron 1, 3–32)."""
+    if n < 4 or abs(r) > 1 - 1e-9:
+        return Interval(NAN, NAN, "fewer than four points" if n < 4 else "all points on a line")
+    width = stats.norm.ppf((1 + LEVEL) / 2) / np.sqrt(n - 3)
+    return Interval(*(float(np.tanh(np.arctanh(r) + side * width)) for side in (-1, 1)))
+
+
 def cluster_interval(values: Sequence[float], clusters: Sequence) -> tuple[Interval, int]:
     """Interval of a mean whose values belong together in clusters, and the number of clusters.
 
