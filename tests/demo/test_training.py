@@ -15,7 +15,8 @@ from xlm_utils.study.records import read_jsonl
 ITEMS, TRAINING = ROOT / "data/demo/benchmarks", ROOT / "data/demo/training"
 FRAME = re.compile(  # what a benchmark's task puts around every item; training uses the same frames, to teach the format
     "以下は、タスクを説明する指示と、文脈のある入力の組み合わせです。要求を適切に満たす応答を書きなさい。|与えられた文脈から、質問に対する答えを抜き出してください。"
-    "|出力は以下から選択してください：|与えられたニュース記事を要約してください。|### (指示|入力|応答)：|(ニュース記事|文脈|質問|答え|テキスト[12]|類似度 \\(0-5\\)|用語|定義)："
+    "|出力は以下から選択してください：|与えられたニュース記事を要約してください。|### (指示|入力|応答)："
+    "|(ニュース記事|文脈|質問|答え|テキスト[12]|類似度 \\(0-5\\)|用語|定義)："
 )
 LABELS = {"sample_id", "source", "tag", "concept", "qid", "q_id", "id", "url", "pmid", "YEAR", "LABELS", "MESHES"}
 
@@ -84,7 +85,8 @@ def test_benchmark_items_on_an_hpo_concept_are_about_the_unseen_half_and_each_ab
     concepts = [row["metadata"]["concept"] for _, row in items if row.get("metadata", {}).get("concept")]
     known = hpo_labels(hpo_file()).drop_duplicates("concept").set_index("concept")["definition"]
     assert len(concepts) == len(set(concepts)) == 93
-    assert not any(is_seen(concept, "long enough to be trained on") for concept in concepts) and set(concepts) <= set(known.index)
+    assert not any(is_seen(concept, "long enough to be trained on") for concept in concepts)
+    assert set(concepts) <= set(known.index)
 
 
 def test_no_answer_is_asked_for_both_in_an_example_and_in_an_item(items):

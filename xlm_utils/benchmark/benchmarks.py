@@ -153,7 +153,7 @@ def columns_table(study: Study) -> pd.DataFrame:
 
 
 def datasets_table(study: Study, names: list[str]) -> pd.DataFrame:
-    """Finished results of these models, one row per model and data set: column, metric, value, low, high, stderr, n, of, chance, shots, truncated, normalised_em."""
+    """Finished results, one row per model and data set: column, metric, value and its interval, n, of, chance, shots, truncated, normalised_em."""
     files = {model: study.benchmarks_folder / f"{model}.json" for model in names}
     found = {model: json.loads(file.read_text(encoding="utf-8"))["datasets"] for model, file in files.items() if read_manifest(file)}
     rows = [{"model": model, "data set": name, **result} for model, datasets in found.items() for name, result in datasets.items()]

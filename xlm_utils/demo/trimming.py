@@ -12,7 +12,6 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
-
 from pathlib import Path
 
 from xlm_utils.curate.terminologies import hpo_file
@@ -41,7 +40,8 @@ def texts() -> Iterator[str]:
     written = [*DEMO.glob("*/*.jsonl"), *PARAMS.glob("prompts/*.txt"), *(ROOT / "xlm_utils/benchmark/tasks").glob("*.yaml")]
     for file in sorted(written):
         content = file.read_text(encoding="utf-8")
-        values = [value for line in content.splitlines() for value in _strings(json.loads(line))] if file.suffix == ".jsonl" else [content, *content.splitlines()]
+        lines = content.splitlines()
+        values = [value for line in lines for value in _strings(json.loads(line))] if file.suffix == ".jsonl" else [content, *lines]
         for value in values:
             yield from (value, f" {value}")
 

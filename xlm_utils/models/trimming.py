@@ -11,6 +11,7 @@ import gzip
 import json
 import re
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,7 +46,7 @@ def close(state: dict, used: Iterable[str]) -> list[str]:
         parts = list(token)
         kept |= {token, *(character for character in parts if character in vocabulary)}
         while len(parts) > 1:
-            best, at = min((rank.get(pair, len(rank)), at) for at, pair in enumerate(zip(parts, parts[1:], strict=False)))
+            best, at = min((rank.get(pair, len(rank)), at) for at, pair in enumerate(pairwise(parts)))
             if best == len(rank):  # an added token, which no merge makes
                 break
             parts[at : at + 2] = [parts[at] + parts[at + 1]]

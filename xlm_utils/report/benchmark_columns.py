@@ -67,8 +67,8 @@ def column_differences(study: Study) -> pd.DataFrame:
     frame.attrs["title"] = f"Benchmark columns: paired differences from {study.label(general)}"
     frame.attrs["caption"] = (
         f"Intervals: 95 % percentile bootstrap over items within each data set, {resampling.RESAMPLES:,} resamples, none where all differences are "
-        "equal. p: paired randomisation (the two models’ answers are swapped item by item; exact where they are right or wrong), adjusted by Holm for the merges of a column. XL-Sum: mean ROUGE-2 of the items. STS: difference "
-        "of Pearson’s r."
+        "equal. p: paired randomisation (the two models’ answers are swapped item by item; exact where they "
+        "are right or wrong), adjusted by Holm for the merges of a column. XL-Sum: mean ROUGE-2 of the items. STS: difference of Pearson’s r."
     )
     return frame
 

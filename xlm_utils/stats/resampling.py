@@ -140,4 +140,5 @@ def _result(n: int, found: float, resampled: np.ndarray, swapped: np.ndarray) ->
     alike = not np.nanmax(resampled, initial=-np.inf) - np.nanmin(resampled, initial=np.inf) > 1e-9  # a width of 0 would claim certainty
     low, high = (NAN, NAN) if alike else np.nanpercentile(resampled, [2.5, 97.5])
     beyond = np.sum(~(np.abs(swapped) < abs(found) - 1e-9))  # undefined ones too
-    return {"n": n, "difference": float(found), "low": float(low), "high": float(high), "p": float((beyond + 1) / (RESAMPLES + 1)), "reason": "all differences are equal" if alike else ""}
+    reason = "all differences are equal" if alike else ""
+    return {"n": n, "difference": float(found), "low": float(low), "high": float(high), "p": float((beyond + 1) / (RESAMPLES + 1)), "reason": reason}
