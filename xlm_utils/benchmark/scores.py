@@ -50,7 +50,7 @@ def rouge2(gold: str, answer: str) -> float:
 
 
 def item_row(task: PreparedTask, sample: dict, truncated: set[str] | None) -> dict:
-    """One harness sample → item (row number in the reported split), score, gold, prediction, gold_logprob, logprobs (of the choices), options, truncated.
+    """One harness sample → item (row number in the reported split), score, gold, prediction, gold_logprob, logprobs, options, truncated.
 
     ``score`` is None for similarity, which is scored over all items; extractive answers also have
     ``normalised_em``. ``truncated`` is None where the language model does not tell.
