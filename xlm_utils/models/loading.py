@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xlm_utils.models.adapters import WITHOUT_ADAPTER
 from xlm_utils.models.constituents import locate
 from xlm_utils.models.libraries import quiet
 from xlm_utils.models.turns import leave_open, stop_tokens
-from xlm_utils.models.weights import Tensors, eos_ids
+from xlm_utils.models.weights import EMBEDDINGS, HEAD, Tensors, eos_ids
 from xlm_utils.study import Study, StudyError, pick_device
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def check_blocks(name: str, shapes: Mapping[str, tuple[int, ...]], device: str) 
         StudyError: a layer's rows are no whole blocks of 64.
     """
     for tensor, shape in shapes.items() if device == "cpu" else ():
-        if len(shape) == 2 and shape[1] % BLOCK and not re.search("emb|lm_head|wte|wpe", tensor):
+        if len(shape) == 2 and shape[1] % BLOCK and tensor != HEAD and not EMBEDDINGS.search(tensor):
             raise StudyError(
                 f"generation.quantization = 'nf4': on a CPU the rows of every layer must be whole blocks of {BLOCK} weights, and those of {name}'s"
                 f" {tensor} have {shape[1]:,}; take int8 or none, or a GPU"
@@ -96,7 +96,9 @@ def load(study: Study, name: str, dtype: str = "") -> tuple[PreTrainedModel, Pre
             load_in_8bit=quantization == "int8", load_in_4bit=quantization == "nf4",
             bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, dtype),
         )  # fmt: skip
-    model = AutoModelForCausalLM.from_pretrained(folder, **options).eval()
+    if (folder / "adapter_config.json").is_file():
+        print(f"{name}: the adapter in its folder is left aside; the folder's whole weights are the model")
+    model = AutoModelForCausalLM.from_pretrained(folder, **options, **WITHOUT_ADAPTER).eval()
     tokenizer = leave_open(AutoTokenizer.from_pretrained(folder, padding_side="left"), name)
     if dtype == "float16" and not _finite(model, tokenizer):
         if study.generation.dtype == "float16":
