@@ -5,7 +5,7 @@ BIN := .venv/bin
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo study test rehearse test-colab test-jobs test-ray test-lab check-demo notebooks lock lab clean-runs
+.PHONY: help install demo study test rehearse test-colab test-jobs test-lab check-demo notebooks lock lab clean-runs
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -37,10 +37,6 @@ test-colab: install  ## notebooks on a bare runtime with Colab's packages, in a 
 
 test-jobs: install  ## the notebooks as Snakemake's jobs against one run of all, at smoke size (half an hour)
 	$(BIN)/python -m pytest tests/snakemake_jobs.py
-
-test-ray: install  ## two local Ray workers against one process; installs Ray, and its cluster can take minutes to start
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'ray>=2.50'
-	$(BIN)/python -m pytest tests/ray_workers.py
 
 check-demo: install  ## run the demo afresh in a scratch folder and compare its tables with the committed ones
 	@$(BIN)/python -m tests.check_demo

@@ -17,7 +17,6 @@ from tests.conftest import DEMO_ITEMS
 from xlm_utils import models
 from xlm_utils.benchmark import benchmarks, scores
 from xlm_utils.benchmark.prepared import COLUMN_OF, COLUMNS, NO_CHOICES, Prepared, prepare, spread
-from xlm_utils.models import loading
 from xlm_utils.study import ROOT, StudyError, open_study
 from xlm_utils.study.records import read_jsonl
 
@@ -339,11 +338,3 @@ def test_a_chat_template_wraps_the_prompts_and_its_absence_is_an_error(item_stud
     the_study = item_study(items=1, benchmarks={"chat_template": True}, weights={"expert": bare})
     with pytest.raises(StudyError, match="chat_template: expert has none"):
         benchmarks.evaluate(the_study, prepared, "expert")
-
-
-def test_a_missing_vllm_and_an_unknown_backend_are_one_sentence(item_study, monkeypatch):
-    monkeypatch.setattr(loading, "find_spec", lambda name: None)
-    with pytest.raises(StudyError, match="backend vllm: the package is not installed"):
-        benchmarks.evaluate(item_study(items=1, generation={"backend": "vllm"}), Prepared(), "expert")
-    with pytest.raises(StudyError, match="backend = 'tgi': input should be 'hf' or 'vllm'"):
-        open_study("demo", backend="tgi")

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import sys
-import types
 
 import pytest
 import torch
@@ -213,55 +211,6 @@ def test_a_model_that_overflows_in_float16_is_loaded_in_float32_or_refused(pico_
     assert models.load(pico_study("llama"), "japanese")[0].dtype == torch.float16  # the quiet one stays
     with pytest.raises(StudyError, match=r"float16.*japanese overflows"):
         models.load(pico_study("llama", weights={"japanese": tmp_path / "loud"}, generation={"dtype": "float16"}), "japanese")
-
-
-@pytest.fixture
-def engine(monkeypatch):
-    """A module with the names and signatures of vLLM's LLM and SamplingParams: it proves the wiring of arguments, nothing else."""
-    seen = types.SimpleNamespace()
-
-    class SamplingParams:
-        def __init__(self, *, temperature=1.0, max_tokens=16, stop_token_ids=None):
-            seen.sampling = {"temperature": temperature, "max_tokens": max_tokens, "stop_token_ids": stop_token_ids}
-
-    class LLM:
-        def __init__(self, model, *, dtype="auto", seed=None):
-            seen.engine = {"model": model, "dtype": dtype, "seed": seed}
-
-        def generate(self, prompts, sampling_params=None, *, use_tqdm=True):
-            seen.prompts = [prompt["prompt_token_ids"] for prompt in prompts]
-            ends = [([40, 41, 4], "stop"), ([40, 41], "length"), ([1], "stop")]
-            return [types.SimpleNamespace(outputs=[types.SimpleNamespace(token_ids=ids, finish_reason=why)]) for ids, why in ends[: len(prompts)]]
-
-    module = types.ModuleType("vllm")
-    module.LLM, module.SamplingParams = LLM, SamplingParams
-    module.__spec__ = types.SimpleNamespace(name="vllm")
-    monkeypatch.setitem(sys.modules, "vllm", module)
-    return seen
-
-
-def test_vllm_gets_the_folder_greedy_sampling_and_the_same_stop_tokens(pico_study, engine):
-    study = pico_study("llama", generation={"max_new_tokens": 7, "dtype": "float16", "backend": "vllm"})
-    written = decoding.writer(study, "expert")
-    assert engine.engine == {"model": str(models.locate(study, "expert")), "dtype": "float16", "seed": 0}
-    answers = written.complete(TEXTS[:3])
-    assert engine.sampling == {"temperature": 0, "max_tokens": 7, "stop_token_ids": [1, 4]}
-    assert engine.prompts == [written.tokenizer(text)["input_ids"] for text in TEXTS[:3]]
-    assert [(answer["tokens"], answer["finish"]) for answer in answers] == [(2, "stop"), (2, "length"), (0, "empty")]
-    assert answers[0]["definition"] == written.tokenizer.decode([40, 41])
-    assert written.facts == {
-        "device": "cuda", "dtype": "float16", "backend": "vllm", "quantization": "none", "stop_tokens": ["<eos>", "<|im_end|>"],
-    }  # fmt: skip
-
-
-def test_vllm_that_is_not_installed_or_cannot_quantise_is_one_sentence_before_anything_is_loaded(pico_study, monkeypatch):
-    monkeypatch.setattr(loading, "locate", lambda *_: pytest.fail("looked for weights"))
-    monkeypatch.setattr(loading, "find_spec", lambda name: None)
-    with pytest.raises(StudyError, match="vllm: the package is not installed"):
-        decoding.writer(pico_study("llama", generation={"backend": "vllm"}), "expert")
-    monkeypatch.setattr(loading, "find_spec", lambda name: object())
-    with pytest.raises(StudyError, match=r"nf4.*the backend vllm loads none"):
-        decoding.writer(pico_study("llama", generation={"quantization": "nf4", "backend": "vllm"}), "expert")
 
 
 def test_a_model_that_names_a_cache_of_its_own_is_decoded_in_segments_all_the_same(pico_study, pico_siblings, tmp_path):

@@ -31,7 +31,7 @@ class Clerk:
         self.holds, self.auto, self.calls = holds, auto, []
 
     def __call__(self, study, name):
-        facts = {"backend": study.generation.backend, "device": "cpu", "dtype": "float32", "quantization": "none", "stop_tokens": ["<eos>"]}
+        facts = {"device": "cpu", "dtype": "float32", "quantization": "none", "stop_tokens": ["<eos>"]}
         return decoding.Writer(None, f"loaded {name}", facts, self.complete, lambda texts: (self.auto, "for a test"))
 
     def complete(self, texts):
@@ -136,7 +136,7 @@ def test_the_manifest_says_how_the_definitions_were_made(study, clerk):
     run = generation.runs(study)[0]
     list(generation.define(study, run, table))
     assert read(study, run.name)[1]["made_by"] == {
-        "backend": "hf", "device": "cpu", "dtype": ["float32"], "quantization": "none", "stop_tokens": ["<eos>"], "batch_size": [8],
+        "device": "cpu", "dtype": ["float32"], "quantization": "none", "stop_tokens": ["<eos>"], "batch_size": [8],
     }  # fmt: skip
 
 

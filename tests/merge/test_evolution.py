@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from xlm_utils.merge import delivery, evolution, merging, workers
+from xlm_utils.merge import delivery, evolution, merging
 from xlm_utils.models.loading import load
 from xlm_utils.report import charts
 from xlm_utils.study import StudyError
@@ -192,14 +192,6 @@ def test_another_mask_seed_needs_no_search_of_its_own(pico_study):
     values = evolution.best(study, table, NAME)
     folders = [merging.merge(study, name, values) for name in (NAME, f"{NAME}#3")]
     assert merging.identical(study, [NAME, f"{NAME}#3"]) == [], folders
-
-
-def test_workers_without_ray_are_one_process_that_says_why(pico_study, monkeypatch, capsys):
-    study = pico_study("llama", evolution=BUDGET | {"evaluations": 2})
-    study.workers = 2
-    monkeypatch.setattr(workers.importlib.util, "find_spec", lambda name: None)
-    assert len(evolution.search(study, Closeness, name=NAME)) == 2
-    assert "workers = 2: Ray is not installed" in capsys.readouterr().out
 
 
 def test_the_figure_of_a_search_holds_every_candidate_of_both_arms_in_a_panel_per_parameter(pico_study):

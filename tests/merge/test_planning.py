@@ -130,7 +130,8 @@ def test_what_is_no_weight_of_the_model_is_no_difference_between_parents(pico_st
 
 
 def test_a_head_that_differs_from_the_embedding_it_is_said_to_be_tied_to_is_a_difference(pico_study, pico_siblings, tmp_path):
-    other = change(pico_siblings["gemma"] / "expert", tmp_path / "o", lambda stored: stored | {"lm_head.weight": stored["model.embed_tokens.weight"] + 1})
+    expert = pico_siblings["gemma"] / "expert"
+    other = change(expert, tmp_path / "o", lambda stored: stored | {"lm_head.weight": stored["model.embed_tokens.weight"] + 1})
     with pytest.raises(StudyError, match=r"the shape of lm_head\.weight is none in one"):
         merge.merge(pico_study("gemma", weights={"expert": other}), "linear")
 

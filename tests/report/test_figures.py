@@ -113,18 +113,6 @@ def test_benchmark_gaps_are_from_each_parent_here_and_from_the_published_one(stu
     assert all(trace.zmax == -trace.zmin == pytest.approx(largest) for trace in fig.data)  # the published panel's largest
 
 
-def test_definitions_and_benchmarks_are_drawn_here_and_as_published(study):
-    fig = comparisons.together_plot(published.together(study), {"dc": "DC", "sts": "STS"})
-    drawn = [trace for trace in fig.data if trace.name == "SLERP" and trace.xaxis == "x3"]  # second row, first column
-    assert (drawn[0].x[0], drawn[0].y[0]) == (0.401, 5.64)
-    assert "n = 7" in words(fig)
-    legend = [trace.name for trace in fig.data if trace.showlegend]
-    assert sorted(legend) == sorted({trace.name for trace in fig.data}), "every model once, also one that a source lacks"
-    dots = comparisons.correlations_plot(published.correlations(study))
-    assert [trace.name for trace in dots.data] == ["here, n = 7 models", "published: GPT-4o, n = 7 models", "published: Gemini 1.5 Pro, n = 7 models"]
-    assert len(dots.data[0].x) == 9
-
-
 def test_published_differences_stand_beside_those_against_the_expert_s_definition_only(study):
     diamonds = [trace for trace in figures.forest(study).data if trace.name.startswith("published")]
     assert [trace.name for trace in diamonds] == ["published (GPT-4o)"] * 2  # the proxy's and GPT-4o's own panel
@@ -210,20 +198,9 @@ def test_landing_triangulates_merges_and_names_equal_ones_once():
     assert drawn["ancestor"] == (0.5, 0.87)  # equilateral
 
 
-def test_layers_of_a_merge_have_a_panel_per_unit_and_need_no_ancestor():
-    columns = ["to_general", "to_expert", "to_ancestor", "cosine_general", "cosine_expert", "cosine_parents", "sign_conflicts", "kept"]
-    geometry = pd.DataFrame({column: [0.5, None, 0.25] for column in columns}, index=["whole", "embeddings", "0"])
-    fig = charts.landing_layers(geometry, "ties")
-    assert [list(trace.x) for trace in fig.data] == [["emb.", "0"]] * len(columns)
-    assert {trace.yaxis for trace in fig.data} == {"y", "y2", "y3"}
-    assert "to the expert: 0.25 to 0.25, whole 0.50" in fig.layout.meta["alt"]
-    bare = charts.landing_layers(geometry[["to_general", "to_expert", "kept"]], "linear")
-    assert [trace.name for trace in bare.data] == ["to the general model", "to the expert", "changed weights kept"]
-
-
 def test_every_figure_has_words_for_those_who_can_not_see_it(study):
     for fig in (figures.histograms(study), figures.forest(study), figures.seen_unseen_plot(study), comparisons.benchmark_gaps(*published.gaps(study)),
-                comparisons.together_plot(published.together(study), {"dc": "DC"}), comparisons.correlations_plot(published.correlations(study)),
+                comparisons.correlations_plot(published.correlations(study)),
                 figures.scatter_terms(study, "japanese", "ties"), figures.agreement(study), charts.funnel(FUNNEL)):  # fmt: skip
         assert len(fig.layout.meta["alt"]) > 20
 

@@ -264,12 +264,6 @@ def test_the_controls_stand_beside_with_their_verdict_in_words(study):
     assert found.loc[["nearest_neighbour", "shuffled"], "verdict"].tolist() == ["passed", "FAILED"]
 
 
-def test_item_differences_use_mcnemar_on_right_and_wrong(study):
-    frame = benchmark_columns.item_differences(study)
-    assert set(frame["test"]) == {"McNemar"}
-    assert list(frame["model"]) == [study.label(m) for m in study.methods]
-
-
 def test_without_results_one_sentence_names_the_notebook(tmp_path, monkeypatch):
     study = make_study(tmp_path, monkeypatch)
     for path in [*(study.folder / "scores").glob("*/*"), *(study.folder / "benchmarks").glob("*")]:
@@ -278,7 +272,6 @@ def test_without_results_one_sentence_names_the_notebook(tmp_path, monkeypatch):
         tables.table1(study)
     with pytest.raises(StudyError, match=r"06_benchmark\.ipynb"):
         benchmark_columns.table2(study)
-    assert benchmark_columns.item_differences(study).empty
 
 
 def test_a_half_finished_study_has_rows_of_dashes(study):

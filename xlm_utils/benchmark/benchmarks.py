@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from functools import partial
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -36,12 +35,11 @@ def evaluate(study: Study, prepared: Prepared, name: str) -> dict:
         ``unavailable``: data set → why. An undefined number is None.
 
     Raises:
-        StudyError: the model, its chat template or the backend is not there.
+        StudyError: the model or its chat template is not there.
     """
-    models.check_backend(study)
     how = {
         "weights": digest(models.locate(study, name)), "chat_template": study.benchmarks.chat_template,
-        "dtype": study.generation.dtype, "quantization": study.generation.quantization, "backend": study.generation.backend,
+        "dtype": study.generation.dtype, "quantization": study.generation.quantization,
         **({"date": models.DATE.isoformat()} if study.benchmarks.chat_template else {}),
     }  # fmt: skip
     folder = study.benchmarks_folder
@@ -80,13 +78,6 @@ def _groups(prepared: Prepared, asked: list[str]) -> Iterator[list[str]]:
 
 
 def _language_model(study: Study, prepared: Prepared, name: str) -> LM:
-    if study.generation.backend == "vllm":
-        from lm_eval.models.vllm_causallms import VLLM
-
-        dtype, _ = models.pick_dtype(study, "cuda")
-        lm = VLLM(pretrained=str(models.locate(study, name)), batch_size="auto", dtype=dtype)
-        lm.apply_chat_template = partial(models.chat, lm.tokenizer)
-        return lm
     model, tokenizer, how = models.load(study, name)
     from xlm_utils.benchmark.harness import SharedPromptLM
 

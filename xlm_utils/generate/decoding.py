@@ -1,4 +1,4 @@
-"""Prompts → greedy continuations: a batch size that the memory holds, finished rows that leave early, two backends.
+"""Prompts → greedy continuations: a batch size that the memory holds, and finished rows that leave early.
 
 A decoding step reads every weight once, however many rows there are, so rows are nearly free until
 arithmetic takes over; and definitions differ in length, so a batch that waits for its longest row
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from xlm_utils import models
-from xlm_utils.models.weights import eos_ids
 from xlm_utils.study import Study
 
 if TYPE_CHECKING:
@@ -23,51 +22,35 @@ SEGMENT = {"cuda": 16, "cpu": 4}  # steps between two looks at which rows have f
 SHARE = {"cuda": 0.8, "cpu": 0.5}  # of the free memory; on a CPU other programs live there, too, and overstepping kills without a word
 MOST_ROWS = {"cuda": 512, "cpu": 256}  # more gain little, and a killed run loses a batch
 LOOP = 8  # tokens; a row that says so many again, in the same order, has begun to repeat itself
-VLLM_ROWS = 512  # vLLM forms its own batches; this many definitions are written to disk at once
 OUT_OF_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")  # in a plain RuntimeError
 
 
 @dataclass(frozen=True)
 class Writer:
-    """A model that is ready to write: what it runs on, and two functions of its backend."""
+    """A model that is ready to write: what it runs on, and its two functions."""
 
     tokenizer: PreTrainedTokenizerBase
     how: str  # one line to print
-    facts: dict  # for the manifest: backend, device, dtype, quantization, stop_tokens
+    facts: dict  # for the manifest: device, dtype, quantization, stop_tokens
     complete: Callable[[list[str]], list[dict]]
     batch_size: Callable[[list[str]], tuple[int, str]]  # of the study's prompts; with the reason
 
 
 def writer(study: Study, name: str) -> Writer:
-    """Load a constituent or merge for writing.
-
-    Raises:
-        StudyError: the backend is not installed, or cannot do what the study asks for.
-    """
-    models.check_backend(study)
+    """Load a constituent or merge for writing."""
     most, templated, loops = study.generation.max_new_tokens, study.generation.chat_template, study.generation.stop_at_loop
-    if study.generation.backend == "vllm":
-        llm, tokenizer, stops, dtype, how = _load_vllm(study, name)
-        how += "; vLLM can't stop at a loop: it is cut off afterwards" if loops else ""
-        facts = {"device": "cuda", "dtype": dtype}
+    model, tokenizer, how = models.load(study, name)
+    facts = {
+        "device": model.device.type, "dtype": str(model.dtype).removeprefix("torch."), "quantization": study.generation.quantization,
+        "stop_tokens": tokenizer.convert_ids_to_tokens(models.as_list(model.generation_config.eos_token_id)),
+    }  # fmt: skip
 
-        def answer(texts: list[str]) -> list[dict]:
-            return complete_vllm(llm, tokenizer, texts, most, stops, templated, loops)
+    def answer(texts: list[str]) -> list[dict]:
+        return complete(model, tokenizer, texts, most, templated, loops)
 
-        def size(texts: list[str]) -> tuple[int, str]:
-            return (study.generation.batch_size, "set by the study") if study.generation.batch_size else (VLLM_ROWS, "written to disk at once")
-    else:
-        model, tokenizer, how = models.load(study, name)
-        stops = models.as_list(model.generation_config.eos_token_id)
-        facts = {"device": model.device.type, "dtype": str(model.dtype).removeprefix("torch.")}
+    def size(texts: list[str]) -> tuple[int, str]:
+        return pick_batch_size(study, model, tokenizer, texts)
 
-        def answer(texts: list[str]) -> list[dict]:
-            return complete(model, tokenizer, texts, most, templated, loops)
-
-        def size(texts: list[str]) -> tuple[int, str]:
-            return pick_batch_size(study, model, tokenizer, texts)
-
-    facts |= {key: getattr(study.generation, key) for key in ("backend", "quantization")} | {"stop_tokens": tokenizer.convert_ids_to_tokens(stops)}
     return Writer(tokenizer, how, facts, answer, size)
 
 
@@ -118,18 +101,6 @@ def complete(
     return [_row(tokenizer, tokens, stops, stop_at_loop) for tokens in said]
 
 
-def complete_vllm(
-    llm, tokenizer: PreTrainedTokenizerBase, texts: list[str], max_new_tokens: int, stops: list[int], templated: bool, stop_at_loop: bool = False
-) -> list[dict]:
-    """As ``complete``, by vLLM's engine, which schedules the rows itself and does not know a loop: that is cut off afterwards."""
-    from vllm import SamplingParams
-
-    sampling = SamplingParams(temperature=0, max_tokens=max_new_tokens, stop_token_ids=stops)
-    tokenized = tokenizer(texts, add_special_tokens=not templated)["input_ids"]  # a template brings its own beginning-of-text
-    outputs = [output.outputs[0] for output in llm.generate([{"prompt_token_ids": ids} for ids in tokenized], sampling, use_tqdm=False)]
-    return [_row(tokenizer, list(output.token_ids), stops, stop_at_loop, output.finish_reason == "stop") for output in outputs]
-
-
 def _row(tokenizer: PreTrainedTokenizerBase, tokens: list[int], stops: list[int], stop_at_loop: bool = False, stopped: bool = False) -> dict:
     end = next((i for i, token in enumerate(tokens) if token in stops), None)
     kept = tokens if end is None else tokens[:end]
@@ -150,20 +121,6 @@ def _loop(tokens: list[int]) -> int | None:
             return i
         seen.add(words)
     return None
-
-
-def _load_vllm(study: Study, name: str) -> tuple:
-    """Engine, tokenizer, stop tokens, dtype, and the line to print."""
-    from transformers import AutoTokenizer
-    from vllm import LLM
-
-    folder = models.locate(study, name)
-    dtype, reason = models.pick_dtype(study, "cuda")
-    llm = LLM(model=str(folder), dtype=dtype, seed=0)
-    tokenizer = models.leave_open(AutoTokenizer.from_pretrained(folder), name)
-    stops = models.stop_tokens(eos_ids(folder), tokenizer)
-    ends = " ".join(tokenizer.convert_ids_to_tokens(stops))
-    return llm, tokenizer, stops, dtype, f"{name} in vLLM in {dtype} ({reason}), stops at {ends}"
 
 
 def pick_batch_size(study: Study, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> tuple[int, str]:

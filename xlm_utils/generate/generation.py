@@ -96,7 +96,6 @@ def define(study: Study, run: Run, table: pd.DataFrame, loaded: dict | None = No
     Raises:
         StudyError: the backend or a chat template is missing, or one row alone is too large for the memory.
     """
-    models.check_backend(study)
     languages = (study.source.code, study.target.code)
     language_of("a", languages)  # one that can't be told is an error now, not after the first batch
     step = step_of(study, run, study.folder / "terms.csv")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,20 +37,6 @@ def pick_dtype(study: Study, device: str) -> tuple[str, str]:
     if "amx_bf16" in _cpu_flags() or "avx512_bf16" in _cpu_flags():
         return "bfloat16", "the CPU has bfloat16 instructions"
     return "float32", "the CPU has no bfloat16 instructions"
-
-
-def check_backend(study: Study) -> None:
-    """Stop, before anything is loaded, if this machine has no use of the study's backend, or it of the study.
-
-    Raises:
-        StudyError: vLLM is not installed, or can't load what the study asks for.
-    """
-    if study.generation.backend == "hf":
-        return
-    if (asked := study.generation.quantization) != "none":  # it gave up bitsandbytes, and its own ways give other weights than the backend hf
-        raise StudyError(f"generation.quantization = {asked!r}: the backend vllm loads none; take that, or the backend hf")
-    if find_spec("vllm") is None:
-        raise StudyError("backend vllm: the package is not installed; it needs Linux, a GPU, and an environment of its own, as it replaces torch")
 
 
 def check_blocks(name: str, shapes: Mapping[str, tuple[int, ...]], device: str) -> None:

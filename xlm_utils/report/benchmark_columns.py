@@ -81,29 +81,6 @@ def _compare(parts: list[pd.DataFrame], merge: str, general: str, seed: int) -> 
     return resampling.compare_means([(part["score", merge], part["score", general]) for part in parts], seed)
 
 
-def item_differences(study: Study) -> pd.DataFrame:
-    """Every merge against the general model, paired by benchmark item; a Holm family per data set.
-
-    Returns:
-        dataset, model, then what ``resampling.compare_items`` gives, with ``p_holm``; empty without ``*.samples.jsonl``.
-    """
-    models, items, rows = [study.by_role("general"), *study.methods], _items(study), []
-    for dataset, block in items.groupby("dataset", sort=False) if len(items) else ():
-        table = block.pivot(index="item", columns="model", values="score").astype(float)
-        merges = [model for model in models[1:] if model in table and models[0] in table]
-        found = pd.DataFrame([resampling.compare_items(table[model], table[models[0]], study.seed) for model in merges])
-        if merges:
-            rows.append(found.assign(dataset=dataset, model=[row_label(study, m) for m in merges], p_holm=statistics.holm(found["p"])))
-    columns = ["dataset", "model", "n", "difference", "low", "high", "test", "p", "p_holm", "reason"]
-    frame = pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
-    frame.attrs["title"] = f"Benchmark items: paired differences from {study.label(models[0])}"
-    frame.attrs["caption"] = (
-        "Intervals: 95 % percentile bootstrap over items. p: exact McNemar where items are right or wrong, else randomisation; "
-        "adjusted by Holm per data set."
-    )
-    return frame
-
-
 def one_item(study: Study, dataset: str, item: int) -> pd.DataFrame:
     """One item of a data set through every model that has answered it: index model; prediction, gold, score and the choices' log-probabilities."""
     rows = {}

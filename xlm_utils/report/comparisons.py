@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from xlm_utils.draw.canvas import BELOW, BLUE, INK, MODELS, ORANGE, RED, SMALL, SYMBOLS, finish
+from xlm_utils.draw.canvas import BELOW, BLUE, INK, ORANGE, RED, SMALL, finish
 from xlm_utils.stats import association
 
 
@@ -41,37 +41,6 @@ def benchmark_gaps(gaps: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]], counts
     fig.update_yaxes(autorange="reversed", showgrid=False).update_xaxes(showgrid=False, tickangle=0, tickfont_size=11)
     size = {"width": 880, "height": 210 + 40 * sum(len(gap) for gap, _ in gaps.values()), "margin": {"l": 185, "t": 112 if note else 75, "b": 45}}
     return finish(fig, "Benchmarks: each model against its parents", f"Heat map of benchmark differences: {'; '.join(gaps)}.", _here(note), **size)
-
-
-def together_plot(tables: Mapping[str, pd.DataFrame], columns: Mapping[str, str], note: str = "") -> go.Figure:
-    """Definition scores against benchmarks, model by model: a row of panels per source, a panel per benchmark.
-
-    Args:
-        tables: source → a row per model (index: its label), a column ``score`` and one per benchmark; NaN where there is no value.
-        columns: key of a benchmark → its name.
-        note: what the reader must know of the numbers.
-    """
-    models, shown = list(dict.fromkeys(model for table in tables.values() for model in table.index)), set()  # shown: in the legend
-    titles = [_correlated(name, table[key], table["score"]) for table in tables.values() for key, name in columns.items()]
-    fig = make_subplots(len(tables), len(columns), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.04, vertical_spacing=0.26)
-    for row, table in enumerate(tables.values(), 1):
-        for column, key in enumerate(columns, 1):
-            for number, model in enumerate(models):
-                known = table.loc[table.index == model, [key, "score"]].dropna()
-                marker = {"size": 11, "color": MODELS[number % len(MODELS)], "symbol": SYMBOLS[number % len(SYMBOLS)]}
-                fig.add_scatter(x=known[key], y=known["score"], mode="markers", name=model, legendgroup=model, marker=marker, cliponaxis=False,
-                                showlegend=len(known) > 0 and model not in shown, hovertemplate=f"{model}: %{{x:.3f}}, %{{y:.2f}}<extra></extra>",
-                                row=row, col=column)  # fmt: skip
-                shown |= {model} if len(known) else set()
-        fig.update_yaxes(title={"text": list(tables)[row - 1].replace(": ", ":<br>"), **SMALL}, row=row, col=1)
-        for column, (key, name) in enumerate(columns.items(), 1):
-            ticks = {"nticks": 5, "tickfont_size": 11, "showticklabels": not table[[key, "score"]].dropna().empty}
-            fig.update_xaxes(title={"text": name, **SMALL, "standoff": 6}, **ticks, row=row, col=column)
-    fig.update_annotations(font_size=12)
-    alt = "Scatter plots of mean definition score against benchmarks; " + "; ".join(title.replace("<br>", ", ") for title in titles)
-    title = "Mean definition score against the Japanese medical benchmarks"
-    size = {"height": 150 + 260 * len(tables), "margin": {"t": 132 if note else 95, "b": 120, "l": 85}}
-    return finish(fig, title, alt, _here(note), legend=BELOW, **size)
 
 
 def _correlated(name: str, a: pd.Series, b: pd.Series) -> str:

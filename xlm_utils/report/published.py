@@ -12,8 +12,6 @@ from xlm_utils.report.results import BENCHMARKS, PUBLISHED, judge_label, load_be
 from xlm_utils.stats import association, statistics
 from xlm_utils.study import Study
 
-JMEDBENCH = ("mcqa", "dc", "sts")
-
 
 def scores(statistic: str = "mean") -> pd.DataFrame:
     """Published Table 1: a row per model (its role or method), a column per judge; ``statistic``: median, mean or std."""

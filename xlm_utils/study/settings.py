@@ -72,7 +72,6 @@ class Generation(_Part):
     max_new_tokens: int = Field(256, ge=1)
     batch_size: int = Field(0, ge=0)  # 0: what the free memory holds, with a printed reason
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    backend: Literal["hf", "vllm"] = "hf"  # vllm where that package is installed
     quantization: Literal["none", "int8", "nf4"] = "none"
     chat_template: bool = False
     stop_at_loop: bool = False  # a row that repeats eight tokens has finished; as published, it goes on to the limit

@@ -26,7 +26,6 @@ from xlm_utils.study.settings import PARAMS, ROOT, Language, Settings, StudyErro
 class Study:
     """A validated preset with overrides applied; its parts are attributes (``study.generation``)."""
 
-    workers = 1  # processes that evaluate the candidates of a search
     sweep_of: Study | None = None  # the study whose hyper-parameters this one varies
 
     def __init__(self, preset: str, settings: Settings, changed: Mapping[str, object], method: str, judge: str, home: str = ""):
@@ -173,12 +172,12 @@ def presets() -> list[str]:
 
 
 def open_study(
-    study: str = "demo", method: str = "all", judge: str = "all", judge_base_url: str = "", workers: int = 1,
+    study: str = "demo", method: str = "all", judge: str = "all", judge_base_url: str = "",
     sweep: bool | str = False, drive_dir: str = "", **overrides: object,
 ) -> Study:  # fmt: skip
     """Read ``params/<study>.yaml`` (or a YAML file by path), apply overrides (of its name, then parameters), validate everything.
 
-    ``method``, ``judge``, ``judge_base_url`` and ``workers`` choose what to run and where; ``sweep``
+    ``method``, ``judge`` and ``judge_base_url`` choose what to run and where; ``sweep``
     takes the study's ``swept``; ``drive_dir`` is the folder that ``data/runs`` and ``figures`` go to instead of
     the project's own (``XLM_HOME`` where it is empty); every other parameter is one of ``OVERRIDES`` and gets
     a run folder of its own, unless it only adds results. Called in a notebook, it also
@@ -189,8 +188,6 @@ def open_study(
         StudyError: one sentence that names the value and what is valid.
     """
     tidy_kernel()
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise StudyError(f"workers = {workers!r}: must be a whole number from 1 up")
     if str(sweep).lower() not in ("true", "false"):  # Papermill passes a string
         raise StudyError(f"sweep = {sweep!r}: must be true or false")
     if cells := parameter_cells():
@@ -219,7 +216,6 @@ def open_study(
     result = Study(study, settings, ({"smoke": 1} if smoke else {}) | changed, method, judge, home)
     if str(sweep).lower() == "true":
         result = result.swept()
-    result.workers = workers
     valid = list(dict.fromkeys(["all", *result.models, *result.merges, *settings.constituents]))
     if method not in valid:
         raise StudyError(f"method {method!r} is not one of {', '.join(valid)}")

@@ -1,6 +1,6 @@
 """Which of the ancestor's tokens the demo needs: those of HPO, JMdict, the demo's files, and every prompt around them.
 
-The list is committed (``data/demo/tokens.txt.gz``); ``python -m xlm_utils.demo.trimming`` writes it again, in about a minute.
+The list is committed (``data/demo/tokens.txt.gz``); ``python -m tests.tokens`` writes it again, in about a minute.
 """
 
 from __future__ import annotations
