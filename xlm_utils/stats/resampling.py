@@ -81,19 +81,6 @@ def _draw(draw: np.random.Generator, gaps: np.ndarray) -> tuple[np.ndarray, np.n
     return np.concatenate(means), np.concatenate(flipped)
 
 
-def compare_items(a: Sequence[float], b: Sequence[float], seed: int = 0) -> dict:
-    """One data set: as ``compare_means``, with ``test``: McNemar's exact one (1947) where items are right (1) or wrong (0), else randomisation."""
-    from statsmodels.stats.contingency_tables import mcnemar
-
-    found, test = compare_means([(a, b)], seed), "randomisation"
-    a, b = np.asarray(a, float), np.asarray(b, float)
-    both = ~np.isnan(a) & ~np.isnan(b)
-    if both.any() and np.isin([a[both], b[both]], (0, 1)).all():
-        table = [[np.sum((a == x) & (b == y)) for y in (1, 0)] for x in (1, 0)]
-        found, test = found | {"p": float(mcnemar(table, exact=True).pvalue)}, "McNemar"
-    return found | {"test": test}
-
-
 def compare_correlations(a: Sequence[float], b: Sequence[float], gold: Sequence[float], seed: int = 0) -> dict:
     """Difference of two models' Pearson correlations with the gold values, shape (items,) each.
 
