@@ -87,6 +87,7 @@ def pico_study(pico_siblings: dict[str, Path], tmp_path: Path, monkeypatch: pyte
         preset = yaml.safe_load((PARAMS / "demo.yaml").read_text(encoding="utf-8")) | settings
         for name, constituent in preset["constituents"].items():
             constituent.pop("adapter", None)
+            constituent.pop("tokens", None)
             constituent["weights"] = str((weights or {}).get(name, pico_siblings[family] / name))
         preset["evolution"] |= evolution or {}
         shutil.rmtree(path := tmp_path / "preset", ignore_errors=True)
