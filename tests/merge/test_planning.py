@@ -34,7 +34,8 @@ def siblings(root, kind: str, settings: dict, names=("ancestor", "japanese", "ex
     import transformers
 
     tokens = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
-    config, model_class = getattr(transformers, f"{kind}Config")(**settings, **tokens), getattr(transformers, "GPT2LMHeadModel" if kind == "GPT2" else f"{kind}ForCausalLM")
+    config = getattr(transformers, f"{kind}Config")(**settings, **tokens)
+    model_class = getattr(transformers, "GPT2LMHeadModel" if kind == "GPT2" else f"{kind}ForCausalLM")
     for seed, name in enumerate(names):
         torch.manual_seed(seed)
         model = model_class(config)
