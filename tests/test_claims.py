@@ -9,9 +9,26 @@ import pytest
 from xlm_utils.study import ROOT
 
 EXPERT, CLINICIAN = (f"Proxy (sentence encoder), against the {who} definition" for who in ("expert’s", "clinicians’"))
+DARE = {"reference": "clinician", "model": "DARE TIES", "minus": "Base Japanese"}
 CLAIMS = [  # {csv, row, column, format}; a column may be a list, of which the format takes each in turn
-    {"csv": "table1", "row": {"model": "Base Japanese"}, "column": f"{EXPERT}: mean", "format": "{:.1f}"},
+    {"csv": "differences", "row": DARE, "column": ["difference", "low", "high"], "format": "{:.2f} [{:.2f}, {:.2f}] points over"},
+    {"csv": "differences", "row": DARE, "column": "p_holm", "format": "p = {:.3f} after Holm, clinicians’"},
+    {"csv": "differences", "row": DARE, "column": ["counted", "counted_low", "counted_high"], "format": "{:.2f} [{:.2f}, {:.2f}] once"},
+    {"csv": "controls", "row": {"control": "echo_target"}, "column": "middle", "format": "echo of the term earns {:.1f} in the median"},
+    {"csv": "controls", "row": {"control": "detail"}, "column": "average", "format": "wrong number or side in {:.0%} of 40"},
+    {"csv": "table2", "row": {"model": "Base Japanese"}, "column": "JSQuAD: value", "format": "extracts {:.2f} of its answers"},
+    {"csv": "table2", "row": {"model": "Baseline (English expert)"}, "column": "JSQuAD: value", "format": "the expert {:.2f}."},
 ]
+
+
+def test_no_merge_helps_on_both_means():
+    """The README's first bullet: none is above both baselines after Holm by both means; and of twelve controls one fails."""
+    table = pd.read_csv(ROOT / "figures" / "demo" / "differences.csv")
+    beats = (table["difference"] > 0) & (table["p_holm"] < 0.05) & (table["counted"] > 0) & (table["counted_p_holm"] < 0.05)
+    assert not beats.groupby([table["reference"], table["model"]]).all().any()
+    controls = pd.read_csv(ROOT / "figures" / "demo" / "controls.csv")["verdict"]
+    assert (len(controls), (controls == "passed").sum()) == (12, 11)
+
 
 
 def text_of(claim, folder=None):
@@ -22,7 +39,7 @@ def text_of(claim, folder=None):
         rows = rows[rows[column] == value]
     assert len(rows) == 1, f"{claim['csv']}.csv has {len(rows)} rows with {claim['row']}"
     columns = [claim["column"]] if isinstance(claim["column"], str) else claim["column"]
-    return claim["format"].format(*rows[columns].iloc[0]).replace("-", "−")
+    return claim["format"].format(*rows[columns].iloc[0]).replace("-", "−").replace("%", " %")
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: f"{claim['csv']}: {claim['column']}")

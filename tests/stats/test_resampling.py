@@ -22,8 +22,10 @@ def test_for_right_or_wrong_answers_the_test_is_mcnemars(better, worse):
 def test_a_column_is_the_unweighted_mean_of_its_data_sets_and_items_stay_in_theirs():
     small, large = ([1.0, 1.0], [0.0, 0.0]), ([0.0] * 100, [0.0] * 100)
     found = compare_means([small, large])
-    # 1 and 0, whatever their sizes: .5; within the small set every item says 1, so that no resample differs
-    assert (found["n"], found["difference"], found["low"], found["high"]) == (102, 0.5, 0.5, 0.5)
+    # 1 and 0, whatever their sizes: .5; within each set all items say the same, so no resample differs and there is no interval
+    assert (found["n"], found["difference"]) == (102, 0.5)
+    assert math.isnan(found["low"])
+    assert found["reason"] == "all differences are equal"
     assert found["p"] == pytest.approx(0.5, abs=0.02)  # of four ways to swap two items, two are as far from 0
 
 

@@ -8,7 +8,7 @@ Notebook: 07_figures; 03, 05 and 06 show parts.
 from xlm_utils.report.benchmark_columns import column_differences, one_item, table2
 from xlm_utils.report.charts import funnel, landing, losses, search_plot
 from xlm_utils.report.comparisons import benchmark_gaps, correlations_plot
-from xlm_utils.report.figures import agreement, forest, histograms, scatter_terms, seen_unseen_plot
+from xlm_utils.report.figures import agreement, forest, histograms, seen_unseen_plot
 from xlm_utils.report.gains import extremes, one_term
 from xlm_utils.report.planned import claims, differences, helped, seen_unseen, versus
 from xlm_utils.report.published import correlations, gaps, means, remark
@@ -21,6 +21,6 @@ __all__ = [
     "BENCHMARKS", "agreement", "agreements", "benchmark_gaps", "claims", "column_differences", "controls_table", "correlations",
     "correlations_plot", "differences", "extremes", "forest", "funnel", "gaps", "helped", "histograms", "item_differences",
     "landing", "load_scores", "losses", "means", "missing_table", "one_item", "one_term", "rated", "remark", "save_table",
-    "scatter_terms", "search_plot", "seen_unseen", "seen_unseen_plot", "spread_plot", "spread_table", "summary", "table1", "table2",
+    "search_plot", "seen_unseen", "seen_unseen_plot", "spread_plot", "spread_table", "summary", "table1", "table2",
     "versus",
 ]  # fmt: skip

@@ -6,8 +6,6 @@ the canvas. Proxy judges and control rows are named as such in every figure, as 
 
 from __future__ import annotations
 
-from html import escape
-
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -17,7 +15,7 @@ from xlm_utils.draw.canvas import BELOW, BLUE, BLUES, GREY, INK, ORANGE, RED, SM
 from xlm_utils.report import planned, published, tables
 from xlm_utils.report.results import REFERENCES, judge_label, load_scores, note, row_label, row_order
 from xlm_utils.stats import statistics
-from xlm_utils.study import Study, StudyError
+from xlm_utils.study import Study
 
 
 def _header(judge: str, reference: str, what: str = "") -> str:
@@ -159,52 +157,6 @@ def seen_unseen_plot(study: Study) -> go.Figure:
     title = f"Gain on terms the expert saw in training (n = {found['n_seen'].max()}), and on the others (n = {found['n_unseen'].max()})"
     alt = "Gains over the general model with 95 % intervals, apart for terms that the expert saw in training and others."
     return finish(fig, title, alt, study.proxy, legend=BELOW, height=height + 40, margin={"l": 150, "t": 115, "b": 100})
-
-
-def scatter_terms(study: Study, a: str, b: str, judge: str | None = None, reference: str | None = None) -> go.Figure:
-    """Every term's score under two runs, the term on hover; above the diagonal, ``b`` defines it better than ``a``.
-
-    Whole scores are spread a little (seeded), or terms would hide each other. By default: the first judge, its first reference.
-    """
-    scores = load_scores(study)
-    judge, reference = judge or scores["judge"].iloc[0], reference or scores["reference"].iloc[0]
-    block = scores[(scores["judge"] == judge) & (scores["reference"] == reference)]
-    if missing := {a, b} - set(block["run"]):
-        raise StudyError(f"{judge} has not scored {', '.join(sorted(missing))}; it has scored {', '.join(block['run'].unique()) or 'nothing'}")
-    table = block.pivot(index="term_id", columns="run", values="score")[[a, b]].dropna()
-    if table.empty:
-        return empty(f"No term has a score of {judge_label(judge)} under both runs.")
-    facts = block.drop_duplicates("term_id").set_index("term_id").loc[table.index]
-    whole = (table % 1 == 0).all(axis=None)
-    shown = table + np.random.default_rng(study.seed).uniform(-0.2, 0.2, table.shape) * whole
-    gain = table[b] - table[a]
-    fig = go.Figure(go.Scatter(x=[-0.5, 10.5], y=[-0.5, 10.5], mode="lines", line={"color": GREY, "width": 1, "dash": "dot"}, showlegend=False))
-    for name, which, color in (("gained", gain > 0, BLUE), ("unchanged", gain == 0, GREY), ("lost", gain < 0, RED)):
-        says = [f"{escape(fact.translation)} ({escape(fact.term)})<br>{old:g} → {new:g}"
-                for fact, old, new in zip(facts[which].itertuples(), table[a][which], table[b][which], strict=True)]  # fmt: skip
-        fig.add_scatter(x=shown[a][which], y=shown[b][which], mode="markers", name=f"{name}: {which.sum()}", text=says, hoverinfo="text",
-                        marker={"color": color, "size": 9 if len(table) < 200 else 6, "opacity": 0.65})  # fmt: skip
-    for side, terms in ((-1, gain[gain > 0].nlargest(8)), (1, gain[gain < 0].nsmallest(8))):
-        for term in _apart(shown.loc[terms.index], 3):
-            fig.add_annotation(x=shown[a][term], y=shown[b][term], text=escape(facts.translation[term]), ay=18 * side, **SMALL,
-                               ax=25 * (side if shown[a][term] > 1 else 1.4),
-                               arrowcolor=GREY, arrowwidth=1, arrowhead=0)  # fmt: skip
-    subtitle = f"{judge_label(judge)}, against {REFERENCES[reference]}, n = {len(table)}"
-    subtitle += f"<br>{study.proxy}" if study.proxy else ""
-    title = {"text": f"{row_label(study, a)} and {row_label(study, b)}, term by term", "subtitle": {"text": subtitle, "font_size": 12}}
-    axes = {"range": [-0.6, 10.6], "dtick": 2, "zeroline": False}
-    fig.update_xaxes(title=f"score of {row_label(study, a)}", **axes).update_yaxes(title=f"score of {row_label(study, b)}", **axes)
-    alt = f"Scatter plot of {len(table)} terms: {(gain > 0).sum()} gained, {(gain < 0).sum()} lost."
-    return finish(fig, title, alt, width=800, height=680, margin={"t": 120}, legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0})
-
-
-def _apart(points: pd.DataFrame, wanted: int) -> list:
-    """The first rows whose points are so far from each other that their labels don't overlap."""
-    kept: list = []
-    for name, (x, y) in points.iterrows():
-        if len(kept) < wanted and all(abs(x - points.loc[other].iloc[0]) > 1.2 or abs(y - points.loc[other].iloc[1]) > 0.5 for other in kept):
-            kept.append(name)
-    return kept
 
 
 def agreement(study: Study) -> go.Figure:
