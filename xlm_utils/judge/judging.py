@@ -99,9 +99,8 @@ def questions(study: Study, run: str) -> list[dict]:
     """What the judge is asked about one run: every term against every reference of the study."""
     table = graded_terms(study)
     given = _definitions(study, run, table)
-    columns = {"expert": "expert", "clinician": "definition"}
     return [
-        question(row, columns[reference], given[row["term_id"]]) | {"run": run, "reference": reference}
+        question(row, proxy.REFERENCES[reference], given[row["term_id"]]) | {"run": run, "reference": reference}
         for reference in study.judging.references for row in table.to_dict("records")
     ]  # fmt: skip
 
@@ -189,8 +188,8 @@ def score(study: Study, term: str, definition: str, name: str = "proxy", base_ur
     chosen = table[(table["term"].str.lower() == term.lower()) | (table["translation"] == term)]
     if chosen.empty:
         raise StudyError(f"{term!r} is none of the study's terms; there are {', '.join(table['translation'].head(8))} and {len(table) - 8} more")
-    row, columns = chosen.iloc[0].to_dict(), {"expert": "expert", "clinician": "definition"}
-    asked = [question(row, columns[reference], definition) | {"run": "own", "reference": reference} for reference in study.judging.references]
+    row = chosen.iloc[0].to_dict()
+    asked = [question(row, proxy.REFERENCES[which], definition) | {"run": "own", "reference": which} for which in study.judging.references]
     rows, _ = scores(study, load_card(name), asked, base_url)
     shown = ("term", "translation", "definition", "reference_text")
     return pd.DataFrame([{key: q[key] for key in shown} | {"score": found["score"]} for q, found in zip(asked, rows, strict=True)])

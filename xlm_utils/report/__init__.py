@@ -19,8 +19,7 @@ from xlm_utils.report.tables import agreements, controls_table, missing_table, s
 
 __all__ = [
     "BENCHMARKS", "agreement", "agreements", "benchmark_gaps", "claims", "column_differences", "controls_table", "correlations",
-    "correlations_plot", "differences", "extremes", "forest", "funnel", "gaps", "helped", "histograms", "item_differences",
-    "landing", "load_scores", "losses", "means", "missing_table", "one_item", "one_term", "rated", "remark", "save_table",
-    "search_plot", "seen_unseen", "seen_unseen_plot", "spread_plot", "spread_table", "summary", "table1", "table2",
-    "versus",
+    "correlations_plot", "differences", "extremes", "forest", "funnel", "gaps", "helped", "histograms", "landing", "load_scores", "losses", "means",
+    "missing_table", "one_item", "one_term", "rated", "remark", "save_table", "search_plot", "seen_unseen", "seen_unseen_plot",
+    "spread_plot", "spread_table", "summary", "table1", "table2", "versus",
 ]  # fmt: skip

@@ -10,7 +10,6 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from xlm_utils.draw.canvas import BELOW, BLUE, INK, ORANGE, RED, SMALL, finish
-from xlm_utils.stats import association
 
 
 def _here(note: str) -> str:
@@ -41,13 +40,6 @@ def benchmark_gaps(gaps: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]], counts
     fig.update_yaxes(autorange="reversed", showgrid=False).update_xaxes(showgrid=False, tickangle=0, tickfont_size=11)
     size = {"width": 880, "height": 210 + 40 * sum(len(gap) for gap, _ in gaps.values()), "margin": {"l": 185, "t": 112 if note else 75, "b": 45}}
     return finish(fig, "Benchmarks: each model against its parents", f"Heat map of benchmark differences: {'; '.join(gaps)}.", _here(note), **size)
-
-
-def _correlated(name: str, a: pd.Series, b: pd.Series) -> str:
-    found = association.correlate(a, b)
-    if np.isnan(found["rho"]):
-        return f"{name}<br>{found['reason']}"
-    return f"{name}<br>ρ = {found['rho']:z.2f} [{found['low']:z.2f}, {found['high']:z.2f}], n = {found['n']}"
 
 
 def correlations_plot(frame: pd.DataFrame, note: str = "") -> go.Figure:

@@ -158,7 +158,6 @@ def agreements(study: Study) -> pd.DataFrame:
     return frame
 
 
-
 def save_table(study: Study, frame: pd.DataFrame, name: str):
     """Write ``figures/<study>/<name>.csv`` (all numbers) and ``.html`` (to read); returns the table for a notebook to show.
 

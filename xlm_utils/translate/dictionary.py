@@ -20,9 +20,6 @@ MARKED = {
 }  # fmt: skip
 KANA = "word usually written using kana alone"
 BROAD = 4  # other glosses that make a sense too broad for a term, unless it is a medical one
-BROAD = 4  # other glosses that make a sense too broad for a term, unless it is a medical one
-BROAD = 4  # other glosses that make a sense too broad for a term, unless it is a medical one
-BROAD = 4  # other glosses that make a sense too broad for a term, unless it is a medical one
 ORDER = {"dated": True, "marked": True, "shared": False, "common": False, "vague": True, "medical": False, "first_sense": False, "entry": True}
 QUERY = """
 select lower(g.text) as gloss, s.idseq as entry, s.ID as sense,
