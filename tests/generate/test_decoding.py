@@ -154,23 +154,47 @@ def test_out_of_memory_is_told_from_other_errors():
     assert not decoding.out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
 
-@pytest.mark.parametrize("quantization", ["int8", "nf4"])
-def test_a_quantised_model_is_smaller_and_still_writes(pico_study, quantization):
+@pytest.mark.parametrize(("quantization", "error"), [("int8", 0.01), ("nf4", 0.074)])  # mean, in standard deviations of normal weights
+def test_a_quantised_model_is_smaller_holds_nearly_the_same_numbers_and_still_writes(pico_study, tmp_path, quantization, error):
+    from bitsandbytes.functional import dequantize_4bit
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    size = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 128}
+    torch.manual_seed(5)
+    LlamaForCausalLM(LlamaConfig(**size, vocab_size=300, eos_token_id=[1, 4])).to(torch.bfloat16).save_pretrained(tmp_path / "blocks")
+    pico_tokenizer().save_pretrained(tmp_path / "blocks")
+    weights = {"japanese": tmp_path / "blocks"}
     settings = {"max_new_tokens": 8, "quantization": quantization}
-    plain, tokenizer, _ = models.load(pico_study("llama"), "japanese")
-    written = decoding.writer(pico_study("llama", generation=settings), "japanese")
-    answers = written.complete(TEXTS[:3])
-    assert f"quantization {quantization}" in written.how
-    assert written.facts["quantization"] == quantization
-    assert all(answer["tokens"] <= 8 for answer in answers)
-    quantised, _, _ = models.load(pico_study("llama", generation=settings), "japanese")
-    layer = quantised.model.layers[0].mlp.down_proj
+    plain, tokenizer, _ = models.load(pico_study("llama", weights=weights), "japanese")
+    study = pico_study("llama", weights=weights, generation=settings)
+    quantised, _, _ = models.load(study, "japanese")
+    layer, original = (model.model.layers[0].mlp.down_proj.requires_grad_(False) for model in (quantised, plain))
     assert type(layer).__name__ == {"int8": "Linear8bitLt", "nf4": "Linear4bit"}[quantization]
     assert layer.weight.dtype == {"int8": torch.int8, "nf4": torch.uint8}[quantization]
+    if quantization == "nf4":
+        restored = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    else:
+        restored = layer.weight.data.float() * layer.weight.SCB[:, None] / 127
+    off = float((restored.float() - original.weight.float()).abs().mean() / original.weight.float().std())
+    assert off == pytest.approx(error, abs=0.005)
     with torch.inference_mode():
         ids = tokenizer(TEXTS[:1], return_tensors="pt")["input_ids"]
         near = torch.nn.functional.cosine_similarity(quantised(ids).logits.float().flatten(), plain(ids).logits.float().flatten(), dim=0)
     assert near > 0.98
+    written = decoding.writer(study, "japanese")
+    answers = written.complete(TEXTS[:3])
+    assert f"quantization {quantization}" in written.how
+    assert written.facts["quantization"] == quantization
+    assert all(answer["tokens"] <= 8 for answer in answers)
+
+
+def test_nf4_of_broken_blocks_is_refused_on_a_cpu_before_a_weight_is_read(pico_study, monkeypatch):
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("weights were read"))
+    with pytest.raises(StudyError, match=r"'nf4'.*whole blocks of 64.*japanese's model\.layers\.0\.mlp\.down_proj\.weight have 48; take int8"):
+        models.load(pico_study("llama", generation={"quantization": "nf4"}), "japanese")
+    loading.check_blocks("japanese", {"model.layers.0.mlp.down_proj.weight": (32, 48)}, "cuda")
 
 
 def test_a_model_that_overflows_in_float16_is_loaded_in_float32_or_refused(pico_study, pico_siblings, tmp_path, monkeypatch, capsys):

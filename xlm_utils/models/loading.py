@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xlm_utils.models.constituents import locate
 from xlm_utils.models.libraries import quiet
+from xlm_utils.models.weights import Tensors
 from xlm_utils.study import Study, StudyError, pick_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+BLOCK = 64  # weights that share one scale in nf4
 NOT_GREEDY = ("repetition_penalty", "no_repeat_ngram_size", "min_new_tokens", "min_length", "suppress_tokens", "bad_words_ids")
 
 
@@ -45,6 +49,20 @@ def check_backend(study: Study) -> None:
         raise StudyError("backend vllm: the package is not installed; it needs Linux, a GPU, and an environment of its own, as it replaces torch")
 
 
+def check_blocks(name: str, shapes: Mapping[str, tuple[int, ...]], device: str) -> None:
+    """Stop if nf4 would scramble this model: on a CPU, bitsandbytes 0.50.2 gives weights in rows of broken blocks each other's scales.
+
+    Raises:
+        StudyError: a layer's rows are no whole blocks of 64.
+    """
+    for tensor, shape in shapes.items() if device == "cpu" else ():
+        if len(shape) == 2 and shape[1] % BLOCK and not re.search("emb|lm_head|wte|wpe", tensor):
+            raise StudyError(
+                f"generation.quantization = 'nf4': on a CPU the rows of every layer must be whole blocks of {BLOCK} weights, and those of {name}'s"
+                f" {tensor} have {shape[1]:,}; take int8 or none, or a GPU"
+            )
+
+
 def _cpu_flags() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     return cpuinfo.read_text() if cpuinfo.exists() else ""
@@ -66,6 +84,8 @@ def load(study: Study, name: str, dtype: str = "") -> tuple[PreTrainedModel, Pre
     dtype, dtype_reason = (dtype, "asked for") if dtype else pick_dtype(study, device)
     options: dict = {"dtype": getattr(torch, dtype), "device_map": device}
     quantization = study.generation.quantization
+    if quantization == "nf4":
+        check_blocks(name, Tensors(folder).shapes, device)
     if quantization != "none":
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_8bit=quantization == "int8", load_in_4bit=quantization == "nf4",
