@@ -157,7 +157,8 @@ def merge_into(model: PreTrainedModel, study: Study, name: str, values: Mapping[
         names, live = {task: weight.name for weight, task in planner._tensors}, dict(model.named_parameters())
         for task, tensor in Executor(list(names), math_device=device, storage_device=device).run(quiet=True):
             name = names[task] if names[task] in live else f"{model.base_model_prefix}.{names[task]}"  # as GPT-2's are stored
-            live[name].copy_(tensor.to(getattr(torch, DTYPES["out_dtype"])))
+            weights = model.get_output_embeddings().weight if names[task] == "embed_out.weight" else live[name]  # GPT-NeoX's head, as stored
+            weights.copy_(tensor.to(getattr(torch, DTYPES["out_dtype"])))
 
 
 @contextmanager
