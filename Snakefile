@@ -14,6 +14,7 @@ import subprocess
 import sys
 
 from xlm_utils.study.names import parse
+from xlm_utils.generate import runs
 from xlm_utils.run.pipeline import NOTEBOOKS, code_of, from_anywhere, outputs
 from xlm_utils.study.records import fingerprint, manifest_path
 from xlm_utils.study import PARAMS, open_study
@@ -42,7 +43,7 @@ def rater(judge):
 PROMPTS = [str(PARAMS / "prompts" / language.prompt) for language in (STUDY.source, STUDY.target)]
 MERGE = {method: files("03_merge", method=method) for method in STUDY.merges}
 SWEEP = {"sweep": "true"}  # the grids' points, on terms of their own
-POINTS = {point: files("03_merge", method=point, **SWEEP) for point in (STUDY.swept().methods if STUDY.sweep else ())}
+POINTS = {point: files("03_merge", method=point, **SWEEP) for point in (STUDY.swept().methods if STUDY.sweeps else ())}
 SWEPT = [STUDY.by_role("expert"), STUDY.by_role("general"), *POINTS] if POINTS else []
 RATING = str(PARAMS / "prompts" / "judge.txt")
 MAPS = [file for sweep in ([{}, SWEEP] if POINTS else [{}]) for file in files("03_merge", **sweep) if file.endswith(".html")]
@@ -52,7 +53,7 @@ JOBS = [  # stage, the notebook parameter that makes it a part, what it reads, w
     *[("03_merge", {"method": method}, [card(method)], NODE) for method in STUDY.merges],
     ("03_merge", {}, sum(MERGE.values(), []), NODE),  # merges nothing: where the merges landed, side by side
     *[("04_generate", {"method": model}, [*PROMPTS, *files("02_translate"), *MERGE.get(model, [])], NODE)
-      for model in (*STUDY.models[:2], *STUDY.merges)],
+      for model in dict.fromkeys(run.model for run in runs(STUDY))],
     # a judge's rate limit and controls are one process's: a job a judge, not one a model and judge
     *[("05_judge", {"judge": judge}, [rater(judge), RATING, *files("04_generate")], HERE) for judge in STUDY.judges],
     *[("03_merge", SWEEP | {"method": point}, [card(point)], NODE) for point in POINTS if point not in MERGE],  # a grid's point of all defaults is a method

@@ -24,6 +24,7 @@ import pandas as pd
 import torch
 
 from xlm_utils import models
+from xlm_utils.curate.vocabulary import read_terms
 from xlm_utils.generate import decoding, generation
 from xlm_utils.study import Study, open_study, pick_device
 from xlm_utils.translate import drawing
@@ -100,7 +101,7 @@ def demo(options: argparse.Namespace) -> None:
 
 def _terms(study: Study) -> pd.DataFrame:
     drawing.terms(study)  # makes what is missing
-    table = pd.read_csv(study.folder / "translated.csv", keep_default_na=False)
+    table = read_terms(study.folder / "translated.csv")
     return table[table["translation"] != ""].drop_duplicates("translation")
 
 

@@ -17,8 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from test_judging import kill_and_resume  # noqa: E402
-
+from tests.judge.test_judging import kill_and_resume  # noqa: E402
 from tests.support.loopback import SERVED, Loopback  # noqa: E402
 from xlm_utils.ask import calls  # noqa: E402
 from xlm_utils.ask.cards import Card  # noqa: E402

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import nbformat
 
+# as JupyterLab writes it, or opening a notebook would change it; language_info is the kernel's own
+KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+
 
 def is_noise(output: nbformat.NotebookNode) -> bool:
     """Whether an output is a progress bar (a widget, or on stderr) or another line on stderr."""
@@ -17,8 +20,7 @@ def is_noise(output: nbformat.NotebookNode) -> bool:
 
 def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """The notebook without what differs from run to run though nothing changed."""
-    kernel = notebook.metadata.kernelspec
-    notebook.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
+    notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": notebook.metadata.language_info})
     notebook.cells = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
     count = 0
     for cell in notebook.cells:
@@ -33,7 +35,7 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
             if output.output_type == "execute_result":
                 output.execution_count = count
             if "metadata" in output:
-                output.metadata = nbformat.from_dict({})
+                output.metadata = nbformat.from_dict({kind: about for kind, about in output.metadata.items() if kind == "image/png"})  # in words
     return notebook
 
 

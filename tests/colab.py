@@ -10,12 +10,12 @@ import os
 import subprocess
 import sys
 import tempfile
-import tomllib
 import venv
 from pathlib import Path
 
 import papermill
 
+from tests import owner
 from xlm_utils.study import ROOT
 
 # of Colab's runtime, those that the notebooks touch; its torch is 2.11 with CUDA, which changes nothing here
@@ -48,9 +48,7 @@ def build(scratch: Path) -> Path:
 
 def environment(scratch: Path) -> None:
     """Environment variables of the kernels: where git finds the project, and which kernels there are."""
-    with (ROOT / "pyproject.toml").open("rb") as file:
-        address = tomllib.load(file)["project"]["urls"]["Repository"]
-    git = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": f"url.file://{ROOT}.insteadOf", "GIT_CONFIG_VALUE_0": address}
+    git = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": f"url.file://{ROOT}.insteadOf", "GIT_CONFIG_VALUE_0": owner.address("somebody")}
     os.environ |= git | {"XLM_SMOKE": "1", "JUPYTER_PATH": str(scratch / "jupyter"), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     for name in ("XLM_HOME", "XLM_CACHE", "PYTHONPATH", "VIRTUAL_ENV"):
         os.environ.pop(name, None)
@@ -64,7 +62,8 @@ def run(scratch: Path, python: Path) -> None:
         empty, drive = scratch / notebook, scratch / "drive" / notebook
         empty.mkdir()
         output = empty / f"{notebook}.ipynb"
-        output.write_bytes((ROOT / "notebooks" / output.name).read_bytes())
+        source = (ROOT / "notebooks" / output.name).read_text(encoding="utf-8")
+        output.write_text(owner.in_notebook(source, notebook, "somebody"), encoding="utf-8")  # an address to clone from, whoever hosts it
         parameters = parameters | {"drive_dir": str(drive)}
         executed = papermill.execute_notebook(output, scratch / output.name, parameters, kernel_name="bare", cwd=empty, progress_bar=False)
         setup = next(cell for cell in executed.cells if cell.cell_type == "code")

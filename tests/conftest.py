@@ -87,6 +87,7 @@ def pico_study(pico_siblings: dict[str, Path], tmp_path: Path, monkeypatch: pyte
         preset = yaml.safe_load((PARAMS / "demo.yaml").read_text(encoding="utf-8")) | settings
         for name, constituent in preset["constituents"].items():
             constituent.pop("adapter", None)
+            constituent.pop("tokens", None)
             constituent["weights"] = str((weights or {}).get(name, pico_siblings[family] / name))
         preset["evolution"] |= evolution or {}
         shutil.rmtree(path := tmp_path / "preset", ignore_errors=True)
@@ -103,6 +104,7 @@ def item_study(pico_study):
 
     def make(family: str = "llama", items: int = 2, **settings: object):
         settings = {"generation": {"dtype": "float32"}, **settings}
-        return pico_study(family, benchmarks={"items": items, "data_dir": str(DEMO_ITEMS), **settings.pop("benchmarks", {})}, **settings)
+        benchmarks = {"items": items, "data_dir": str(DEMO_ITEMS), "sets": {"mcqa": ["igakuqa", "jmmlu_medical"]}, **settings.pop("benchmarks", {})}
+        return pico_study(family, benchmarks=benchmarks, **settings)
 
     return make

@@ -7,14 +7,14 @@ kept in the project's cache, where `make demo` finds them too.
 import ast
 import os
 import re
+import statistics
 import subprocess
 import sys
-import tomllib
-from pathlib import Path
 
 import nbformat
 import pytest
 
+from tests.clean_notebooks import KERNEL
 from xlm_utils.study import ROOT
 
 NUMBERED = ["01_curate", "02_translate", "03_merge", "04_generate", "05_judge", "06_benchmark", "07_figures"]
@@ -36,17 +36,28 @@ def test_notebook_has_the_shape_of_the_house(name):
     notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
     nbformat.validate(notebook)
     code, prose = cells(name, "code"), cells(name, "markdown")
-    assert 12 <= len(notebook.cells) <= (44 if name == "07_figures" else 34)  # the tables and figures of all others
-    assert notebook.metadata.kernelspec.name == "python3"
+    assert 12 <= len(notebook.cells) <= 60
+    assert notebook.metadata.kernelspec == KERNEL, "as JupyterLab writes it, or opening a notebook changes it"
+    assert notebook.metadata.language_info.pygments_lexer == "ipython3"
     assert prose[0].source.startswith(f"# {name[:2]} · ")
-    assert "colab-badge.svg" in prose[0].source
     assert any(cell.source.startswith("## What we learned") for cell in prose)
     for cell in code:
         assert len(cell.source.splitlines()) <= 25
+        assert max(map(len, cell.source.splitlines())) <= 100, "longer lines scroll on the web"
         ast.parse(python_of(cell))
         for node in ast.walk(ast.parse(python_of(cell))):
             if isinstance(node, ast.FunctionDef):
                 assert node.end_lineno - node.lineno < 10, "a longer function belongs to xlm_utils"
+
+
+@pytest.mark.parametrize("name", NUMBERED[:4])
+def test_prose_reads_in_a_breath_and_ends_with_two_exercises(name):
+    opening, *prose = [cell.source for cell in cells(name, "markdown")]
+    words = [len(text.split()) for text in prose]
+    assert statistics.median(words) <= 20
+    assert max(words) <= 60
+    assert len(opening.split()) <= 80
+    assert all(f"**{number}.**" in text and "<details>" in text for number, text in enumerate(prose[-2:], 1))
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -87,7 +98,7 @@ def test_the_setup_cell_and_the_drive_folder_are_the_same_everywhere():
 @pytest.mark.parametrize("name", ALL)
 def test_committed_outputs_are_the_demo_s_and_hold_no_licensed_term(name):
     header = "".join(output.get("text", "") for output in cells(name, "code")[2].outputs)
-    assert not header or (header.startswith("study        demo (") and "source=hpo" in header)
+    assert not header or (re.match(r"study +demo \(the offline demo\)", header) and "snomed" not in header)
 
 
 @pytest.mark.parametrize("name", NUMBERED)
@@ -103,9 +114,17 @@ def environment(tmp_path_factory):
 
 
 @pytest.mark.timeout(900)
-def test_every_cell_of_every_notebook_executes(environment):
-    """nbval over the numbered notebooks, in order, in one fresh run folder."""
-    files = [str(ROOT / "notebooks" / f"{name}.ipynb") for name in NUMBERED]
+def test_every_cell_of_every_notebook_executes_twice_in_one_kernel(environment, tmp_path):
+    """nbval over the numbered notebooks, in order, in one fresh run folder; what the first pass finished, the second keeps."""
+    for folder in ("xlm_utils", "data"):  # what the setup cell looks for
+        (tmp_path / folder).symlink_to(ROOT / folder)
+    files = []
+    for name in NUMBERED:
+        notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+        again = [nbformat.from_dict({**cell, "id": f"{cell.id}-2"}) for cell in notebook.cells if cell.cell_type == "code"]
+        notebook.cells += again
+        nbformat.write(notebook, tmp_path / f"{name}.ipynb")
+        files.append(str(tmp_path / f"{name}.ipynb"))
     command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-cell-timeout=300", "-p", "no:cacheprovider", "-q", *files]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
@@ -151,16 +170,6 @@ def test_help_lists_every_parameter(environment):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     for name in ("study", "method", "limit", "max_new_tokens"):
         assert re.search(rf"{name}: .*\n.+", done.stdout), done.stdout + done.stderr
-
-
-def test_the_repository_s_address_stands_in_one_place():
-    """Badges and the setup cell use the address in pyproject.toml."""
-    with (ROOT / "pyproject.toml").open("rb") as file:
-        address = tomllib.load(file)["project"]["urls"]["Repository"]
-    owner = address.removeprefix("https://github.com/")
-    for path in [ROOT / "README.md", *sorted((ROOT / "notebooks").glob("*.ipynb"))]:
-        for found in re.findall(r"github(?:\.com)?/([\w.-]+/[\w-]+)", Path(path).read_text(encoding="utf-8")):
-            assert found == owner, f"{path.name}: {found}"
 
 
 def test_no_table_and_figure_share_a_file_name():

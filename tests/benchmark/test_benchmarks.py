@@ -10,17 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from tokenizers.processors import TemplateProcessing
 
 from tests.conftest import DEMO_ITEMS
 from xlm_utils import models
 from xlm_utils.benchmark import benchmarks, scores
-from xlm_utils.benchmark.prepared import COLUMN_OF, COLUMNS, GENERATED, Prepared, prepare, spread
-from xlm_utils.models import loading
+from xlm_utils.benchmark.prepared import COLUMN_OF, COLUMNS, NO_CHOICES, Prepared, prepare, spread
 from xlm_utils.study import ROOT, StudyError, open_study
 from xlm_utils.study.records import read_jsonl
 
 REAL = Path(os.environ.get("XLM_TEST_DATA", ROOT.parent / "shared" / "data")) / "benchmarks"
-CHOICES = [dataset for dataset in COLUMN_OF if dataset not in GENERATED]
+CHOICES = [dataset for dataset in COLUMN_OF if dataset not in NO_CHOICES]
 
 
 def stub(prepared: Prepared, right: bool):
@@ -291,6 +292,41 @@ def test_a_sample_is_spread_seeded_and_not_the_first_rows():
     assert spread(rows, 0, 0) == spread(rows, 100, 0) == rows
 
 
+def test_a_selection_of_items_has_the_few_shot_examples_of_a_whole_run(item_study):
+    for dataset in ("jcommonsenseqa", "jsquad", "xlsum_ja"):
+        task = prepare(item_study(items=0)).tasks[dataset]
+        task.build_all_requests()
+        whole = {(instance.doc_id, instance.idx): instance.args for instance in task.instances}
+        task = prepare(item_study(items=0)).tasks[dataset]
+        task.build_all_requests(samples=[3, 1])
+        assert {(instance.doc_id, instance.idx): instance.args for instance in task.instances} == {
+            (place, choice): args for (row, choice), args in whole.items() for place in (0, 1) if row == (1, 3)[place]
+        }
+
+
+def test_generated_columns_have_no_thoughts_and_prompts_of_one_batch_their_own_beginnings(item_study, monkeypatch):
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    from xlm_utils.benchmark.harness import SharedPromptLM
+
+    model, tokenizer, _ = models.load(item_study(), "expert")
+    lm = SharedPromptLM(model, tokenizer, batch_tokens=500)
+    replies = ["<think>\nhm", "<think>\nhm\n\nso</think>\n\n42\n\n### yes"]  # stopped inside the thought; asked again without the stop
+
+    def reply(self, context, max_length, stop, **_):
+        text = replies[0] if "\n\n" in stop else replies[1]
+        return torch.cat([context, torch.tensor([tokenizer(text)["input_ids"]] * len(context))], dim=1)
+
+    monkeypatch.setattr(HFLM, "_model_generate", reply)
+    request = Instance("generate_until", {}, ("質問", {"until": ["\n\n"], "do_sample": False, "max_gen_toks": 8}), 0)
+    assert lm.generate_until([request]) == ["42"]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
+    ids, mask = lm.tok_batch_encode(["<bos>yes", "yes"])
+    assert ids[0].tolist() == ids[1].tolist() == tokenizer("yes")["input_ids"]
+    assert mask.all()
+
+
 def test_a_chat_template_wraps_the_prompts_and_its_absence_is_an_error(item_study, pico_siblings, tmp_path):
     the_study = item_study(items=1, benchmarks={"chat_template": True})
     prepared = prepare(the_study)
@@ -302,11 +338,3 @@ def test_a_chat_template_wraps_the_prompts_and_its_absence_is_an_error(item_stud
     the_study = item_study(items=1, benchmarks={"chat_template": True}, weights={"expert": bare})
     with pytest.raises(StudyError, match="chat_template: expert has none"):
         benchmarks.evaluate(the_study, prepared, "expert")
-
-
-def test_a_missing_vllm_and_an_unknown_backend_are_one_sentence(item_study, monkeypatch):
-    monkeypatch.setattr(loading, "find_spec", lambda name: None)
-    with pytest.raises(StudyError, match="backend vllm: the package is not installed"):
-        benchmarks.evaluate(item_study(items=1, generation={"backend": "vllm"}), Prepared(), "expert")
-    with pytest.raises(StudyError, match="backend = 'tgi': input should be 'hf' or 'vllm'"):
-        open_study("demo", backend="tgi")

@@ -268,6 +268,17 @@ def test_normalised_exact_match_takes_the_best_gold_and_the_first_line():
     assert scores.normalised_em("1988", ["1988年"]) == 0.0
 
 
+@pytest.mark.parametrize(
+    ("answer", "gold", "same"),
+    [
+        ("35mg", "3〜5mg", 0), ("3~5㎎", "3〜5mg", 1), ("3～5mg", "3〜5mg", 1), ("COVID－19", "COVID-19", 1),
+        ("Ⅱ型", "II型", 1), ("ｱﾚﾙｷﾞｰ", "アレルギー", 1),
+    ],
+)
+def test_normalised_exact_match_composes_first_and_keeps_tildes(answer, gold, same):
+    assert scores.normalised_em(answer, [gold]) == same
+
+
 def test_log_softmax_is_over_the_choices_alone():
     assert scores.log_softmax([-1000.0, -1000.0 + math.log(3)]) == pytest.approx([math.log(0.25), math.log(0.75)])
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests.support import rf2
-from xlm_utils.curate import snomed, vocabulary
+from xlm_utils.curate import release, snomed, vocabulary
 from xlm_utils.study import PARAMS, StudyError, open_study
 
 
@@ -100,7 +100,31 @@ def test_a_zip_a_folder_with_the_zip_and_the_folder_itself_say_the_same(folder, 
     shutil.copy(archive, tmp_path / "raw")
     pd.testing.assert_frame_equal(snomed.labels(archive), table)
     pd.testing.assert_frame_equal(snomed.labels(tmp_path / "raw"), table)
-    assert snomed.sources(tmp_path / "raw") == [tmp_path / "raw" / archive.name]
+    assert release.sources(tmp_path / "raw") == [tmp_path / "raw" / archive.name]
+
+
+def test_an_archive_beside_an_unpacked_extension_is_read_too(folder, tmp_path):
+    table = snomed.labels(folder)
+    whole = rf2.zipped(folder)
+    for path in folder.rglob("*INT*"):
+        path.unlink()  # the extension alone
+    shutil.copy(whole, folder)
+    pd.testing.assert_frame_equal(snomed.labels(folder), table)
+    assert {path.suffix for path in release.sources(folder)} == {".zip", ".txt"}
+
+
+def test_two_releases_in_a_folder_are_refused_by_name(folder):
+    one = file(folder, "Concept")
+    shutil.copy(one, one.with_name(one.name.replace(str(rf2.LATE), str(rf2.EARLY))))
+    with pytest.raises(StudyError, match=r"sct2_Concept_Snapshot_INT_20240131.txt and \S+_INT_20250131.txt are one file of two releases"):
+        snomed.labels(folder)
+
+
+def test_a_national_dialect_is_its_own_refset(tmp_path):
+    hand_made = rf2.example()
+    hand_made.term(rf2.concept_id(2), "Glomulitis australis", rf2.SYNONYM, {snomed.DIALECTS["en-AU"]: rf2.PREFERRED}, file=rf2.MODULES[1])
+    table = snomed.labels(hand_made.write(tmp_path / "release"), language="en-AU")
+    assert table["term"].tolist() == ["Glomulitis australis"]
 
 
 def test_full_files_give_the_snapshot_that_is_their_latest_state(folder, tmp_path, capsys):
@@ -114,7 +138,7 @@ def test_full_files_give_the_snapshot_that_is_their_latest_state(folder, tmp_pat
 
 def test_where_both_are_there_only_the_snapshot_is_read(folder):
     rf2.example().write(folder, state="Full")
-    assert {path.parts[len(folder.parts)] for path in snomed.sources(folder)} == {"Snapshot"}
+    assert {path.parts[len(folder.parts)] for path in release.sources(folder)} == {"Snapshot"}
 
 
 def test_the_order_of_rows_line_ends_and_a_byte_order_mark_change_nothing(folder, tmp_path):
@@ -131,8 +155,8 @@ def test_the_order_of_rows_line_ends_and_a_byte_order_mark_change_nothing(folder
 
 def test_names_of_the_british_edition_s_files_are_known():
     names = ["sct2_Description_UKCLSnapshot-en_GB1000000_20250101.txt", "der2_cRefset_LanguageUKCLSnapshot-en_GB1000000_20250101.txt"]
-    assert [snomed.NAME.fullmatch(name).groups() for name in names] == [("Description", None, "Snapshot"), (None, "Language", "Snapshot")]
-    assert not snomed.NAME.fullmatch("sct2_StatedRelationship_Snapshot_INT_20250101.txt")
+    assert [release.NAME.fullmatch(name).groups() for name in names] == [("Description", None, "Snapshot"), (None, "Language", "Snapshot")]
+    assert not release.NAME.fullmatch("sct2_StatedRelationship_Snapshot_INT_20250101.txt")
 
 
 def test_definitions_and_parents_may_be_missing_and_a_line_says_so(folder, capsys):
@@ -161,6 +185,7 @@ def swapped(line):
         ("Description", 5, lambda text: text.replace(b"itis", b"it\xefs"), r"line 5: not UTF-8 text$"),
         ("Description", 1, lambda text: text.decode().encode("utf-16"), r"line 1: not UTF-8 text$"),
         ("Language", 3, lambda text: text.replace(b"\t1\t", b"\tyes\t"), r"^der2_cRefset_Language.*, line 3: active is 'yes', not a number$"),
+        ("Concept", 2, lambda text: text.replace(b"\t1\t", b"\t2\t"), r"line 2: active is '2', not 0 or 1$"),
         ("Concept", 2, lambda text: text.replace(b"20240131", b""), r"line 2: effectiveTime is '', not a number$"),
     ],
 )
@@ -198,8 +223,8 @@ def test_an_archive_that_is_none_or_damaged_is_told(folder):
 def test_an_empty_result_names_the_languages_that_are_there(folder):
     with pytest.raises(StudyError, match=r"no active label \(synonyms\) in 'sv'; the release has descriptions in en, ja$"):
         snomed.labels(folder, language="sv")
-    with pytest.raises(StudyError, match=r"vocabulary.language = 'en-AU': neither a language code such as 'en' nor one of en-US, en-GB"):
-        snomed.labels(folder, language="en-AU")
+    with pytest.raises(StudyError, match=r"vocabulary.language = 'en-XX': neither a language code such as 'en' nor one of en-US, en-GB"):
+        snomed.labels(folder, language="en-XX")
 
 
 # rows after each filter, counted by hand in rf2.py: Disease, Fever, (Acute, Left …) and (… voice, gait, sign, mg, unit, disease) occur in

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from xlm_utils.curate import terminologies, vocabulary
+from xlm_utils.curate import terminologies, vocabulary, words
 from xlm_utils.study import PARAMS, ROOT, StudyError, open_study
 
 TEST_DATA = Path(os.environ.get("XLM_TEST_DATA", ROOT.parent / "shared" / "data"))
@@ -61,21 +61,55 @@ def test_the_funnel_of_the_demo_ends_at_the_paper_s_size():
 
 @pytest.mark.parametrize(
     ("word", "tag"),
-    [("bradycardia", "noun"), ("microcephaly", "noun"), ("clubbing", "noun"), ("renal", "adjective"), ("acutely", "other")],
+    [
+        *((word, "noun") for word in ("bradycardia", "microcephaly", "clubbing", "camptodactyly", "platyspondyly", "drusen", "sneeze", "squint")),
+        *((word, "adjective") for word in ("renal", "mitochondrial", "perineal", "miliary", "radicular", "monoarticular", "subacute")),
+        *((word, "other") for word in ("acutely", "hyposthenically", "metastasize")),
+    ],
 )
 def test_part_of_speech_comes_from_the_word_s_form(word, tag):
-    assert vocabulary.part_of_speech(word) == tag
+    assert words.part_of_speech(word) == tag
 
 
 def test_the_tagger_keeps_terms_and_rejects_adverbs_on_the_hand_labelled_words():
     table = pd.read_csv(ROOT / "data" / "demo" / "pos_labels.csv")
-    tagged = table["term"].map(vocabulary.part_of_speech)
+    tagged = table["term"].map(words.part_of_speech)
     wanted = table["part_of_speech"] != "other"
     adverbs = ~wanted & table["term"].str.endswith("ly")
-    assert wanted.sum() == 200
+    assert (len(table), wanted.sum()) == (300, 255)
     assert (tagged[wanted] != "other").mean() >= 0.99
     assert (tagged[adverbs] == "other").mean() >= 0.95
     assert (tagged[wanted] == table["part_of_speech"][wanted]).mean() >= 0.95
+
+
+@pytest.mark.parametrize(
+    ("word", "count"),
+    [
+        ("Tumour", 17), ("Anaemia", 5), ("Leukaemia", 3), ("Oedema", 2), ("Generalised", 9), ("Rigours", 4), ("Seizures", 6),
+        ("Delusions", 2), ("Hives", 2), ("Bradycardia", 0),
+    ],
+)  # fmt: skip
+def test_a_word_counts_as_its_most_frequent_spelling_does(word, count):
+    assert words.frequency(word) == count
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Dyspnoea", "Dyspnea"), ("Hypocalcaemia", "hypocalcemia"), ("Pre-eclampsia", "Preeclampsia"), ("Angiooedema", "Angioedema"),
+        ("Exostoses", "Exostosis"), ("Xanthomata", "Xanthomas"), ("Goitre", "Goiter"), ("Pterygia", "Pterygium"), ("Abscesses", "Abscess"),
+    ],
+)  # fmt: skip
+def test_spellings_of_one_word_share_a_key_and_other_words_do_not(one, other):
+    assert words.spelling(one) == words.spelling(other)
+    assert len({words.spelling(word) for word in ("tinnitus", "ptosis", "paresis", "anuria", "myopia", "miosis", "meiosis")}) == 7
+
+
+def test_no_word_is_in_the_vocabulary_twice_as_a_spelling_variant():
+    table, _ = vocabulary.rare_terms(open_study("demo"))
+    assert not table["term"].map(words.spelling).duplicated().any()
+    assert {"Dyspnea", "Hypocalcemia"} <= set(table["term"])
+    assert not {"Dyspnoea", "Hypocalcaemia", "Tumour", "Seizures"} & set(table["term"])
 
 
 def test_the_shipped_brown_counts_are_the_corpus_s_own():
@@ -87,7 +121,7 @@ def test_the_shipped_brown_counts_are_the_corpus_s_own():
         for name in archive.namelist():
             if re.fullmatch(r"brown/c[a-r]\d\d", name):
                 counts.update(token.rsplit("/", 1)[0].lower() for token in archive.read(name).decode().split())
-    with gzip.open(vocabulary.BROWN_COUNTS, "rt", encoding="utf-8") as file:
+    with gzip.open(words.BROWN_COUNTS, "rt", encoding="utf-8") as file:
         shipped = pd.read_csv(file, keep_default_na=False)
     assert dict(zip(shipped["word"], shipped["count"], strict=True)) == counts
     assert len(counts) == 49_815
@@ -105,7 +139,7 @@ def test_rules_are_compared_for_every_source_and_the_single_words_are_the_demo_s
     ("text", "message"),
     [
         ("format-version: 1.2\n\n[Term]\nid: HP:0000001\nname Xanthinuria\n", r"^hp.obo, line 5: not a line of an OBO file: 'name Xanthinuria'"),
-        ("format-version: 1.2\n\n[Term]\nid: HP:0000001\n", r"^hp.obo: HP:0000001 has no name; the file may have been cut off there"),
+        ("format-version: 1.2\n\n[Term]\nid: HP:0000001\n", r"^hp.obo, line 3: HP:0000001 has no name; the file may have been cut off there"),
         ("format-version: 1.2\n\n[Term]\nid: MP:0000001\nname: x\n", r"^hp.obo: no term of the Human Phenotype Ontology"),
         ("format-version: 1.2\n\n[Term]\nid: HP:0000001\nname: M\u00e9ni\u00e8re\n".encode("latin-1"), r"^hp.obo, line 5: not UTF-8 text"),
     ],
@@ -115,6 +149,24 @@ def test_a_broken_ontology_is_told_with_its_line(tmp_path, text, message):
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(StudyError, match=message):
         terminologies.hpo_labels(file)
+
+
+def obo(tmp_path, *lines):
+    file = tmp_path / "hp.obo"
+    file.write_text("\n".join(["format-version: 1.2", *lines]), encoding="utf-8")
+    return terminologies.hpo_labels(file).set_index("term")
+
+
+def test_obo_s_escapes_and_comments_are_read_as_its_specification_says(tmp_path):
+    table = obo(
+        tmp_path,
+        *("[Term]", "id: HP:0000001 ! a comment", "name: Glomulitis", r'def: "Red ! and\nswollen \"toe\"." [x] ! why', "is_a: HP:0000118 ! outside"),
+        *("[Term]", "id: HP:0000002", "name: Me\u0301nie\u0300re", "is_a: HP:0000003 ! obsolete", "relationship: part_of HP:0000001! no blank"),
+        *("[Term]", "id: HP:0000003", "name: Gone", "is_obsolete: true", "[Typedef]", "id: HP:part_of"),
+    )
+    assert table.index.tolist() == ["Glomulitis", "Ménière"]  # composed, and stanzas need no blank line between them
+    assert table["definition"].tolist() == ['Red ! and swollen "toe".', ""]
+    assert table["parent"].tolist() == ["HP:0000118", "HP:0000003"]
 
 
 def csv_study(tmp_path, content, **settings):
@@ -187,3 +239,20 @@ def test_seen_needs_the_concept_s_half_and_a_definition_of_trained_length():
     share = sum(vocabulary.is_seen(c, "x" * 50) for c in concepts) / len(concepts)
     assert 0.45 < share < 0.55
     assert not any(vocabulary.is_seen(c, "x" * 500) for c in concepts)
+
+
+def test_identifiers_are_text_and_unicode_is_composed_in_every_table_of_terms(tmp_path, monkeypatch):
+    monkeypatch.setenv("XLM_HOME", str(tmp_path / "home"))
+    rows = ["glomulitis,甲,007,010", "xanthosis,乙,07,010", "bradyphonia,丙,008,1E5", "Me\u0301nie\u0301ritis,カ\u3099,9,"]
+    plan = csv_study(tmp_path, "\n".join(["term,translation,concept,parent", *rows]))
+    table = vocabulary.read_terms(vocabulary.curate(plan))
+    assert table["concept"].tolist() == ["007", "07", "008", "9"]
+    assert table["parent"].tolist() == ["010", "010", "1E5", ""]
+    assert table.loc[3, ["term", "translation"]].tolist() == ["Méniéritis", "ガ"]
+    assert table[["frequency", "seen"]].dtypes.tolist() == ["int64", "bool"]
+
+
+def test_a_folder_is_no_list(tmp_path):
+    plan = csv_study(tmp_path, "term\nx\n", path=str(tmp_path))
+    with pytest.raises(StudyError, match=r"^vocabulary.path = '.*': a folder; source csv needs a CSV file$"):
+        vocabulary.source_path(plan)

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import sys
-import types
 
 import pytest
 import torch
@@ -215,55 +213,6 @@ def test_a_model_that_overflows_in_float16_is_loaded_in_float32_or_refused(pico_
         models.load(pico_study("llama", weights={"japanese": tmp_path / "loud"}, generation={"dtype": "float16"}), "japanese")
 
 
-@pytest.fixture
-def engine(monkeypatch):
-    """A module with the names and signatures of vLLM's LLM and SamplingParams: it proves the wiring of arguments, nothing else."""
-    seen = types.SimpleNamespace()
-
-    class SamplingParams:
-        def __init__(self, *, temperature=1.0, max_tokens=16, stop_token_ids=None):
-            seen.sampling = {"temperature": temperature, "max_tokens": max_tokens, "stop_token_ids": stop_token_ids}
-
-    class LLM:
-        def __init__(self, model, *, dtype="auto", seed=None):
-            seen.engine = {"model": model, "dtype": dtype, "seed": seed}
-
-        def generate(self, prompts, sampling_params=None, *, use_tqdm=True):
-            seen.prompts = [prompt["prompt_token_ids"] for prompt in prompts]
-            ends = [([40, 41, 4], "stop"), ([40, 41], "length"), ([1], "stop")]
-            return [types.SimpleNamespace(outputs=[types.SimpleNamespace(token_ids=ids, finish_reason=why)]) for ids, why in ends[: len(prompts)]]
-
-    module = types.ModuleType("vllm")
-    module.LLM, module.SamplingParams = LLM, SamplingParams
-    module.__spec__ = types.SimpleNamespace(name="vllm")
-    monkeypatch.setitem(sys.modules, "vllm", module)
-    return seen
-
-
-def test_vllm_gets_the_folder_greedy_sampling_and_the_same_stop_tokens(pico_study, engine):
-    study = pico_study("llama", generation={"max_new_tokens": 7, "dtype": "float16", "backend": "vllm"})
-    written = decoding.writer(study, "expert")
-    assert engine.engine == {"model": str(models.locate(study, "expert")), "dtype": "float16", "seed": 0}
-    answers = written.complete(TEXTS[:3])
-    assert engine.sampling == {"temperature": 0, "max_tokens": 7, "stop_token_ids": [1, 4]}
-    assert engine.prompts == [written.tokenizer(text)["input_ids"] for text in TEXTS[:3]]
-    assert [(answer["tokens"], answer["finish"]) for answer in answers] == [(2, "stop"), (2, "length"), (0, "empty")]
-    assert answers[0]["definition"] == written.tokenizer.decode([40, 41])
-    assert written.facts == {
-        "device": "cuda", "dtype": "float16", "backend": "vllm", "quantization": "none", "stop_tokens": ["<eos>", "<|im_end|>"],
-    }  # fmt: skip
-
-
-def test_vllm_that_is_not_installed_or_cannot_quantise_is_one_sentence_before_anything_is_loaded(pico_study, monkeypatch):
-    monkeypatch.setattr(loading, "locate", lambda *_: pytest.fail("looked for weights"))
-    monkeypatch.setattr(loading, "find_spec", lambda name: None)
-    with pytest.raises(StudyError, match="vllm: the package is not installed"):
-        decoding.writer(pico_study("llama", generation={"backend": "vllm"}), "expert")
-    monkeypatch.setattr(loading, "find_spec", lambda name: object())
-    with pytest.raises(StudyError, match=r"nf4.*the backend vllm loads none"):
-        decoding.writer(pico_study("llama", generation={"quantization": "nf4", "backend": "vllm"}), "expert")
-
-
 def test_a_model_that_names_a_cache_of_its_own_is_decoded_in_segments_all_the_same(pico_study, pico_siblings, tmp_path):
     shutil.copytree(pico_siblings["llama"] / "japanese", tmp_path / "own")
     config = tmp_path / "own" / "generation_config.json"
@@ -283,10 +232,53 @@ def test_what_bends_greedy_decoding_is_left_out_and_named(pico_study, pico_sibli
     """Qwen's instruct models, for one, ship a repetition penalty."""
     shutil.copytree(pico_siblings["llama"] / "japanese", tmp_path / "bent")
     plain = models.load(pico_study("llama"), "japanese", dtype="float32")[:2]
+    assert "left out" not in capsys.readouterr().out
     config = tmp_path / "bent" / "generation_config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"repetition_penalty": 1.5, "no_repeat_ngram_size": 2}))
+    bends = {
+        "repetition_penalty": 1.5, "no_repeat_ngram_size": 2, "stop_strings": ["a"], "num_return_sequences": 2, "penalty_alpha": 0.6,
+        "prompt_lookup_num_tokens": 3, "dola_layers": "low", "forced_eos_token_id": 1, "temperature": 0.6, "max_length": 3,
+    }  # fmt: skip
+    config.write_text(json.dumps(json.loads(config.read_text()) | bends))
     bent = models.load(pico_study("llama", weights={"japanese": tmp_path / "bent"}), "japanese", dtype="float32")[:2]
     told = capsys.readouterr().out
-    assert "repetition_penalty = 1.5 in its generation config is left out" in told
-    assert "no_repeat_ngram_size = 2" in told
-    assert decoding.complete(*bent, TEXTS, 20) == decoding.complete(*plain, TEXTS, 20)
+    assert "japanese: left out of its generation config, since decoding is plain greedy: " in told
+    assert all(f"{key} = {value}" in told for key, value in bends.items() if key not in ("temperature", "max_length"))
+    assert decoding.complete(*bent, TEXTS, 40) == decoding.complete(*plain, TEXTS, 40)
+
+
+def test_a_row_that_repeats_eight_tokens_stops_there_alone_and_in_any_batch(writing):
+    model, tokenizer = writing
+    plain = [one_by_one(model, tokenizer, text, MOST) for text in TEXTS]
+    stops = model.generation_config.eos_token_id
+    rows = decoding.complete(model, tokenizer, TEXTS, MOST, stop_at_loop=True)
+    assert rows == [decoding._row(tokenizer, said, stops, stop_at_loop=True) for said in plain]
+    assert rows == [decoding.complete(model, tokenizer, [text], MOST, stop_at_loop=True)[0] for text in TEXTS]
+    tied = model.lm_head.weight
+    model.lm_head.weight = model.get_input_embeddings().weight  # tied, it repeats one token for ever
+    sizes, generate = [], model.generate
+    model.generate = lambda **options: sizes.append(1) or generate(**options)
+    (row,) = decoding.complete(model, tokenizer, ["a"], MOST, stop_at_loop=True)
+    assert row["finish"] in ("loop", "empty", "stop")
+    assert len(sizes) < MOST / decoding.SEGMENT["cpu"]
+    model.lm_head.weight = tied
+
+
+def test_what_a_loop_says_again_is_cut_off_and_said(writing):
+    _, tokenizer = writing
+    words = list(range(40, 52))
+    once, again = decoding._row(tokenizer, words, [1], stop_at_loop=True), decoding._row(tokenizer, [*words, *words], [1], stop_at_loop=True)
+    assert again == once | {"finish": "loop"}
+    assert decoding._row(tokenizer, [*words, *words[:7], 1, *words], [1], stop_at_loop=True)["finish"] == "stop"  # seven, and behind the end
+    assert decoding._row(tokenizer, [*words, *words], [1])["tokens"] == 24  # as published
+
+
+def test_a_closed_thought_is_cut_off_and_an_open_one_is_a_cut_off_empty_definition():
+    tokenizer = pico_tokenizer()
+
+    def row(text):
+        answer = decoding._row(tokenizer, [*tokenizer(text)["input_ids"], 1], [1])
+        return answer["definition"], answer["finish"]
+
+    assert row("<think>\nhm\n</think>\n\nyes") == ("yes", "stop")
+    assert row("<think>\nhm") == ("", "length")
+    assert row("<think>hm</think>") == ("", "empty")

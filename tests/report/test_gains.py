@@ -1,6 +1,5 @@
-"""Terms gained and lost by a merge, and what they share: against counts and ranks done by hand."""
+"""Terms gained and lost by a merge: against counts and ranks done by hand."""
 
-import pandas as pd
 import pytest
 
 from tests.support.synthetic import make_study, write_lines
@@ -27,29 +26,6 @@ def test_gain_is_after_minus_before_over_terms_with_both_scores(study):
     table = gains.gains(study, "ties")
     assert dict(zip(table["term"], table["gain"], strict=True)) == {"term0": 1, "term1": 0, "term2": -1, "term4": 4, "term5": 0, "term6": 0}
     assert {"before", "after", "translation", "seen"} <= set(table)
-
-
-def test_features_are_counted_from_the_words_themselves():
-    terms = pd.DataFrame({
-        "term": ["Pancreatitis", "Croup", "Ataxic"], "translation": ["膵炎", "クルップ", "失調性の"], "frequency": [0, 1, 0],
-        "part_of_speech": ["noun", "noun", "adjective"], "seen": [True, True, True], "kind": ["medical", "general", "general"],
-    })  # fmt: skip
-    found = gains.features(terms)
-    assert list(found["ends as in -itis, -osis, -emia"]) == [1, 0, 0]
-    assert list(found["translation is kanji only"]) == [1, 0, 0]
-    assert list(found["is an adjective"]) == [0, 0, 1]
-    assert list(found["characters of the translation"]) == [2, 4, 4]
-    assert list(found["translation of a medical or established sense"]) == [1, 0, 0]
-    assert "seen by the expert in training" not in found  # the same for all
-
-
-def test_a_feature_that_orders_the_gains_is_found_and_halves_are_means(study):
-    rescore(study, "japanese", [5] * 8)
-    rescore(study, "ties", [7 if i % 2 == 0 else 4 for i in range(8)])  # `seen` is true for even terms
-    found = gains.in_common(study, "ties").set_index("feature").loc["seen by the expert in training"]
-    assert (found["low half"], found["high half"]) == (-1, 2)
-    assert found["rho"] == pytest.approx(1)
-    assert found["n"] == 8
 
 
 def test_extremes_show_both_texts_of_the_terms_that_moved_most(study):

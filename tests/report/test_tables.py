@@ -13,7 +13,7 @@ import pytest
 from tests.support.synthetic import make_study, write_lines
 from xlm_utils.draw import pages
 from xlm_utils.judge import controls
-from xlm_utils.report import benchmark_columns, results, tables
+from xlm_utils.report import benchmark_columns, planned, results, tables
 from xlm_utils.study import StudyError
 from xlm_utils.study.records import read_jsonl
 
@@ -41,7 +41,8 @@ def rewrite(study, judge: str, run: str, change) -> None:
 
 def test_table1_has_the_papers_rows_in_its_order_with_the_control_under_the_baseline(study):
     assert list(tables.table1(study).index) == [
-        "Baseline (English expert)", "Expert with Japanese terms", "Base Japanese", *(study.label(m) for m in study.methods),
+        "Baseline (English expert)", "Expert with Japanese terms", "Ancestor with Japanese terms", "Base Japanese",
+        *(study.label(m) for m in study.methods),
     ]  # fmt: skip
 
 
@@ -82,7 +83,7 @@ def test_scores_of_a_model_that_the_study_no_longer_has_are_left_out_and_named(s
 def test_the_proxy_says_so_in_every_header_and_an_llm_judge_does_not(study):
     headers = tables.table1(study).columns.get_level_values(0).unique()
     assert [h for h in headers if "proxy" in h.lower()] == [EXPERT, CLINICIAN]
-    assert set(tables.differences(study)["judge"]) == {"Proxy (sentence encoder)", "GPT-4o"}
+    assert set(planned.differences(study)["judge"]) == {"Proxy (sentence encoder)", "GPT-4o"}
 
 
 def test_proxy_scores_filed_under_an_llm_judge_are_refused(study):
@@ -95,7 +96,7 @@ def test_proxy_scores_filed_under_an_llm_judge_are_refused(study):
 def test_the_expert_is_marked_as_judged_against_itself_and_not_ranked(study):
     frame = tables.table1(study)
     assert frame.loc["Baseline (English expert)", ("", "note")] == "control: judged against itself under the expert’s definition"
-    assert list(frame["", "note"] != "") == [True, True] + [False] * 7
+    assert list(frame["", "note"] != "") == [True, True, True] + [False] * 7
     html = pages.table_html(frame)
     best = frame[EXPERT, "mean"].iloc[2:].max()
     assert f"<b>{best:.2f}</b>" in html
@@ -127,21 +128,70 @@ def test_differences_are_paired_by_term_against_the_general_model(study):
     scores = results.load_scores(study)
     block = scores[(scores["judge"] == "gpt-4o") & (scores["reference"] == "expert")].pivot(index="term_id", columns="run", values="score")
     gap = (block["slerp"] - block["japanese"]).dropna()
-    found = tables.differences(study).query("judge == 'GPT-4o' and reference == 'expert' and model == 'SLERP'").iloc[0]
+    found = planned.differences(study).query("judge == 'GPT-4o' and reference == 'expert' and model == 'SLERP'").iloc[0]
     assert (found["n"], found["clusters"]) == (len(gap), 8)
     assert found["difference"] == pytest.approx(gap.mean())
 
 
-def test_holms_family_is_the_six_merges_of_one_judge_and_reference(study):
-    frame = tables.differences(study)
+def test_holms_family_is_the_six_merges_against_both_of_one_judge_and_reference(study):
+    frame = planned.differences(study)
+    assert set(frame["minus"]) == {"Base Japanese", "Expert with Japanese terms"}
     for _, block in frame.groupby(["judge", "reference"]):
-        assert len(block) == 6
-        assert block["p_holm"].min() == pytest.approx(min(1, 6 * block["p"].min()))
+        assert len(block) == 12
+        assert block["p_holm"].min() == pytest.approx(min(1, 12 * block["p"].min()))
 
 
-def test_seen_and_unseen_terms_stand_apart(study):
-    frame = tables.seen_unseen(study)
-    assert frame.loc["TIES", (f"{EXPERT}: seen in training", "n")] == frame.loc["TIES", (f"{EXPERT}: unseen", "n")] == 12
+def spoil(study, run: str, terms: int) -> None:
+    """Definitions of a run of which the first so many are in another language."""
+    rows = read_jsonl(study.folder / "scores" / "proxy" / f"{run}.jsonl")[:24]
+    made = [{"term_id": row["term_id"], "run": run, "definition": "x", "language": "ja", "output_language": "en" if i < terms else "ja",
+             "finish": "stop", "tokens": 9} for i, row in enumerate(rows)]  # fmt: skip
+    write_lines(study.folder / "definitions" / f"{run}.jsonl", made)
+
+
+def test_output_that_is_no_definition_counts_as_0_in_the_second_mean_only(study):
+    spoil(study, "ties", 6)
+    scores = results.load_scores(study).query("judge == 'proxy' and reference == 'expert' and run == 'ties'")
+    assert scores["unusable"].tolist() == ["another language"] * 6 + [""] * 18
+    found = tables.table1(study).loc["TIES"]
+    assert found[EXPERT, "mean"] == pytest.approx(scores["score"].mean())
+    assert found[EXPERT, "counted"] == pytest.approx(scores["score"].iloc[6:].sum() / 24)
+    assert found["no definition", "another language"] == 6
+    assert pd.isna(tables.table1(study).loc["SLERP", ("no definition", "loops")])
+
+
+def test_a_merge_helps_only_where_it_beats_both_on_both_means(study):
+    def helps(model):
+        found = planned.helped(planned.differences(study)).query("judge == 'Proxy (sentence encoder)' and reference == 'expert'")
+        return found.set_index("model")["helps"][model]
+
+    def give(run, level):
+        rewrite(study, "proxy", run, lambda row: row | {"score": level + int(row["term_id"][-1]) % 3 / 10})
+
+    for run, level in {"japanese": 4, "expert.ja": 3, "ties": 6, "linear": 3.5}.items():
+        give(run, level)
+    assert helps("TIES")
+    assert not helps("Linear")  # it beats the expert, and not the general model
+    assert any("TIES" in claim and "score above both Base Japanese and Expert with Japanese terms" in claim for claim in planned.claims(study))
+    give("expert.ja", 7)
+    assert not helps("TIES")
+    give("expert.ja", 3)
+    spoil(study, "ties", 16)
+    assert not helps("TIES")  # two thirds of its texts are in another language
+    for run in study.methods:
+        give(run, 4)
+    assert all("no merge is shown to score above both" in claim for claim in planned.claims(study) if "Proxy" in claim and "expert’s" in claim)
+
+
+def test_seen_and_unseen_compare_gains_with_the_interactions_interval(study):
+    rewrite(study, "proxy", "japanese", lambda row: row | {"score": 2})
+    seen = set(results.load_scores(study).query("seen")["term_id"])
+    rewrite(study, "proxy", "ties", lambda row: row | {"score": (6 if row["term_id"] in seen else 3) + int(row["term_id"][-1]) // 2 % 2 / 5})
+    found = planned.seen_unseen(study).query("judge == 'Proxy (sentence encoder)' and reference == 'expert'").set_index("model").loc["TIES"]
+    assert (found["n_seen"], found["n_unseen"]) == (12, 12)
+    assert found["interaction"] == pytest.approx(found["seen"] - found["unseen"])
+    assert 2.5 < found["low"] < found["interaction"] < found["high"] < 3.2
+    assert found["p_holm"] < 0.001
 
 
 def test_agreement_leaves_controls_out_and_reads_the_retest(study):
@@ -200,27 +250,18 @@ def test_table2_stars_what_differs_from_the_general_model_by_more_than_noise(stu
     assert "differs from Base Japanese" in html
 
 
-def test_the_share_in_the_asked_for_language_stands_in_table_1(study):
-    rows = [{"term_id": str(i), "language": "ja", "output_language": "en" if i == 0 else "ja", "finish": "stop", "tokens": 9} for i in range(4)]
-    write_lines(study.folder / "definitions" / "ties.jsonl", rows)
-    frame = tables.table1(study)
-    assert frame.loc["TIES", ("definitions", "in language")] == 0.75
-    assert pd.isna(frame.loc["SLERP", ("definitions", "in language")])
-
-
 def test_the_controls_stand_beside_with_their_verdict_in_words(study):
     assert tables.controls_table(study).empty
     rows = [{"term_id": "T", "control": control, "score": 5} for control in controls.EXPECTED]
+    pairs = [(i, side) for i in range(9) for side in ("source", "target")]
+    rows += [{"term_id": f"P{i}", "control": f"language_{side}", "score": i if side == "source" else i / 2} for i, side in pairs]
     write_lines(study.folder / "scores" / "gpt-4o" / "controls.jsonl", rows)
     found = tables.controls_table(study).set_index("control")
     assert set(found["judge"]) == {"GPT-4o"}
+    assert "<b>" not in pages.table_html(tables.controls_table(study)).partition("<table>")[2].partition("</table>")[0]  # no best, no worst
+    assert "Japanese minus in English, judged against the clinicians’ definition: GPT-4o −2.00 [" in tables.table1(study).attrs["caption"]
+    assert found.loc["language", "verdict"] == "FAILED"
     assert found.loc[["nearest_neighbour", "shuffled"], "verdict"].tolist() == ["passed", "FAILED"]
-
-
-def test_item_differences_use_mcnemar_on_right_and_wrong(study):
-    frame = benchmark_columns.item_differences(study)
-    assert set(frame["test"]) == {"McNemar"}
-    assert list(frame["model"]) == [study.label(m) for m in study.methods]
 
 
 def test_without_results_one_sentence_names_the_notebook(tmp_path, monkeypatch):
@@ -231,7 +272,6 @@ def test_without_results_one_sentence_names_the_notebook(tmp_path, monkeypatch):
         tables.table1(study)
     with pytest.raises(StudyError, match=r"06_benchmark\.ipynb"):
         benchmark_columns.table2(study)
-    assert benchmark_columns.item_differences(study).empty
 
 
 def test_a_half_finished_study_has_rows_of_dashes(study):
@@ -239,7 +279,7 @@ def test_a_half_finished_study_has_rows_of_dashes(study):
     (study.folder / "benchmarks" / "ties.json").unlink()
     assert pd.isna(tables.table1(study).loc["TIES", (GPT, "n")])
     assert math.isnan(benchmark_columns.table2(study).loc["TIES", ("DC", "value")])
-    assert len(tables.differences(study)) == 6 * 4 - 2
+    assert len(planned.differences(study)) == 2 * (6 * 4 - 2)
     tables.save_table(study, tables.table1(study), "table1")
 
 
@@ -249,7 +289,7 @@ def test_four_terms_of_any_kind_give_every_table(tmp_path, monkeypatch, scores):
     for path in (study.folder / "scores" / "proxy").glob("*.jsonl"):
         rows = [row | {"score": scores[i % 4], "status": "length" if scores[i % 4] is None else "ok"} for i, row in enumerate(read_jsonl(path))]
         write_lines(path, rows)
-    for table in (tables.table1, tables.missing_table, tables.seen_unseen, tables.differences, tables.agreements):
+    for table in (tables.table1, tables.missing_table, planned.seen_unseen, planned.differences, tables.agreements):
         frame = table(study)
         tables.save_table(study, frame, table.__name__)
         assert "nan" not in (study.figures / f"{table.__name__}.html").read_text(encoding="utf-8").lower()
@@ -305,7 +345,7 @@ def test_the_papers_size_takes_less_than_thirty_seconds(tmp_path, monkeypatch):
     for path in (study.folder / "scores").glob("*/*.jsonl"):  # one reference, as published
         write_lines(path, [row for row in read_jsonl(path) if row["reference"] == "expert"])
     started = time.process_time()
-    for table in (tables.table1, tables.missing_table, tables.seen_unseen, tables.differences, tables.agreements):
+    for table in (tables.table1, tables.missing_table, planned.seen_unseen, planned.differences, tables.agreements):
         table(study)
     assert time.process_time() - started < 30
     assert json.loads(json.dumps(tables.table1(study).attrs))  # attributes are plain text

@@ -92,6 +92,8 @@ def test_every_stage_has_its_notebook_and_leaves_something():
 def test_a_sweep_is_three_stages_more_after_the_judge_in_a_folder_of_its_own(monkeypatch, tmp_path):
     monkeypatch.setenv("XLM_HOME", str(tmp_path))
     study = open_study("demo")
+    assert not any(stage.endswith(pipeline.SWEEP) for stage in pipeline.outputs(study)), "only where the study says run: true"
+    study.settings = study.settings.model_copy(update={"sweep": study.sweep.model_copy(update={"run": True})})
     stages = list(pipeline.outputs(study))
     assert stages[4:9] == ["05_judge", "03_merge, sweep", "04_generate, sweep", "05_judge, sweep", "06_benchmark"]
     files = pipeline.outputs(study)["04_generate, sweep"]

@@ -94,14 +94,14 @@ def test_a_token_without_access_is_told_apart_from_none(hub, run):
 def test_a_disk_too_small_for_the_merges_is_told_in_one_sentence(pico_study, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(2**40, 2**40 - 2**20, 2**20))
-    with pytest.raises(StudyError, match=r"disk: 0\.0 GiB are free at .*, and downloads and 10 merges need 2\.\d GiB"):
+    with pytest.raises(StudyError, match=r"disk: 0\.0 GiB are free at .*, and downloads and 6 merges need 2\.\d GiB"):
         preflight.preflight(pico_study(), ["03_merge"])
 
 
 def test_the_disk_has_to_hold_the_points_of_a_sweep_and_the_further_masks_too(pico_study, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "total used free")(2**40, 0, 2**40))
     small = pico_study("llama", sweep=None)
-    large = pico_study("llama", dare_seeds=3)
+    large = pico_study("llama", dare_seeds=3, sweep={"grids": ["slerp", "ties"], "terms": 12, "run": True})
     facts = {"expert": {"parameters": 1e9, "to_download": 0}}
     needed = [float(re.search(r"([\d.]+) GiB needed", preflight._disk(study, facts))[1]) for study in (small, large)]
     more = len(set(large.merges) | set(large.swept().methods)) - len(small.methods)

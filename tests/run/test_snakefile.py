@@ -41,11 +41,12 @@ for file in map(Path, json.loads(Path(os.environ["RESULTS"]).read_text())[json.d
 
 def results(study, home):
     """What the stand-in writes: stage and parameters of a job → its files."""
-    sweeps = [{}, {"sweep": "true"}] if open_study(study).sweep else [{}]
+    sweeps = [{}, {"sweep": "true"}] if open_study(study).sweeps else [{}]
     found = {}
     for sweep in sweeps:
         whole = open_study(study, **sweep)
-        for part in [{}, *({"method": name} for name in whole.models), *({"judge": name} for name in whole.judges)]:
+        models = dict.fromkeys([*whole.models, *whole.constituents])
+        for part in [{}, *({"method": name} for name in models), *({"judge": name} for name in whole.judges)]:
             for stage, files in pipeline.outputs(open_study(study, drive_dir=home, **sweep, **part)).items():
                 files = [str(manifest_path(file) if file.parent.name == "models" else file) for file in files]
                 found[json.dumps([stage, {"study": study, **sweep, **part}], sort_keys=True)] = files
@@ -96,9 +97,9 @@ def snakemake(tmp_path):
     return run
 
 
-FIRST = ["01_curate", "02_translate", "03_merge", "03_merge+dare_ties@ancestor#3", "03_merge+slerp", "04_generate+dare_ties@ancestor#3",
-         "04_generate+expert", "04_generate+japanese", "04_generate+slerp", "05_judge+proxy", "06_benchmark+dare_ties@ancestor#3",
-         "06_benchmark+expert", "06_benchmark+japanese", "06_benchmark+slerp", "07_figures"]  # fmt: skip
+FIRST = ["01_curate", "02_translate", "03_merge", "03_merge+dare_ties@ancestor#3", "03_merge+slerp", "04_generate+ancestor",
+         "04_generate+dare_ties@ancestor#3", "04_generate+expert", "04_generate+japanese", "04_generate+slerp", "05_judge+proxy",
+         "06_benchmark+dare_ties@ancestor#3", "06_benchmark+expert", "06_benchmark+japanese", "06_benchmark+slerp", "07_figures"]  # fmt: skip
 
 
 def test_every_model_and_step_is_a_job_and_a_second_run_starts_none(snakemake, tmp_path):
@@ -116,7 +117,7 @@ def test_a_new_method_starts_its_own_jobs_and_those_that_show_all_models(snakema
 
 
 def test_a_sweep_has_jobs_of_its_own_but_for_the_merge_that_is_a_method_already(snakemake):
-    status, started, out = snakemake(sweep={"grids": ["slerp"], "terms": 12})
+    status, started, out = snakemake(sweep={"grids": ["slerp"], "terms": 12, "run": True})
     own = ["03_merge+sweep", "03_merge+sweep+slerp~t=0.3", "03_merge+sweep+slerp~t=0.7", "05_judge+sweep+proxy"]
     own += [f"04_generate+sweep+{model}" for model in ("expert", "japanese", "slerp", "slerp~t=0.3", "slerp~t=0.7")]
     assert (status, started) == (0, sorted(FIRST + own)), out[-2000:]

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from xlm_utils.stats import resampling
-from xlm_utils.stats.resampling import compare_correlations, compare_items, compare_means
+from xlm_utils.stats.resampling import compare_correlations, compare_means
 
 
 @pytest.mark.parametrize(("better", "worse"), [(6, 0), (5, 1), (9, 3), (4, 4)])
@@ -17,17 +17,6 @@ def test_for_right_or_wrong_answers_the_test_is_mcnemars(better, worse):
     found = compare_means([(a, b)])
     assert found["p"] == pytest.approx(stats.binomtest(better, better + worse).pvalue, abs=0.015)
     assert (found["n"], found["difference"]) == (better + worse + 10, pytest.approx((better - worse) / (better + worse + 10)))
-
-
-def test_items_right_or_wrong_get_mcnemars_exact_test_and_graded_ones_randomisation():
-    a, b = [1, 1, 1, 1, 1, 0, 1], [0, 0, 0, 0, 0, 0, 1]  # five discordant, all one way: 2 / 2⁵
-    found = compare_items(a, b)
-    assert (found["test"], found["n"], found["p"]) == ("McNemar", 7, pytest.approx(2 / 32))
-    assert found["difference"] == pytest.approx(5 / 7)
-    assert compare_items([1, 0, 1], [1, 0, 1])["p"] == 1
-    found = compare_items([0.5, 0.7, 0.9, math.nan], [0.1, 0.2, 0.2, 1])
-    assert (found["test"], found["n"], found["p"]) == ("randomisation", 3, pytest.approx(2 / 8, abs=0.02))
-    assert math.isnan(compare_items([math.nan], [math.nan])["p"])
 
 
 def test_a_column_is_the_unweighted_mean_of_its_data_sets_and_items_stay_in_theirs():

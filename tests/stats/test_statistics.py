@@ -3,6 +3,7 @@
 import math
 import warnings
 
+import krippendorff
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
@@ -168,6 +169,21 @@ def test_perfect_agreement_is_one_by_every_coefficient():
     found = association.agreement([1, 5, 9, NAN], [1, 5, 9, 3])
     assert (found["n"], found["kappa"], found["spearman"], found["bias"]) == (3, 1, pytest.approx(1), 0)
     assert found["alpha"] == pytest.approx(1)
+
+
+def test_ordinal_alpha_is_that_of_the_package_krippendorff_with_missing_scores_and_any_number_of_judges():
+    draw = np.random.default_rng(7)
+    for judges, answers, missing in [(2, 40, 0), (2, 40, 0.3), (3, 25, 0.2), (5, 8, 0.5)]:
+        truth = draw.integers(0, 11, answers)
+        scores = np.clip(truth + draw.integers(-3, 4, (judges, answers)), 0, 10).astype(float)
+        scores[draw.random(scores.shape) < missing] = NAN
+        known = krippendorff.alpha(scores, value_domain=list(range(11)), level_of_measurement="ordinal")
+        assert association.ordinal_alpha(scores) == pytest.approx(known, abs=1e-12)
+
+
+@pytest.mark.parametrize("scores", [[[7, 7, 7], [7, 7, 7]], [[1, NAN], [NAN, 2]], [[NAN, NAN], [NAN, NAN]], [[], []], [[3, 3, 9], [3, 3, NAN]]])
+def test_ordinal_alpha_of_judges_that_share_no_answer_or_give_one_score_to_all_is_nan(scores):
+    assert math.isnan(association.ordinal_alpha(scores))
 
 
 def test_krippendorffs_published_ordinal_example():

@@ -111,3 +111,23 @@ def test_a_term_is_data_inside_the_prompt():
 
 def test_a_study_error_shows_without_a_traceback():
     assert StudyError("no")._render_traceback_() == ["StudyError: no"]
+
+
+def test_a_trial_on_few_terms_reads_the_benchmarks_of_the_study_without_it():
+    whole = open_study("demo").benchmarks_folder
+    assert open_study("demo", limit=4, max_new_tokens=8, translator="gpt-4o", dare_seeds=2).benchmarks_folder == whole
+    for changed in ({"items": 2}, {"base": "ancestor"}, {"seed": 1}, {"evaluations": 3}, {"chat_template": True}):
+        assert open_study("demo", limit=4, **changed).benchmarks_folder == open_study("demo", **changed).benchmarks_folder != whole
+
+
+def test_the_next_notebook_is_named_with_the_values_to_set_in_it():
+    limited = open_study("demo", limit=4)
+    assert limited.go_on("04_generate").startswith("Next: [04_generate](04_generate.ipynb) (set `limit = 4`), or `papermill 04_generate.ipynb")
+    assert "(set `study = 'demo+limit=4'`)" in limited.go_on("06_benchmark"), "it has no such parameter"
+    assert "(run it as it is)" in open_study("demo").go_on("04_generate")
+
+
+def test_a_notebook_shows_the_settings_that_it_uses(capsys):
+    open_study("demo").show("vocabulary", "constituents")
+    keys = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert keys == ["study", "files", "vocabulary", "japanese", "expert", "ancestor", "versions", "commit"]

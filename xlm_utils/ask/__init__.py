@@ -7,6 +7,4 @@ Notebook: 02 and 05, through their own wings.
 
 from xlm_utils.ask.calls import afford
 
-__all__ = [
-    "afford",
-]
+__all__ = ["afford"]

@@ -23,6 +23,7 @@ from xlm_utils.ask.clients import Ask, Fatal, Reply, Retry, open_client, shutdow
 from xlm_utils.ask.pacing import HEADROOM, Pacer
 from xlm_utils.ask.replies import identity, open_store, spent, spent_in, stored
 from xlm_utils.study import Study, StudyError
+from xlm_utils.study.notebook import Progress
 
 WORKERS = 32
 TRIES = 8
@@ -139,16 +140,13 @@ class _Run:
 
     def finish(self, prompts: list[str]) -> None:
         """Work off all prompts, or raise the one sentence that says why not."""
-        from tqdm.auto import tqdm  # in a notebook a widget: as text it would leave a line there every tenth of a second
-
+        progress = Progress(self.card.name, len(prompts), "calls")
         with closing(self.database), ThreadPoolExecutor(min(WORKERS, len(prompts))) as threads:
             try:
-                with tqdm(total=len(prompts), desc=self.card.name, unit="call") as bar:  # its own: rate and time left
-                    first = threads.submit(self.one, prompts[0])  # alone: a wrong key costs one call, and the SDK's slow first use delays nobody
-                    wait([first])
-                    for future in as_completed([first, *(threads.submit(self.one, prompt) for prompt in prompts[1:])]):
-                        bar.set_postfix_str(f"{self.usd:.2f} USD", refresh=False)
-                        bar.update(future.result())
+                first = threads.submit(self.one, prompts[0])  # alone: a wrong key costs one call, and the SDK's slow first use delays nobody
+                wait([first])
+                for future in as_completed([first, *(threads.submit(self.one, prompt) for prompt in prompts[1:])]):
+                    progress.update(future.result(), f"{self.usd:.2f} USD")
             finally:  # Ctrl-C too: calls in flight finish and are stored
                 self.pacer.stop()
         if self.kept < len(prompts):

@@ -9,11 +9,4 @@ from xlm_utils.benchmark.benchmarks import columns_table, datasets_table, evalua
 from xlm_utils.benchmark.prepared import COLUMNS, prepare
 from xlm_utils.benchmark.scores import gold_index
 
-__all__ = [
-    "COLUMNS",
-    "columns_table",
-    "datasets_table",
-    "evaluate",
-    "gold_index",
-    "prepare",
-]
+__all__ = ["COLUMNS", "columns_table", "datasets_table", "evaluate", "gold_index", "prepare"]

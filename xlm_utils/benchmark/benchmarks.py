@@ -30,20 +30,20 @@ def evaluate(study: Study, prepared: Prepared, name: str) -> dict:
     the same weights have answered, for another model, for another selection of data sets, or before a kill.
 
     Returns:
-        ``model``; ``datasets``: data set → column, metric, value, stderr, n, shots, truncated, version,
-        of (rows there are), held_out; ``columns``: column → value, stderr, n, metric; ``unavailable``:
-        data set → why. An undefined number is None.
+        ``model``; ``datasets``: data set → column, metric, value, low and high (95 %), stderr, n, chance, shots, truncated,
+        version, of (rows there are), held_out; ``columns``: column → value, low, high, stderr, n, chance, metric, sets;
+        ``unavailable``: data set → why. An undefined number is None.
 
     Raises:
-        StudyError: the model, its chat template or the backend is not there.
+        StudyError: the model or its chat template is not there.
     """
-    models.check_backend(study)
     how = {
         "weights": digest(models.locate(study, name)), "chat_template": study.benchmarks.chat_template,
-        "dtype": study.generation.dtype, "quantization": study.generation.quantization, "backend": study.generation.backend,
+        "dtype": study.generation.dtype, "quantization": study.generation.quantization,
+        **({"date": models.DATE.isoformat()} if study.benchmarks.chat_template else {}),
     }  # fmt: skip
-    folder = study.folder / "benchmarks"
-    steps = [Step(folder / f"{name}{ending}", tasks=prepared.facts, **how) for ending in (".json", ".samples.jsonl")]
+    folder = study.benchmarks_folder
+    steps = [Step(folder / f"{name}{ending}", tasks=prepared.facts, columns=prepared.columns, **how) for ending in (".json", ".samples.jsonl")]
     with steps[0] as result_step, steps[1] as item_step:
         if result_step.done and item_step.done:
             print(f"{name}: the benchmarks are done")
@@ -78,11 +78,6 @@ def _groups(prepared: Prepared, asked: list[str]) -> Iterator[list[str]]:
 
 
 def _language_model(study: Study, prepared: Prepared, name: str) -> LM:
-    if study.generation.backend == "vllm":
-        from lm_eval.models.vllm_causallms import VLLM
-
-        dtype, _ = models.pick_dtype(study, "cuda")
-        return VLLM(pretrained=str(models.locate(study, name)), batch_size="auto", dtype=dtype)
     model, tokenizer, how = models.load(study, name)
     from xlm_utils.benchmark.harness import SharedPromptLM
 
@@ -131,7 +126,7 @@ def compose(prepared: Prepared, name: str, parts: dict[str, dict]) -> tuple[dict
     for dataset, result in datasets.items():
         if result["truncated"]:
             print(f"{name}, {dataset}: {result['truncated']} of {result['n']} prompts were longer than the model's context and lost their beginning")
-    columns = {column: scores.column_result(sets, datasets) for column, sets in COLUMNS.items()}
+    columns = {column: scores.column_result(sets, datasets) for column, sets in prepared.columns.items()}
     rows = [{"model": name, **row} for dataset in datasets for row in parts[dataset]["rows"]]
     return {"model": name, "datasets": datasets, "columns": columns, "unavailable": prepared.unavailable}, rows
 
@@ -142,16 +137,16 @@ def _sampled(prepared: Prepared, dataset: str) -> bool:
 
 def columns_table(study: Study) -> pd.DataFrame:
     """Finished results: one row per model in the tables' order, one column per benchmark; NaN where undefined."""
-    files = {model: study.folder / "benchmarks" / f"{model}.json" for model in study.models}
+    files = {model: study.benchmarks_folder / f"{model}.json" for model in study.models}
     found = {model: json.loads(file.read_text(encoding="utf-8"))["columns"] for model, file in files.items() if read_manifest(file)}
     values = {model: [columns[column]["value"] for column in COLUMNS] for model, columns in found.items()}
     return pd.DataFrame.from_dict(values, orient="index", columns=list(COLUMNS), dtype=float).rename_axis("model")
 
 
 def datasets_table(study: Study, names: list[str]) -> pd.DataFrame:
-    """Finished results of these models, one row per model and data set: column, metric, value, stderr, n, of, shots, truncated, normalised_em."""
-    files = {model: study.folder / "benchmarks" / f"{model}.json" for model in names}
+    """Finished results, one row per model and data set: column, metric, value and its interval, n, of, chance, shots, truncated, normalised_em."""
+    files = {model: study.benchmarks_folder / f"{model}.json" for model in names}
     found = {model: json.loads(file.read_text(encoding="utf-8"))["datasets"] for model, file in files.items() if read_manifest(file)}
     rows = [{"model": model, "data set": name, **result} for model, datasets in found.items() for name, result in datasets.items()]
-    columns = ["model", "column", "data set", "metric", "value", "stderr", "n", "of", "shots", "truncated", "normalised_em"]
-    return pd.DataFrame(rows, columns=columns).astype({"value": float, "stderr": float, "normalised_em": float})
+    columns = ["model", "column", "data set", "metric", "value", "low", "high", "stderr", "n", "of", "chance", "shots", "truncated", "normalised_em"]
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(("value", "low", "high", "stderr", "chance", "normalised_em"), float))

@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING
 import torch
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
-from tqdm import tqdm
+
+from xlm_utils import models
+from xlm_utils.study.notebook import Progress
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
     from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-FEWSHOT_SEED = 1234  # the harness's own default, so that `lm-eval run` draws the same examples
+FEWSHOT_SEED = 1234  # the harness's own default, so that a whole `lm-eval run` draws the same examples
 LOGITS_AT_ONCE = 2**27  # half a GiB in fp32
 LEAST_FILLED = 0.7  # of a batch's width that each of its rows fills; padding is computed like text, a batch more costs one reading of the weights
 
@@ -42,15 +44,25 @@ def batches(rows: list, lengths: list[int], budget: int) -> Iterator[list]:
 
 
 class PreparedTask(ConfigurableTask):
-    """A task whose requests are built once and then put to many models."""
+    """A task whose requests are built once and then put to many models.
+
+    Few-shot examples are drawn row by row from one generator. So where a task has any, the requests of all
+    rows are built and those of the chosen ones kept: they get the examples that they have in a whole run.
+    """
 
     _instances = None
 
-    def build_all_requests(self, **options: object) -> None:
+    def build_all_requests(self, samples: list[int] | None = None, **options: object) -> None:
         if self._instances is None or options.get("apply_chat_template"):  # templates differ between models
+            drawn = samples and self.config.num_fewshot
             self.set_fewshot_seed(FEWSHOT_SEED)
             with contextlib.redirect_stderr(io.StringIO()):  # a progress bar per data set, done in an instant
-                super().build_all_requests(**options)
+                super().build_all_requests(samples=None if drawn else samples, **options)
+            if drawn:
+                number = {row: place for place, row in enumerate(sorted(samples))}  # as the harness numbers a selection
+                self._instances = [instance for instance in self._instances if instance.doc_id in number]
+                for instance in self._instances:
+                    instance.doc_id = number[instance.doc_id]
         for instance in self._instances:
             instance.resps.clear()
             instance.filtered_resps.clear()
@@ -74,6 +86,26 @@ class SharedPromptLM(HFLM):
         self.truncated: set[str] = set()
         self._pairs = {} if pairs is None else pairs
 
+    def apply_chat_template(self, chat_history: list[dict], add_generation_prompt: bool = True) -> str:
+        return models.chat(self.tokenizer, chat_history, add_generation_prompt)
+
+    def tok_batch_encode(self, strings: list[str], left_truncate_len: int | None = None, **_: object) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and attention mask; each prompt has the beginning-of-text token that it has alone, whatever the first of the batch begins with."""
+        rows = [tuple(self.tok_encode(string, left_truncate_len=left_truncate_len)) for string in strings]
+        width = max(map(len, rows))
+        return self._pad(rows, left=True), torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self.device)
+
+    def tok_decode(self, tokens: list[int] | int, skip_special_tokens: bool = True) -> str:
+        if skip_special_tokens and not isinstance(tokens, int):
+            return models.said(self.tokenizer, tokens)[0]
+        return super().tok_decode(tokens, skip_special_tokens)
+
+    def _model_generate(self, context: torch.Tensor, max_length: int, stop: list[str], **settings: object) -> torch.Tensor:
+        written = super()._model_generate(context, max_length, stop, **settings)
+        if any(models.said(self.tokenizer, row)[1] for row in written[:, context.shape[1] :].tolist()):  # a stop string ends no thought
+            written = super()._model_generate(context, max_length, [self.tok_decode(self.eot_token_id, skip_special_tokens=False)], **settings)
+        return written
+
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         key = context, continuation
         if key not in self._pairs:
@@ -94,10 +126,10 @@ class SharedPromptLM(HFLM):
             keys.append((tuple(prompt[-room:]), tuple(option)))
             wanted[keys[-1][0]][keys[-1][1]] = None
         prompts = sorted(wanted, key=len, reverse=True)
-        with tqdm(total=len(prompts), desc="prompts", delay=60) as progress:
-            for batch in batches(prompts, [len(p) for p in prompts], self.batch_tokens):
-                self._score(batch, wanted)
-                progress.update(len(batch))
+        progress = Progress("benchmark", len(prompts), "prompts", delay=60)
+        for batch in batches(prompts, [len(p) for p in prompts], self.batch_tokens):
+            self._score(batch, wanted)
+            progress.update(len(batch))
         return [wanted[prompt][option] for prompt, option in keys]
 
     @torch.inference_mode()

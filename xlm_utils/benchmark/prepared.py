@@ -34,8 +34,9 @@ COLUMNS = {
     "dc": ("crade", "rrtnm", "smdis"),
     "sts": ("jcsts",),
 }
-COLUMN_OF = {dataset: column for column, sets in COLUMNS.items() for dataset in sets}
-GENERATED = ("jaqket_v2", "jsquad", "xlsum_ja")  # answered in free text: no choices, so nothing smooth to search on
+SIMILARITY = ("jcsts", "jcsts_likelihood")  # one data set scored in two ways, both always shown; a study may take the second for its column
+COLUMN_OF = {dataset: column for column, sets in COLUMNS.items() for dataset in sets} | dict.fromkeys(SIMILARITY, "sts")
+NO_CHOICES = ("jaqket_v2", "jsquad", "xlsum_ja", "jcsts_likelihood")  # so nothing smooth to search on
 
 
 @dataclass
@@ -46,7 +47,26 @@ class Prepared:
     items: dict[str, list[int]] = field(default_factory=dict)  # rows of the reported split that are asked
     facts: dict[str, dict] = field(default_factory=dict)  # what a result is made from
     unavailable: dict[str, str] = field(default_factory=dict)  # why a data set is missing
+    columns: dict[str, tuple[str, ...]] = field(default_factory=lambda: COLUMNS)  # column → the data sets that it is the mean of
     pairs: dict[str, dict] = field(default_factory=dict)  # tokenizer → tokenised requests
+
+
+def columns(study: Study) -> dict[str, tuple[str, ...]]:
+    """Column → the data sets that it is the mean of in this study: those of ``COLUMNS``, or fewer by ``benchmarks.sets``.
+
+    Raises:
+        StudyError: a column or data set that there is not.
+    """
+    for column, sets in study.benchmarks.sets.items():
+        valid = [dataset for dataset, own in COLUMN_OF.items() if own == column]
+        if column not in COLUMNS or not sets or not set(sets) <= set(valid):
+            raise StudyError(f"benchmarks.sets: {column}: {list(sets)} must name some of {', '.join(valid or COLUMNS)}")
+    return COLUMNS | study.benchmarks.sets
+
+
+def asked(study: Study) -> list[str]:
+    """The data sets that are put to the models."""
+    return [dataset for dataset, column in COLUMN_OF.items() if dataset in (*columns(study)[column], *SIMILARITY)]
 
 
 def spread(pool: list[int], wanted: int, seed: object) -> list[int]:
@@ -67,8 +87,10 @@ def prepare(study: Study) -> Prepared:
     Raises:
         StudyError: the data folder does not exist, or no data set can be used at all.
     """
-    prepared = Prepared()
-    for dataset in COLUMN_OF:
+    prepared = Prepared(columns=columns(study))
+    if fewer := [f"{column}: {', '.join(sets)}" for column, sets in prepared.columns.items() if sets != COLUMNS[column]]:
+        print(f"columns of other data sets than Table 2's: {'; '.join(fewer)}")
+    for dataset in asked(study):
         try:
             config, splits = load_task(study, dataset)
         except data.DataError as error:
@@ -79,7 +101,7 @@ def prepare(study: Study) -> Prepared:
         of = len(splits[split])
         if len(pool) < of:
             print(f"{dataset}: {of - len(pool)} of its {of} rows are set aside for the search and not reported")
-        prepared.items[dataset] = spread(pool, study.benchmarks.items, (study.seed, dataset))
+        prepared.items[dataset] = spread(pool, study.benchmarks.items, (study.seed, config["dataset_kwargs"]["name"]))
         prepared.tasks[dataset] = make_task(config, splits)
         prepared.facts[dataset] = {
             "version": config["metadata"]["version"], "of": of, "held_out": of - len(pool), "items": fingerprint(prepared.items[dataset]),
@@ -141,7 +163,7 @@ def pools(study: Study, dataset: str, config: dict, splits: DatasetDict) -> tupl
         return (split, rows), ("train", list(range(len(splits["train"]))))
     if COLUMN_OF[dataset] not in study.evolution.columns:
         return (split, rows), (split, [])
-    half = set(random.Random(f"{study.seed} {dataset}").sample(rows, len(rows) // 2))
+    half = set(random.Random(f"{study.seed} {config['dataset_kwargs']['name']}").sample(rows, len(rows) // 2))
     return (split, [row for row in rows if row not in half]), (split, sorted(half))
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING
+from unicodedata import normalize
 
 import pandas as pd
+
+from xlm_utils.stats import statistics
 
 if TYPE_CHECKING:
     from xlm_utils.benchmark.harness import PreparedTask
@@ -31,11 +34,11 @@ def choice_scores(task: PreparedTask, doc: dict, likelihoods: list[float]) -> tu
 
 
 def normalised_em(answer: str, golds: list[str]) -> float:
-    """1.0 if the answer's first line equals any gold after neologdn normalisation."""
+    """1.0 if the answer's first line equals any gold after NFKC (㎎ is mg) and neologdn normalisation, tildes kept (3〜5mg is not 35mg)."""
     import neologdn
 
-    first = neologdn.normalize(answer.strip().split("\n")[0])
-    return float(any(first == neologdn.normalize(gold) for gold in golds))
+    first, *others = (neologdn.normalize(normalize("NFKC", text), tilde="normalize") for text in (answer.strip().split("\n")[0], *golds))
+    return float(first in others)
 
 
 def rouge2(gold: str, answer: str) -> float:
@@ -47,19 +50,23 @@ def rouge2(gold: str, answer: str) -> float:
 
 
 def item_row(task: PreparedTask, sample: dict, truncated: set[str] | None) -> dict:
-    """One harness sample → item (row number in the reported split), score, gold, prediction, gold_logprob, truncated.
+    """One harness sample → item (row number in the reported split), score, gold, prediction, gold_logprob, logprobs, options, truncated.
 
     ``score`` is None for similarity, which is scored over all items; extractive answers also have
     ``normalised_em``. ``truncated`` is None where the language model does not tell.
     """
     doc, answers = sample["doc"], sample["filtered_resps"]
     row = {"item": sample["doc_id"], "score": None, "truncated": None if truncated is None else sample["arguments"][0][0] in truncated}
+    if task.multiple_input:  # similarity by likelihood
+        prediction, gold = sample["pearson"]
+        return row | {"gold": gold, "prediction": prediction, "gold_logprob": None}
     if task.OUTPUT_TYPE == "multiple_choice":
         likelihoods = [likelihood for likelihood, _ in answers]
         choices = task.doc_to_choice(doc)
         row |= {"gold": choices[gold_index(task, doc)], "prediction": choices[likelihoods.index(max(likelihoods))]}
         row["gold_logprob"], _ = choice_scores(task, doc, likelihoods)
-        return row | ({"score": float(sample["acc"])} if "acc" in sample else {})
+        row["logprobs"] = {choice: round(value, 4) for choice, value in zip(choices, log_softmax(likelihoods), strict=True)}
+        return row | ({"score": float(sample["acc"]), "options": len(choices)} if "acc" in sample else {})
     row |= {"gold": sample["target"], "prediction": answers[0], "gold_logprob": None}
     if "rouge2" in sample:
         return row | {"score": rouge2(sample["target"], answers[0])}
@@ -67,33 +74,51 @@ def item_row(task: PreparedTask, sample: dict, truncated: set[str] | None) -> di
 
 
 def dataset_result(rows: list[dict], results: dict) -> dict:
-    """metric, value, stderr, n (and normalised_em), truncated of one data set.
+    """metric, value, low, high, stderr, n, chance (and normalised_em), truncated of one data set.
 
-    The value is the harness's. Standard errors: of the mean over items; for Pearson's r,
-    sqrt((1 − r²) / (n − 2)). An undefined number is None.
+    The value is the harness's. Intervals (95 %): Wilson's of a share, Fisher's of Pearson's r, else BCa. Standard errors:
+    of the mean over items; for r, sqrt((1 − r²) / (n − 2)). Chance: mean over items of 1 / options, 0 for free answers,
+    none for r, which no constant answer has. An undefined number is None.
     """
     key = next(key for key in results if "," in key and "_stderr" not in key)  # "acc,none": metric, filter
     metric, n, value = key.partition(",")[0], len(rows), float(results[key])
-    error = None
+    error, ends, chance = None, statistics.Interval(math.nan, math.nan), None if metric == "pearson" else 0.0
     if math.isnan(value):
         value = None
     elif metric == "pearson":
         error = math.sqrt(max(0.0, 1 - value**2) / (n - 2)) if n > 2 else None
-    elif n > 1:
-        error = float(pd.Series([row["score"] for row in rows]).sem())
+        ends = statistics.correlation_interval(value, n)
+    else:
+        points = pd.Series([row["score"] for row in rows])
+        error = float(points.sem()) if n > 1 else None
+        ends = statistics.wilson(int(points.sum()), n) if points.isin((0, 1)).all() else statistics.mean_interval(points)
+    if "options" in rows[0]:
+        chance = sum(1 / row["options"] for row in rows) / n
     extra = {"normalised_em": sum(row["normalised_em"] for row in rows) / n} if "normalised_em" in rows[0] else {}
     cut = None if rows[0]["truncated"] is None else sum(row["truncated"] for row in rows)
-    return {"metric": metric, "value": value, "stderr": error, "n": n, **extra, "truncated": cut}
+    low, high = (None if math.isnan(end) else end for end in ends[:2])
+    return {"metric": metric, "value": value, "low": low, "high": high, "stderr": error, "n": n, "chance": chance, **extra, "truncated": cut}
 
 
 def column_result(sets: tuple[str, ...], datasets: dict[str, dict]) -> dict:
-    """Unweighted mean over a column's data sets; None while one of them is missing or undefined."""
+    """Unweighted mean over a column's data sets; None while one of them is missing or undefined.
+
+    Its interval has for half width the root of the summed squares of its data sets' own, on either side (Zou & Donner
+    2008, Statistics in Medicine 27, 1693–1702).
+    """
     found = [datasets[dataset] for dataset in sets if dataset in datasets]
     values, errors = [d["value"] for d in found], [d["stderr"] for d in found]
     complete = len(found) == len(sets) and None not in values
+    mean = sum(values) / len(sets) if complete else None
+    ends = {}
+    for end, side in (("low", -1), ("high", 1)):
+        known = complete and all(d[end] is not None for d in found)
+        ends[end] = mean + side * math.hypot(*(d[end] - d["value"] for d in found)) / len(sets) if known else None
+    chances = [d["chance"] for d in found]
     return {
-        "value": sum(values) / len(sets) if complete else None,
+        "value": mean, **ends,
         "stderr": math.sqrt(sum(e**2 for e in errors)) / len(sets) if complete and None not in errors else None,
         "n": sum(d["n"] for d in found),
-        "metric": found[0]["metric"] if found else None,
-    }
+        "chance": sum(chances) / len(chances) if chances and None not in chances else None,
+        "metric": found[0]["metric"] if found else None, "sets": list(sets),
+    }  # fmt: skip

@@ -5,13 +5,7 @@ Out: ``vocabulary.csv`` and ``funnel.csv``.
 Notebook: 01_curate.
 """
 
-from xlm_utils.curate.vocabulary import PAPER_TERMS, brown_counts, compare_rules, curate, labels, part_of_speech
+from xlm_utils.curate.vocabulary import PAPER_TERMS, compare_rules, curate, labels, read_terms
+from xlm_utils.curate.words import frequency, part_of_speech
 
-__all__ = [
-    "PAPER_TERMS",
-    "brown_counts",
-    "compare_rules",
-    "curate",
-    "labels",
-    "part_of_speech",
-]
+__all__ = ["PAPER_TERMS", "compare_rules", "curate", "frequency", "labels", "part_of_speech", "read_terms"]

@@ -9,15 +9,13 @@ from __future__ import annotations
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from xlm_utils.curate.release import Member, release
 from xlm_utils.study import StudyError
 
 if TYPE_CHECKING:
@@ -33,71 +31,15 @@ COLUMNS = {
     "TextDefinition": DESCRIPTION,
     "Relationship": [*STATE, "sourceId", "destinationId", "relationshipGroup", "typeId", "characteristicTypeId", "modifierId"],
 }
-REQUIRED = ("Concept", "Description", "Language")  # without the other two, definitions and parents are empty
-NAME = re.compile(r"x?(?:sct2_(Concept|Description|TextDefinition|Relationship)_|der2_cRefset_\w*?(Language))\w*?(Snapshot|Full)[-_].*\.txt")
 TEXT = ("languageCode", "term")  # all other columns hold numbers, except the id of a refset's row
 FULLY_SPECIFIED, SYNONYM = 900000000000003001, 900000000000013009
 PREFERRED = 900000000000548007
-DIALECTS = {"en-US": 900000000000509007, "en-GB": 900000000000508004}  # their language refsets
+DIALECTS = {  # their language refsets
+    "en-US": 900000000000509007, "en-GB": 900000000000508004, "en-AU": 32570271000036106,
+    "en-CA": 19491000087109, "en-IE": 21000220103, "en-NZ": 271000210107,
+}  # fmt: skip
 IS_A = 116680003
 TAG = re.compile(r"\s*\(([^()]*)\)$")  # Hollow toe (disorder)
-
-
-@dataclass(frozen=True)
-class Member:
-    """One text file of a release: on disk, or inside an archive."""
-
-    file: Path
-    modified: int
-    inside: str = ""
-
-    @property
-    def name(self) -> str:
-        return (self.inside or self.file.name).rpartition("/")[2]
-
-    @contextmanager
-    def open(self) -> Iterator[BinaryIO]:
-        if not self.inside:
-            with self.file.open("rb") as stream:
-                yield stream
-        else:
-            with zipfile.ZipFile(self.file) as archive, archive.open(self.inside) as stream:
-                yield stream
-
-
-def _archived(file: Path) -> list[Member]:
-    try:
-        with zipfile.ZipFile(file) as archive:
-            return [Member(file, file.stat().st_mtime_ns, name) for name in sorted(archive.namelist()) if NAME.fullmatch(name.rpartition("/")[2])]
-    except zipfile.BadZipFile as error:
-        raise StudyError(f"{file.name}: neither a folder nor a whole zip ({error})") from None
-
-
-def release(path: Path) -> dict[str, tuple[Member, ...]]:
-    """Files of a release by kind (``COLUMNS``): an archive, or a folder with text files or else archives at any depth.
-
-    The Snapshot files, or the Full ones (every state since 2002) where there is no Snapshot. Several
-    files of a kind are read as one: an edition's modules, or an extension beside the international release.
-    """
-    if path.is_dir():
-        found = [Member(file, file.stat().st_mtime_ns) for file in sorted(path.rglob("*.txt")) if NAME.fullmatch(file.name)]
-        found = found or [member for file in sorted(path.rglob("*.zip")) for member in _archived(file)]
-    else:
-        found = _archived(path)
-    states: dict[str, dict[str, tuple[Member, ...]]] = {"Snapshot": {}, "Full": {}}
-    for member in found:
-        component, refset, state = NAME.fullmatch(member.name).groups()
-        states[state][component or refset] = (*states[state].get(component or refset, ()), member)
-    state = max(states, key=lambda state: sum(kind in states[state] for kind in REQUIRED))  # the first of equals
-    missing = [kind for kind in REQUIRED if kind not in states[state]]
-    if missing:
-        raise StudyError(f"{path.name}: no {state} file for {', '.join(missing)}; a SNOMED CT release has {', '.join(REQUIRED)}")
-    return states[state]
-
-
-def sources(path: Path) -> list[Path]:
-    """The files on disk that ``labels`` reads, for a manifest."""
-    return sorted({member.file for members in release(path).values() for member in members})
 
 
 def _number(kind: str, column: str) -> bool:
@@ -120,6 +62,8 @@ def _fault(member: Member, kind: str) -> str | None:
             for column, cell in zip(columns, cells, strict=True):
                 if _number(kind, column) and not re.fullmatch("[0-9]{1,18}", cell):
                     return f"{member.name}, line {line}: {column} is {cell!r}, not a number"
+                if column == "active" and cell not in ("0", "1"):
+                    return f"{member.name}, line {line}: active is {cell!r}, not 0 or 1"
     return None
 
 
@@ -144,8 +88,13 @@ def _stream(member: Member, kind: str, wanted: list[str], keep: Expression | Non
             parse_options=csv.ParseOptions(delimiter="\t", quote_char=False),  # a quotation mark is a character
             convert_options=csv.ConvertOptions(column_types=types, include_columns=wanted, null_values=[]),
         )
-        tables = (pa.Table.from_batches([batch]) for batch in reader)
-        return [table if keep is None else table.filter(keep) for table in tables]
+        tables = []
+        for batch in reader:
+            table = pa.Table.from_batches([batch])
+            if (pa.compute.max(table["active"]).as_py() or 0) > 1:  # a number, so the reader takes it
+                raise pa.ArrowInvalid("active is neither 0 nor 1")
+            tables.append(table if keep is None else table.filter(keep))
+        return tables
 
 
 def read(files: dict[str, tuple[Member, ...]], kind: str, wanted: list[str], keep: Expression | None = None) -> pd.DataFrame:
@@ -223,7 +172,7 @@ def _labels(name: str, members: tuple[tuple[str, tuple[Member, ...]], ...], kind
     tags = full.set_index("conceptId")["term"].str.extract(TAG, expand=False).fillna("")
     rows = names[(names["languageCode"] == code) & names["id"].isin(acceptable)]
     rows = rows[rows["typeId"] == (FULLY_SPECIFIED if kind == "fsn" else SYNONYM)]
-    rows = rows.assign(is_name=rows["id"].isin(preferred), term=rows["term"].str.strip())
+    rows = rows.assign(is_name=rows["id"].isin(preferred), term=rows["term"].str.strip().str.normalize("NFC"))
     if kind == "fsn":
         rows["term"] = rows["term"].str.replace(TAG, "", regex=True)
     elif kind == "preferred":

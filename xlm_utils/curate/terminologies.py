@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import importlib.util
 import re
+import unicodedata
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from xlm_utils.study.records import first_undecodable
 
 SYNONYM = re.compile(r'"((?:[^"\\]|\\.)*)"\s+(\w+)')
 DEFINITION = re.compile(r'"((?:[^"\\]|\\.)*)"')
+COMMENT = re.compile(r'("(?:[^"\\]|\\.)*")|(?:^|\s)!.*')  # an exclamation mark inside quotation marks begins none
 CSV_COLUMNS = ("term", "definition", "translation", "concept", "parent")
 
 
@@ -28,40 +31,56 @@ def hpo_file(path: str | None = None) -> Path:
     return Path(spec.submodule_search_locations[0]) / "data" / "hp.obo"
 
 
+def _stanzas(file: Path) -> Iterator[tuple[str, int, dict[str, list[str]]]]:
+    """Stanzas of an OBO file, with or without blank lines between them: kind, line, tag → values without comments."""
+    try:
+        lines = unicodedata.normalize("NFC", file.read_text(encoding="utf-8-sig")).split("\n")
+    except UnicodeDecodeError:
+        raise StudyError(f"{file.name}, line {first_undecodable(file)}: not UTF-8 text") from None
+    kind, begin, stanza = "", 1, {}
+    for number, line in enumerate(lines, 1):
+        if header := re.fullmatch(r"\[(\w+)\]", line.strip()):
+            yield kind, begin, stanza
+            kind, begin, stanza = header[1], number, {}
+        elif line := COMMENT.sub(lambda found: found[1] or "", line).strip():
+            tag, colon, value = line.partition(":")
+            if not colon:
+                raise StudyError(f"{file.name}, line {number}: not a line of an OBO file: {line[:60]!r}")
+            stanza.setdefault(tag, []).append(value.strip())
+    yield kind, begin, stanza
+
+
+def _plain(text: str) -> str:
+    r"""A quoted text without OBO's escapes (``\n``, ``\t`` and ``\W`` are white space), every run of white space one space."""
+    return " ".join(re.sub(r"\\(.)", lambda found: " " if found[1] in "ntW" else found[1], text).split())
+
+
 @cache
 def hpo_labels(file: Path) -> pd.DataFrame:
-    """Every name and exact synonym of the Human Phenotype Ontology.
+    """Every name and exact synonym of the Human Phenotype Ontology; terms that are obsolete are none.
 
     Returns:
         one row a label: concept (``HP:…``), term, definition ("" if none), is_name (the preferred
-        label), in_snomed (the concept has a SNOMED CT cross-reference), parent (first ``is_a``).
+        label), in_snomed (the concept has a SNOMED CT cross-reference), parent (first ``is_a``, which may lie outside the file).
 
     Raises:
         StudyError: not an ontology of HPO's, with the line that shows it where there is one.
     """
-    import obonet
-
-    try:
-        nodes = obonet.read_obo(file).nodes(data=True)
-    except UnicodeDecodeError:
-        raise StudyError(f"{file.name}, line {first_undecodable(file)}: not UTF-8 text") from None
-    except ValueError as error:  # it quotes the line
-        told = str(error).splitlines()[-1]
-        number = next((n for n, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1) if line.strip() == told), "?")
-        raise StudyError(f"{file.name}, line {number}: not a line of an OBO file: {told[:60]!r}") from None
     rows = []
-    for concept, entry in nodes:
-        if not concept.startswith("HP:"):
+    for kind, line, entry in _stanzas(file):
+        concept = entry.get("id", [""])[0]
+        if kind != "Term" or not concept.startswith("HP:") or entry.get("is_obsolete") == ["true"]:
             continue
         if "name" not in entry:
-            raise StudyError(f"{file.name}: {concept} has no name; the file may have been cut off there")
-        found = DEFINITION.match(entry.get("def", ""))
-        definition = re.sub(r"\\(.)", r"\1", " ".join(found[1].split())) if found else ""
-        exact = [m[1] for s in entry.get("synonym", []) if (m := SYNONYM.match(s)) and m[2] == "EXACT"]
+            raise StudyError(f"{file.name}, line {line}: {concept} has no name; the file may have been cut off there")
+        found = DEFINITION.match(entry.get("def", [""])[0])
+        definition = _plain(found[1]) if found else ""
+        name = _plain(entry["name"][0])
+        exact = [_plain(m[1]) for s in entry.get("synonym", []) if (m := SYNONYM.match(s)) and m[2] == "EXACT"]
         in_snomed = any(x.startswith("SNOMEDCT_US:") for x in entry.get("xref", []))
-        parent = entry.get("is_a", [""])[0]
-        for label in dict.fromkeys([entry["name"], *exact]):
-            rows.append((concept, label, definition, label == entry["name"], in_snomed, parent))
+        parent = entry.get("is_a", [""])[0].partition(" ")[0]
+        for label in dict.fromkeys([name, *exact]):
+            rows.append((concept, label, definition, label == name, in_snomed, parent))
     if not rows:
         raise StudyError(f"{file.name}: no term of the Human Phenotype Ontology (HP:…) in it")
     columns = ["concept", "term", "definition", "is_name", "in_snomed", "parent"]
@@ -89,7 +108,7 @@ def csv_labels(file: Path) -> pd.DataFrame:
             for row in reader:
                 if row and len(row) != len(header):
                     raise StudyError(f"{file.name}, line {reader.line_num}: {len(row)} cells instead of {len(header)} ({', '.join(header)})")
-                rows += [[cell.strip() for cell in row]] if row else []
+                rows += [[unicodedata.normalize("NFC", cell.strip()) for cell in row]] if row else []
     except UnicodeDecodeError:
         raise StudyError(f"{file.name}, line {first_undecodable(file)}: not UTF-8 text; save the list as UTF-8") from None
     except csv.Error as error:

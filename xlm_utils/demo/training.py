@@ -6,6 +6,7 @@ Gemma) are computed for those positions alone.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,15 +15,17 @@ import pandas as pd
 from xlm_utils.curate.terminologies import hpo_file, hpo_labels
 from xlm_utils.curate.vocabulary import TRAINED_LENGTHS, is_seen
 from xlm_utils.models.libraries import quiet
-from xlm_utils.study import Study
+from xlm_utils.study import ROOT, Study
 from xlm_utils.study.records import Step, read_jsonl
 
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 TRAINED_WORD = r"[A-Za-z]+(?:-[A-Za-z]+)*"
+ABNORMALITY = "HP:0000118"  # phenotypic abnormality; what lies right below it are the organ systems
+TRAINING = ROOT / "data" / "demo" / "training"
 Pair = tuple[str, str]  # prompt, completion (with its leading space where the language has one)
 
 
-def medical_pairs(study: Study, samples: int = 2400, held_out: int = 64) -> tuple[list[Pair], list[Pair]]:
+def medical_pairs(study: Study, samples: int = 2080, held_out: int = 64) -> tuple[list[Pair], list[Pair]]:
     """English HPO definitions: training pairs from the seen half of the concepts, held-out pairs from the other.
 
     The study's own terms are single words, so each seen single-word label is shown twice and
@@ -43,11 +46,67 @@ def medical_pairs(study: Study, samples: int = 2400, held_out: int = 64) -> tupl
     return [*words, *words, *pairs(phrases)], pairs(unseen)
 
 
-def general_pairs(study: Study, file: Path, held_out: int = 64) -> tuple[list[Pair], list[Pair]]:
-    """Japanese definitions of everyday words (``data/demo/general_ja.jsonl``), split by the study's seed."""
-    rows = pd.DataFrame(read_jsonl(file)).sample(frac=1, random_state=study.seed)
-    pairs = [(study.prompt(study.target, row.term), row.definition) for row in rows.itertuples()]
-    return pairs[held_out:], pairs[:held_out]
+def question_pairs(study: Study, samples: int = 484) -> list[Pair]:
+    """Questions about HPO's seen half in the shape of PubMedQA's prompts, whose answers follow from the ontology alone.
+
+    Of eleven, five are yes (a concept is of the kind of its parent, and who has it has that as well), five no (the two
+    share no organ system), one maybe (who has the kind may have this or another of its children).
+    """
+    import networkx
+    import obonet
+
+    graph = obonet.read_obo(hpo_file())  # its edges lead from a concept to its kind
+    labels = hpo_labels(hpo_file())
+    names = labels[labels["is_name"]].set_index("concept")
+    seen = {row.Index: (_in_a_sentence(row.term), row.definition) for row in names.itertuples() if is_seen(row.Index, row.definition)}
+    systems = set(graph.predecessors(ABNORMALITY))
+    of = {concept: systems & (networkx.descendants(graph, concept) | {concept}) for concept in seen}
+    edges = [(child, parent) for child in seen for parent in graph.successors(child) if of.get(parent)]
+    draw = random.Random(study.seed)
+    draw.shuffle(edges)
+    asked = []
+    for number, (child, parent) in enumerate(edges):
+        (name, text), (kind, wider) = seen[child], seen[parent]
+        while of[(stranger := draw.choice(edges))[0]] & of[child]:
+            pass
+        other, other_kind = (seen[concept][0] for concept in stranger)
+        if number % 2:
+            asked += [(text, f"Does this text describe {name}?", "yes"), (text, f"Does this text describe {other}?", "no")]
+        else:
+            asked += [(text, f"Is {name} a kind of {kind}?", "yes"), (text, f"Is {name} a kind of {other_kind}?", "no")]
+        if number % 5 == 0 and graph.in_degree(parent) > 1:
+            asked[-2] = (text, f"Does a patient with {name} also have {kind}?", "yes")
+            asked.append((wider, f"Does a patient with {kind} also have {name}?", "maybe"))
+        if len(asked) >= samples:
+            break
+    return [(f"Abstract: {text}\nQuestion: {question}\nAnswer:", f" {answer}") for text, question, answer in asked]
+
+
+def _in_a_sentence(name: str) -> str:
+    """A concept's name with a small first letter, unless it is an abbreviation."""
+    return name if name[1:2].isupper() else name[:1].lower() + name[1:]
+
+
+def general_pairs(study: Study, folder: Path = TRAINING, held_out: int = 64) -> tuple[list[Pair], list[Pair]]:
+    """What ``ja`` learns from: definitions of everyday words in three manners, and the answer formats of the Japanese benchmarks.
+
+    Args:
+        folder: ``general_ja.jsonl``, ``definitions.jsonl``, ``encyclopedic.jsonl`` (term, definition) and ``formats.jsonl``
+            (prompt, completion).
+
+    Returns:
+        training pairs, and held-out definitions of as many words, none of which is trained on in any manner.
+    """
+    rows = pd.DataFrame([row for name in ("general_ja", "definitions", "encyclopedic") for row in read_jsonl(folder / f"{name}.jsonl")])
+    rows = rows.sample(frac=1, random_state=study.seed)
+    kept_back = set(rows["term"].drop_duplicates()[:held_out])
+
+    def pairs(table: pd.DataFrame) -> list[Pair]:
+        return [(study.prompt(study.target, row.term), row.definition) for row in table.itertuples()]
+
+    unseen = rows[rows["term"].isin(kept_back)].drop_duplicates("term")
+    formats = [(row["prompt"], row["completion"]) for row in read_jsonl(folder / "formats.jsonl")]
+    return pairs(rows[~rows["term"].isin(kept_back)]) + formats, pairs(unseen)
 
 
 def encode(tokenizer, pairs: Sequence[Pair]) -> list[dict]:
@@ -90,6 +149,13 @@ def finetune(
     return output
 
 
+def pick_bfloat16() -> bool:
+    """Whether matrix products run in bfloat16 (autocast; weights and optimiser stay in fp32): where the CPU or the GPU has instructions for it."""
+    import torch
+
+    return torch.cuda.is_bf16_supported() if torch.cuda.is_available() else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def _trainer(base, work, train, held_out, evaluate_every, *, steps, learning_rate, batch_size, rank, seed):
     quiet()
     import torch
@@ -118,7 +184,7 @@ def _trainer(base, work, train, held_out, evaluate_every, *, steps, learning_rat
         logging_steps=evaluate_every, eval_strategy="steps", eval_steps=evaluate_every, eval_on_start=True,
         save_strategy="steps", save_steps=evaluate_every, save_total_limit=2, load_best_model_at_end=True,
         metric_for_best_model="eval_loss", greater_is_better=False, report_to="none", remove_unused_columns=False,
-        prediction_loss_only=True, label_names=["labels"], disable_tqdm=True,
+        prediction_loss_only=True, label_names=["labels"], disable_tqdm=True, bf16=pick_bfloat16(),
     )  # fmt: skip
     collate = DataCollatorForSeq2Seq(tokenizer, padding=True)
     return CompletionTrainer(

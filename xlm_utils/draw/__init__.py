@@ -7,6 +7,4 @@ Notebook: 01, 03, 07.
 
 from xlm_utils.draw.canvas import save
 
-__all__ = [
-    "save",
-]
+__all__ = ["save"]

@@ -1,13 +1,13 @@
 """The house style of figures, and how they become files: small to commit, readable with and without a network.
 
-``layout.meta["alt"]`` tells in words what a figure shows.
+``layout.meta["alt"]`` tells in words what a figure shows. To import this is to have the style.
 """
 
 from __future__ import annotations
 
 import atexit
+import base64
 import logging
-import os
 import warnings
 from functools import cache
 from html import escape
@@ -18,6 +18,7 @@ import plotly.io as pio
 from plotly.offline import get_plotlyjs, get_plotlyjs_version
 
 from xlm_utils.draw.pages import page
+from xlm_utils.study.notebook import shell
 from xlm_utils.study.records import write_text
 
 # a Latin font first: Japanese ones draw ’ as wide as a kanji; each kanji still comes from the first font that has it
@@ -34,6 +35,7 @@ TEMPLATE.layout.update(
     width=800, height=450, margin={"l": 70, "r": 20, "t": 70, "b": 60}, colorway=[BLUE, ORANGE, RED, GREY],
     hoverlabel={"font_family": FONTS, "align": "left"},
 )  # fmt: skip
+WIDEST = 1220  # pixels that a notebook's output has room for, in JupyterLab and on the web
 SMALL = {"font_size": 12}
 BELOW = {"orientation": "h", "yref": "container", "y": 0.01, "yanchor": "bottom"}  # a legend under everything
 
@@ -49,14 +51,33 @@ def chrome() -> str | None:
     return str(path) if path and Path(path).exists() else None
 
 
-@cache
-def use_style() -> None:
-    """Make the house style the default, and take *Share chart* (an upload) out of every renderer's menu."""
+pictures: dict[str, Path] = {}  # JSON of a saved figure → its picture, as large as the figure
+
+
+def _use_style() -> None:
+    """Make the house style the default, take *Share chart* (an upload) out of every renderer's menu, show figures with words."""
     pio.templates["xlm"] = TEMPLATE
     pio.templates.default = "xlm"
     for name in ("plotly_mimetype", "jupyterlab", "colab"):
         pio.renderers[name].config = dict(CONFIG)
-    pio.renderers["png"].scale = 1.5
+    if ipython := shell():
+        ipython.display_formatter.ipython_display_formatter.for_type(go.Figure, _show)
+
+
+def _show(fig: go.Figure) -> None:
+    """A figure in a notebook: interactive, with its saved picture for where no script runs, and in words."""
+    from IPython.display import HTML, display
+
+    bundle, picture = fig._repr_mimebundle_(), pictures.get(fig.to_json())
+    if not bundle:
+        pio.show(fig)  # a renderer that opens a window
+        return
+    alt = (fig.layout.meta or {}).get("alt", "")
+    if picture and pio.renderers.default == "plotly_mimetype":
+        bundle["image/png"] = base64.b64encode(picture.read_bytes()).decode()
+    display(bundle, raw=True, metadata={"image/png": {"alt": alt}} if "image/png" in bundle else {})
+    if alt:
+        display(HTML(f"<details><summary><small>In words</small></summary><small>{escape(alt)}</small></details>"))
 
 
 def save(fig: go.Figure, name: str, folder: Path) -> go.Figure:
@@ -65,12 +86,14 @@ def save(fig: go.Figure, name: str, folder: Path) -> go.Figure:
     The page is small enough to commit because it holds no plotly.js (4.6 MB): it looks for
     ``plotly.min.js`` in the folder above, which is written here once and ignored by git, so the page
     works offline where it was made, and falls back on Plotly's CDN, so it works in a fresh clone.
+    Pictures of a figure that has not changed are kept.
 
     A notebook that ends a cell with this shows the figure: interactive in JupyterLab and, where there
     is a Chrome, as a picture on GitHub too. PLOTLY_RENDERER, where set, decides instead.
     """
-    use_style()
-    write_text(folder / f"{name}.json", fig.to_json() + "\n")
+    data, text = folder / f"{name}.json", fig.to_json()
+    files = [folder / f"{name}.svg", folder / f"{name}.png", folder / "shown" / f"{name}.png"]
+    kept = data.exists() and data.read_text(encoding="utf-8") == text + "\n" and all(file.exists() for file in files)
     library = folder.parent / "plotly.min.js"
     if not library.exists() or get_plotlyjs_version() not in library.read_text(encoding="utf-8")[:300]:
         write_text(library, get_plotlyjs())
@@ -82,23 +105,25 @@ def save(fig: go.Figure, name: str, folder: Path) -> go.Figure:
     drawing = fig.to_html(full_html=False, include_plotlyjs=False, config=CONFIG, div_id=name)
     alt = (fig.layout.meta or {}).get("alt", name)
     write_text(folder / f"{name}.html", page(name, f'<div role="img" aria-label="{escape(alt)}">\n{drawing}\n</div>', head))
-    if reason := _export(fig, [folder / f"{name}.svg", folder / f"{name}.png"]):
+    if not kept and (reason := _export(fig, files)):
         print(f"{name}: html and json are written, svg and png are not ({reason})")
-    elif pio.renderers.default == "plotly_mimetype" and "PLOTLY_RENDERER" not in os.environ:
-        pio.renderers.default = "plotly_mimetype+png"  # only after a picture was made: showing one must not fail
+    else:
+        pictures[text] = files[-1]
+    write_text(data, text + "\n")  # last: it says that the pictures are of this figure
     return fig
 
 
 def _export(fig: go.Figure, files: list[Path]) -> str:
-    """Write pictures; the reason if that is not possible."""
+    """Write pictures, the last of them as large as the figure and the others twice; the reason if that is not possible."""
     if not chrome():
         return "no Chrome: install chromium, or run plotly_get_chrome"
     from kaleido.errors import KaleidoError
 
     logging.getLogger("choreographer").setLevel(logging.ERROR)  # "Wait expired, Browser is being closed": nothing to act on
+    files[-1].parent.mkdir(parents=True, exist_ok=True)
     width, height = (fig.layout[side] or TEMPLATE.layout[side] for side in ("width", "height"))  # else kaleido takes 700 × 500
     try:
-        pio.write_images([fig] * len(files), files, scale=2, width=width, height=height)
+        pio.write_images([fig] * len(files), files, scale=[*[2] * len(files[1:]), 1], width=width, height=height)
     except (KaleidoError, RuntimeError, OSError) as error:  # Chrome is there and does not start, hangs or dies
         return f"Chrome failed with {type(error).__name__}"
     keep_chrome_open()
@@ -122,7 +147,9 @@ def finish(fig: go.Figure, title: str | dict, alt: str, under: str = "", **layou
     """Give a figure the house style, its title (with a line under it) and the words that stand for it where it can't be seen."""
     if under:
         title, alt = {"text": title, "subtitle": {"text": under, "font_size": 12}}, f"{alt} {under}"
-    return fig.update_layout(template=TEMPLATE, title=title, meta={"alt": alt}, **layout)
+    size = {side: layout.pop(side, None) or TEMPLATE.layout[side] for side in ("width", "height")}  # fixed: a page does not jump when it is drawn
+    size["width"] = min(size["width"], WIDEST)
+    return fig.update_layout(template=TEMPLATE, title=title, meta={"alt": alt}, **size, **layout)
 
 
 def empty(message: str) -> go.Figure:
@@ -130,3 +157,6 @@ def empty(message: str) -> go.Figure:
     fig = finish(go.Figure(), "", message, height=200)
     fig.update_xaxes(visible=False).update_yaxes(visible=False)
     return fig.add_annotation(text=escape(message), x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False, font_size=15)
+
+
+_use_style()

@@ -25,12 +25,14 @@ STYLE = """
 .xlm small { opacity: .75 } .xlm tbody th small { display: inline-block; max-width: 17em; white-space: normal }
 .xlm figcaption { contain: inline-size; margin-top: .8em; font-size: .87em }
 """
-P_VALUES = ("p", "p_holm")
+P_VALUES = ("p", "p_holm", "counted_p_holm")
+INTERVALS = {"mean": "low", "counted": "counted_low"}  # of a grouped table: in small type under their value
 DIGITS = {"median": 1} | dict.fromkeys(("value", "published", *P_VALUES), 3)  # after the point; other columns have two
-MARKED = ("median", "mean", "value", "published")  # columns whose best and worst are marked
+MARKED = ("median", "mean", "counted", "value", "published")  # columns whose best and worst are marked
 HEADERS = {
     "low": "95 % interval", "cluster_low": "95 %, clusters", "p_holm": "p (Holm)", "rank_biserial": "rank-biserial",
-    "value": "here", "published": "publ.", "detectable": "detectable",
+    "counted_low": "95 % interval", "counted_p_holm": "p (Holm)", "seen_low": "95 %", "unseen_low": "95 %", "value": "here",
+    "published": "publ.",
 }  # fmt: skip
 
 
@@ -66,7 +68,7 @@ def _marks(values: pd.Series, column: str, ranked: np.ndarray) -> dict[str, str]
 
 
 def _cells(frame: pd.DataFrame, group: str, column: str, ranked: np.ndarray) -> list[str]:
-    """HTML of one column's cells; an interval's ends share a cell; a star (p below .05) and a standard error stand behind their value."""
+    """HTML of one column's cells; an interval's ends share a cell; a star (p below .05) and an interval stand behind their value."""
     values = frame[group, column]
     texts = [escape(number(value, column)) for value in values]
     if column.endswith("low"):
@@ -75,11 +77,14 @@ def _cells(frame: pd.DataFrame, group: str, column: str, ranked: np.ndarray) -> 
     if column in MARKED:
         marks = _marks(values, column, ranked)
         texts = [f"<{marks[t]}>{t}</{marks[t]}>" if t in marks and counts else t for t, counts in zip(texts, ranked, strict=True)]
+    if (low := INTERVALS.get(column)) and group and (group, low) in frame:
+        under = _cells(frame, group, low, ranked)
+        texts = [text if ends == "–" else f"{text}<br><small>{ends}</small>" for text, ends in zip(texts, under, strict=True)]
     if column == "value" and (group, "p_holm") in frame:
         texts = [f"{text}*" if p < 0.05 else text for text, p in zip(texts, frame[group, "p_holm"], strict=True)]
-    if column == "value" and (group, "stderr") in frame:
-        errors = [number(value, "value") for value in frame[group, "stderr"]]
-        texts = [text if error == "–" else f"{text}<br><small>±{error}</small>" for text, error in zip(texts, errors, strict=True)]
+    if column == "value" and (group, "chance") in frame:
+        ends = [[number(value, "value") for value in frame[group, end]] for end in ("low", "high")]
+        texts = [text if low == "–" else f"{text}<br><small>[{low}, {high}]</small>" for text, low, high in zip(texts, *ends, strict=True)]
     return texts
 
 
@@ -97,7 +102,12 @@ def table_html(frame: pd.DataFrame, remark: str = "") -> str:
     ranked = np.array([not text for text in notes], dtype=bool)
     labels = [] if isinstance(frame.index, pd.RangeIndex) else [str(label) for label in frame.index]
     inside = [key for key in grouped.columns if key[1] == "note" or key[1].endswith("high") or (grouped[key] == "").all()]
-    inside += [(group, column) for group, own in grouped.columns if own == "stderr" for column in ("stderr", "n", "p_holm")]
+    inside += [(group, column) for group, own in grouped.columns if own == "chance" for column in ("low", "high", "stderr", "n", "chance", "p_holm")]
+    inside += [(group, low) for value, low in INTERVALS.items() for group, own in grouped.columns if own == value and group]
+    inside += [key for key in grouped.columns if key[0] and key[1] == "missing" and not grouped[key].fillna(0).any()]
+    counts = {group: grouped[group, "n"].dropna() for group, own in grouped.columns if group and own == "n"}
+    same = {group: own.iloc[0] for group, own in counts.items() if own.nunique() == 1 and (group, "mean") in grouped}
+    inside += [(group, "n") for group in same]  # said in the header
     shown = [key for key in grouped.columns if key not in inside]
     head, sub = ["<th></th>"] if labels else [], [f'<th class="text">{escape(str(frame.index.name or ""))}</th>'] if labels else []
     rows = [[f'<th class="text">{escape(label)}{f"<br><small>{escape(text)}</small>" if text else ""}</th>']
@@ -107,8 +117,10 @@ def table_html(frame: pd.DataFrame, remark: str = "") -> str:
         kind = "published" if "published" in f"{group} {column}" else ""
         kind += " text" if grouped[group, column].map(lambda value: isinstance(value, str)).any() else ""
         if group != previous:
-            span, counts = sum(g == group for g, _ in shown), grouped[group, "n"].dropna() if (group, "stderr") in grouped else ()
-            n = f"<br><small>n = {'–'.join(f'{x:,.0f}' for x in sorted({min(counts), max(counts)}))}</small>" if len(counts) else ""
+            span, of = sum(g == group for g, _ in shown), counts.get(group, ()) if (group, "chance") in grouped or group in same else ()
+            chance = grouped[group, "chance"].max() if (group, "chance") in grouped else float("nan")
+            level = "" if pd.isna(chance) else f", chance {number(chance, 'value')}"
+            n = f"<br><small>n = {'–'.join(f'{x:,.0f}' for x in sorted({min(of), max(of)}))}{level}</small>" if len(of) else ""
             head.append(f'<th class="group start {kind if group.startswith("published") else ""}" colspan="{span}">{escape(group)}{n}</th>')
         kind += " start" if group != previous and not flat else ""
         sub.append(f'<th class="{kind.strip()}">{escape(HEADERS.get(column, column.replace("_", " ")))}</th>')

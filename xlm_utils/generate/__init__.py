@@ -6,18 +6,8 @@ Notebook: 04_generate.
 """
 
 from xlm_utils.generate.decoding import complete
-from xlm_utils.generate.definitions import identity, rows, side_by_side, summary
-from xlm_utils.generate.generation import define, language_of, load, prompts, runs
+from xlm_utils.generate.definitions import identity, rows, side_by_side, summary, usable
+from xlm_utils.generate.generation import define, load, prompts, runs
+from xlm_utils.generate.languages import language_of
 
-__all__ = [
-    "complete",
-    "define",
-    "identity",
-    "language_of",
-    "load",
-    "prompts",
-    "rows",
-    "runs",
-    "side_by_side",
-    "summary",
-]
+__all__ = ["complete", "define", "identity", "language_of", "load", "prompts", "rows", "runs", "side_by_side", "summary", "usable"]

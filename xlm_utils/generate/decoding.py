@@ -1,4 +1,4 @@
-"""Prompts → greedy continuations: a batch size that the memory holds, finished rows that leave early, two backends.
+"""Prompts → greedy continuations: a batch size that the memory holds, and finished rows that leave early.
 
 A decoding step reads every weight once, however many rows there are, so rows are nearly free until
 arithmetic takes over; and definitions differ in length, so a batch that waits for its longest row
@@ -21,63 +21,54 @@ if TYPE_CHECKING:
 SEGMENT = {"cuda": 16, "cpu": 4}  # steps between two looks at which rows have finished; on a GPU a row costs little and a look a wait
 SHARE = {"cuda": 0.8, "cpu": 0.5}  # of the free memory; on a CPU other programs live there, too, and overstepping kills without a word
 MOST_ROWS = {"cuda": 512, "cpu": 256}  # more gain little, and a killed run loses a batch
-VLLM_ROWS = 512  # vLLM forms its own batches; this many definitions are written to disk at once
+LOOP = 8  # tokens; a row that says so many again, in the same order, has begun to repeat itself
 OUT_OF_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")  # in a plain RuntimeError
 
 
 @dataclass(frozen=True)
 class Writer:
-    """A model that is ready to write: what it runs on, and two functions of its backend."""
+    """A model that is ready to write: what it runs on, and its two functions."""
 
     tokenizer: PreTrainedTokenizerBase
     how: str  # one line to print
-    facts: dict  # for the manifest: backend, device, dtype, quantization, stop_tokens
+    facts: dict  # for the manifest: device, dtype, quantization, stop_tokens
     complete: Callable[[list[str]], list[dict]]
     batch_size: Callable[[list[str]], tuple[int, str]]  # of the study's prompts; with the reason
 
 
 def writer(study: Study, name: str) -> Writer:
-    """Load a constituent or merge for writing.
+    """Load a constituent or merge for writing."""
+    most, templated, loops = study.generation.max_new_tokens, study.generation.chat_template, study.generation.stop_at_loop
+    model, tokenizer, how = models.load(study, name)
+    facts = {
+        "device": model.device.type, "dtype": str(model.dtype).removeprefix("torch."), "quantization": study.generation.quantization,
+        "stop_tokens": tokenizer.convert_ids_to_tokens(models.as_list(model.generation_config.eos_token_id)),
+    }  # fmt: skip
 
-    Raises:
-        StudyError: the backend is not installed, or cannot do what the study asks for.
-    """
-    models.check_backend(study)
-    most, templated = study.generation.max_new_tokens, study.generation.chat_template
-    if study.generation.backend == "vllm":
-        llm, tokenizer, stops, dtype, how = _load_vllm(study, name)
-        facts = {"device": "cuda", "dtype": dtype}
+    def answer(texts: list[str]) -> list[dict]:
+        return complete(model, tokenizer, texts, most, templated, loops)
 
-        def answer(texts: list[str]) -> list[dict]:
-            return complete_vllm(llm, tokenizer, texts, most, stops, templated)
+    def size(texts: list[str]) -> tuple[int, str]:
+        return pick_batch_size(study, model, tokenizer, texts)
 
-        def size(texts: list[str]) -> tuple[int, str]:
-            return (study.generation.batch_size, "set by the study") if study.generation.batch_size else (VLLM_ROWS, "written to disk at once")
-    else:
-        model, tokenizer, how = models.load(study, name)
-        stops = models.as_list(model.generation_config.eos_token_id)
-        facts = {"device": model.device.type, "dtype": str(model.dtype).removeprefix("torch.")}
-
-        def answer(texts: list[str]) -> list[dict]:
-            return complete(model, tokenizer, texts, most, templated)
-
-        def size(texts: list[str]) -> tuple[int, str]:
-            return pick_batch_size(study, model, tokenizer, texts)
-
-    facts |= {key: getattr(study.generation, key) for key in ("backend", "quantization")} | {"stop_tokens": tokenizer.convert_ids_to_tokens(stops)}
     return Writer(tokenizer, how, facts, answer, size)
 
 
 def complete(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], max_new_tokens: int, templated: bool = False
-) -> list[dict]:
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], max_new_tokens: int, templated: bool = False,
+    stop_at_loop: bool = False,
+) -> list[dict]:  # fmt: skip
     """Greedy continuations of one batch, by ``generate`` in segments of a few steps; rows that have finished leave between two.
 
     The cache goes on from segment to segment, so nothing is computed twice.
 
+    Args:
+        templated: the prompts bring their own beginning-of-text token.
+        stop_at_loop: a row that repeats eight tokens has finished; what it says again is cut off.
+
     Returns:
-        one dict a text: definition (stripped), tokens (generated, without the stop token),
-        finish (``stop``, ``length`` or ``empty``).
+        one dict a text: definition (stripped, without thoughts), tokens (generated and kept, without the
+        stop token), finish (``stop``, ``length``, ``loop`` or ``empty``; a thought that never ends is ``length``).
     """
     import torch
 
@@ -99,45 +90,37 @@ def complete(
                 said[row] += tokens
             ids, cache = output.sequences, output.past_key_values
             mask = torch.nn.functional.pad(mask, (0, new.shape[1]), value=1)
-            going = (~torch.isin(new, ends).any(dim=1)).nonzero().squeeze(1)
+            ended = torch.isin(new, ends).any(dim=1).tolist()
+            going = torch.tensor(
+                [i for i, row in enumerate(rows) if not ended[i] and not (stop_at_loop and _loop(said[row]))], dtype=torch.long, device=ids.device
+            )
             if 0 < len(going) < len(rows):
                 cache.batch_select_indices(going)
                 ids, mask = ids[going], mask[going]
             rows = [rows[i] for i in going.tolist()]
-    return [_row(tokenizer, tokens, stops) for tokens in said]
+    return [_row(tokenizer, tokens, stops, stop_at_loop) for tokens in said]
 
 
-def complete_vllm(llm, tokenizer: PreTrainedTokenizerBase, texts: list[str], max_new_tokens: int, stops: list[int], templated: bool) -> list[dict]:
-    """As ``complete``, by vLLM's engine, which schedules the rows itself."""
-    from vllm import SamplingParams
-
-    sampling = SamplingParams(temperature=0, max_tokens=max_new_tokens, stop_token_ids=stops)
-    tokenized = tokenizer(texts, add_special_tokens=not templated)["input_ids"]  # a template brings its own beginning-of-text
-    outputs = llm.generate([{"prompt_token_ids": ids} for ids in tokenized], sampling, use_tqdm=False)
-    return [_row(tokenizer, list(output.outputs[0].token_ids), stops, output.outputs[0].finish_reason == "stop") for output in outputs]
-
-
-def _row(tokenizer: PreTrainedTokenizerBase, tokens: list[int], stops: list[int], stopped: bool = False) -> dict:
+def _row(tokenizer: PreTrainedTokenizerBase, tokens: list[int], stops: list[int], stop_at_loop: bool = False, stopped: bool = False) -> dict:
     end = next((i for i, token in enumerate(tokens) if token in stops), None)
     kept = tokens if end is None else tokens[:end]
-    text = tokenizer.decode(kept, skip_special_tokens=True).strip()
     finish = "stop" if stopped or end is not None else "length"
-    return {"definition": text, "tokens": len(kept), "finish": finish if text else "empty"}
+    if stop_at_loop and (again := _loop(kept)):
+        kept, finish = kept[:again], "loop"
+    text, thought = models.said(tokenizer, kept)
+    if thought == "open" and finish == "stop":
+        finish = "length"
+    return {"definition": text.strip(), "tokens": len(kept), "finish": finish if text.strip() or thought == "open" else "empty"}
 
 
-def _load_vllm(study: Study, name: str) -> tuple:
-    """Engine, tokenizer, stop tokens, dtype, and the line to print."""
-    from transformers import AutoTokenizer, GenerationConfig
-    from vllm import LLM
-
-    folder = models.locate(study, name)
-    dtype, reason = models.pick_dtype(study, "cuda")
-    llm = LLM(model=str(folder), dtype=dtype, seed=0)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    config = folder / "generation_config.json"
-    stops = models.stop_tokens(GenerationConfig.from_pretrained(folder).eos_token_id if config.exists() else None, tokenizer)
-    ends = " ".join(tokenizer.convert_ids_to_tokens(stops))
-    return llm, tokenizer, stops, dtype, f"{name} in vLLM in {dtype} ({reason}), stops at {ends}"
+def _loop(tokens: list[int]) -> int | None:
+    """Where the first eight tokens that were said before begin for the second time; None if there are none."""
+    seen = set()
+    for i in range(len(tokens) - LOOP + 1):
+        if (words := tuple(tokens[i : i + LOOP])) in seen:
+            return i
+        seen.add(words)
+    return None
 
 
 def pick_batch_size(study: Study, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> tuple[int, str]:

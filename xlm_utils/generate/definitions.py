@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pandas as pd
 from filelock import FileLock
 
@@ -47,10 +49,24 @@ def side_by_side(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     return wide
 
 
-def summary(study: Study, names: list[str]) -> pd.DataFrame:
-    """Per finished run: n, how it ended (stopped by itself, cut off at the limit, empty), other language, median tokens.
+ENDINGS = {"empty": "empty", "loop": "loops", "length": "cut off"}  # finish → why such a row is no definition
 
-    The first three add up to n; ``other language`` counts among the rows that are not empty.
+
+def usable(row: Mapping, language: str) -> tuple[bool, str]:
+    """Whether a row (see ``generation.define``) is a definition in a language, and if not, why: empty, loops, cut off or another language.
+
+    What it says is another question. A row of a study that does not stop at loops is cut off where it loops.
+    """
+    reason = "empty" if not row["definition"] else ENDINGS.get(row["finish"], "")
+    if not reason and row["output_language"] != language:
+        reason = "another language"
+    return not reason, reason
+
+
+def summary(study: Study, names: list[str]) -> pd.DataFrame:
+    """Per finished run: n, how it ended (stopped by itself, at a loop, cut off at the limit, empty), other language, usable, median tokens.
+
+    The endings add up to n; ``other language`` counts among the rows that are not empty, ``usable`` as the function does.
     """
     found = []
     for name in names:
@@ -59,8 +75,10 @@ def summary(study: Study, names: list[str]) -> pd.DataFrame:
             continue
         finish = table["finish"].value_counts()
         found.append({
-            "run": name, "n": len(table), "stopped": finish.get("stop", 0), "cut off": finish.get("length", 0), "empty": finish.get("empty", 0),
+            "run": name, "n": len(table), "stopped": finish.get("stop", 0), "looped": finish.get("loop", 0), "cut off": finish.get("length", 0),
+            "empty": finish.get("empty", 0),
             "other language": int(((table["output_language"] != table["language"]) & (table["finish"] != "empty")).sum()),
+            "usable": sum(usable(row, row["language"])[0] for row in table.to_dict("records")),
             "median tokens": table["tokens"].median(),
         })  # fmt: skip
     return pd.DataFrame(found)

@@ -7,23 +7,19 @@ again makes the same batches and, on the same machine, the same bytes.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import pandas as pd
 
 from xlm_utils import models
 from xlm_utils.generate import decoding
+from xlm_utils.generate.languages import language_of
 from xlm_utils.study import PARAMS, Study, StudyError
+from xlm_utils.study.notebook import Progress
 from xlm_utils.study.records import Step, append_jsonl, digest, read_jsonl, read_manifest, sha256
 from xlm_utils.study.settings import Language
-
-KANA = re.compile(r"[\u3041-\u30ff]")
-KANJI = re.compile(r"[\u3400-\u9fff]")
-LATIN = re.compile(r"[A-Za-z]")
 
 
 @dataclass(frozen=True)
@@ -38,7 +34,7 @@ class Run:
 
 
 def runs(study: Study) -> list[Run]:
-    """Every run of a study: the expert twice in the source language (as published), the control, then the others.
+    """Every run of a study: the expert twice in the source language (as published), its control, the general model, the ancestor, the merges.
 
     Its second, scored prompt is ``generation.baseline_prompt`` where the study names one. A sweep leaves the baseline
     and the control out.
@@ -52,38 +48,13 @@ def runs(study: Study) -> list[Run]:
         Run(f"{expert}.{target.code}", expert, target, "translation", f"control: what the expert knows when asked in {target.name}"),
         Run(general, general, target, "translation", "the general model, before merging"),
     ]
+    for name, constituent in study.constituents.items():
+        if constituent.role == "ancestor":
+            why = f"control: what was known before any fine-tuning, asked in {target.name}"
+            first.append(Run(f"{name}.{target.code}", name, target, "translation", why))
     if study.sweep_of:  # compares the merges with each other: all it needs beside them is the reference, and where they come from
         first = [first[0], first[3]]
     return first + [Run(method, method, target, "translation", "a merge") for method in study.merges]
-
-
-def language_of(text: str, languages: Iterable[str] = ("en", "ja")) -> str:
-    """Code of the language a text is in, of those it may be in; ``other`` where it is in none that can be told.
-
-    English and Japanese are told by their scripts: a kanji or kana carries about as much as three Latin
-    letters, so a Japanese sentence that quotes an English term stays Japanese, and Chinese characters without
-    any kana are not Japanese. Other pairs are told by py3langid, which always picks one.
-
-    Raises:
-        StudyError: a language that it doesn't know.
-    """
-    if not {"en", "ja"}.issuperset(languages):
-        return _classifier(tuple(sorted(set(languages)))).classify(text)[0] if text else "other"
-    kana, kanji, latin = (len(script.findall(text)) for script in (KANA, KANJI, LATIN))
-    if kana and 3 * (kana + kanji) >= latin:
-        return "ja"
-    return "en" if latin > 3 * (kana + kanji) else "other"
-
-
-@cache
-def _classifier(languages: tuple[str, ...]):
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    classifier = LanguageIdentifier.from_model_file(MODEL_FILE)
-    if unknown := set(languages) - set(classifier.labels):
-        raise StudyError(f"language code {min(unknown)!r}: not one of {', '.join(sorted(classifier.labels))}")
-    classifier.set_languages(list(languages))
-    return classifier
 
 
 def prompts(study: Study, run: Run, table: pd.DataFrame, tokenizer=None) -> list[str]:
@@ -93,10 +64,7 @@ def prompts(study: Study, run: Run, table: pd.DataFrame, tokenizer=None) -> list
         return texts
     if not tokenizer.chat_template:
         raise StudyError(f"generation.chat_template = true: the tokenizer of {run.model} has no template; take an instruct model, or false")
-    return [
-        tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True)
-        for text in texts
-    ]
+    return [models.chat(tokenizer, [{"role": "user", "content": text}], of=run.model) for text in texts]
 
 
 def step_of(study: Study, run: Run, terms: Path) -> Step:
@@ -106,6 +74,7 @@ def step_of(study: Study, run: Run, terms: Path) -> Step:
         terms=digest(terms), weights=digest(models.locate(study, run.model)), language=run.language.code,
         prompt=sha256(PARAMS / "prompts" / run.language.prompt),
         **study.generation.model_dump(exclude={"baseline_prompt"}), kind="definitions",
+        **({"date": str(models.DATE)} if study.generation.chat_template else {}),
     )  # fmt: skip
 
 
@@ -127,7 +96,6 @@ def define(study: Study, run: Run, table: pd.DataFrame, loaded: dict | None = No
     Raises:
         StudyError: the backend or a chat template is missing, or one row alone is too large for the memory.
     """
-    models.check_backend(study)
     languages = (study.source.code, study.target.code)
     language_of("a", languages)  # one that can't be told is an error now, not after the first batch
     step = step_of(study, run, study.folder / "terms.csv")
@@ -146,6 +114,7 @@ def define(study: Study, run: Run, table: pd.DataFrame, loaded: dict | None = No
         rows = read_jsonl(step.partial)
         size, reason = (rows[-1]["batch_size"], "as it was begun") if rows else writer.batch_size(texts)
         print(f"{run.name}: {len(texts)} terms in batches of {size} ({reason})" + (f", {len(rows)} done before" if rows else ""))
+        progress = Progress(run.name, len(texts), "definitions", done=len(rows))
         while members := order[len(rows) : len(rows) + size]:
             answers = _answers(writer, [texts[i] for i in members])
             if answers is None:
@@ -162,6 +131,7 @@ def define(study: Study, run: Run, table: pd.DataFrame, loaded: dict | None = No
             ]  # fmt: skip
             append_jsonl(step.partial, batch)
             rows += batch
+            progress.update(len(batch))
             yield batch
         every = {key: sorted({row[key] for row in rows}) for key in ("batch_size", "dtype")}
         step.finish(made_by=writer.facts | every)

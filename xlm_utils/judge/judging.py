@@ -16,7 +16,7 @@ import pandas as pd
 from xlm_utils.ask.calls import announce, run_calls
 from xlm_utils.ask.cards import Card, load_card
 from xlm_utils.ask.replies import identity
-from xlm_utils.judge import proxy
+from xlm_utils.judge import known, proxy
 from xlm_utils.study import PARAMS, Study, StudyError
 from xlm_utils.study.records import Step, digest, fingerprint, read_jsonl, read_manifest, write_text
 from xlm_utils.translate.drawing import terms
@@ -108,7 +108,7 @@ def questions(study: Study, run: str) -> list[dict]:
 
 def question(row: dict, reference: str, definition: str) -> dict:
     """One definition to be graded against the reference in a column of the terms' row."""
-    return {key: row[key] for key in ("term_id", "term", "translation")} | {"reference_text": row[reference], "definition": definition}
+    return {key: row[key] for key in ("term_id", "concept", "term", "translation")} | {"reference_text": row[reference], "definition": definition}
 
 
 def judge(study: Study, name: str, run: str, base_url: str = "") -> Path:
@@ -127,7 +127,7 @@ def write_scores(study: Study, card: Card, output: str, asked: list[dict], base_
     expert = definitions_file(study, f"{study.by_role('expert')}.reference")
     made_from = {"questions": fingerprint(asked), "terms": digest(study.folder / "terms.csv"), "expert": digest(expert), "repeat": repeat}
     if card.proxy:
-        made_from |= proxy.open_encoder(card.model)[1]
+        made_from |= proxy.open_encoder(card.model)[1] | {"right": fingerprint(known.setting_pairs(study)), "form": "term deleted, minus the others"}
     else:
         prompt = (PARAMS / "prompts" / "judge.txt").read_text(encoding="utf-8")
         made_from |= {"judge": identity(card, SCHEMA, base_url), "model": card.model, "params": card.params, "prompt": fingerprint(prompt)}
@@ -170,12 +170,30 @@ def _llm(study: Study, card: Card, asked: list[dict], base_url: str, repeat: int
 
 
 def _proxy(study: Study, card: Card, asked: list[dict]) -> tuple[list[dict], dict]:
-    encode, _ = proxy.open_encoder(card.model)
+    encode, found = proxy.open_encoder(card.model)
+    right = pd.DataFrame(known.setting_pairs(study))
+    ruler = proxy.Ruler(graded_terms(study), right, (study.source.code, study.target.code), encode)
+    rated = ruler.rate(pd.DataFrame(asked)) if asked else []
+    same = {"status": "ok", "served_model": found["encoder"], "tokens_in": 0, "tokens_out": 0}
+    anchors = {code: round(high, 4) for code, high in ruler.high.items()} | {"set_by": ruler.set_by}
+    return [{"score": score, **same, "reply": f"closeness {close:.4f}"} for score, close in rated], {"anchors": anchors}
+
+
+def score(study: Study, term: str, definition: str, name: str = "proxy", base_url: str = "") -> pd.DataFrame:
+    """One's own definition of one of the study's terms, in either language, through a judge: a row per reference.
+
+    Raises:
+        StudyError: the study has no such term.
+    """
     table = graded_terms(study)
-    anchor = proxy.anchors(table["definition"].tolist(), table["expert"].tolist(), table["concept"].tolist(), encode)
-    rated = proxy.rate([q["definition"] for q in asked], [q["reference_text"] for q in asked], anchor, encode)
-    same = {"status": "ok", "served_model": card.model, "tokens_in": 0, "tokens_out": 0}
-    return [{"score": score, **same, "reply": f"cosine {cosine:.4f}"} for score, cosine in rated], {"anchors": anchor}
+    chosen = table[(table["term"].str.lower() == term.lower()) | (table["translation"] == term)]
+    if chosen.empty:
+        raise StudyError(f"{term!r} is none of the study's terms; there are {', '.join(table['translation'].head(8))} and {len(table) - 8} more")
+    row, columns = chosen.iloc[0].to_dict(), {"expert": "expert", "clinician": "definition"}
+    asked = [question(row, columns[reference], definition) | {"run": "own", "reference": reference} for reference in study.judging.references]
+    rows, _ = scores(study, load_card(name), asked, base_url)
+    shown = ("term", "translation", "definition", "reference_text")
+    return pd.DataFrame([{key: q[key] for key in shown} | {"score": found["score"]} for q, found in zip(asked, rows, strict=True)])
 
 
 def preview(study: Study, name: str, run: str, n: int = 1, base_url: str = "") -> pd.DataFrame:

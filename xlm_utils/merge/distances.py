@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from xlm_utils.models.configs import meaning, read_config, read_tokenizer
 from xlm_utils.models.constituents import locate
 from xlm_utils.models.weights import Tensors, eos_ids
 from xlm_utils.study import Study
-from xlm_utils.study.records import fingerprint
+from xlm_utils.study.records import Step, digest, fingerprint
 
 if TYPE_CHECKING:
     import torch
@@ -82,10 +83,24 @@ def _distance(tensors: Tensors, root: Tensors) -> float:
 
 def task_vectors(study: Study) -> pd.DataFrame:
     """L2 norm of each fine-tune's task vector (model − base) over all weights: a row per model, a column per possible base."""
-    models = {name: Tensors(locate(study, name)) for name in study.constituents}
+    folders = {name: locate(study, name) for name in study.constituents}
     tuned = [name for name, constituent in study.constituents.items() if constituent.role != "ancestor"]
     bases = [name for name, constituent in study.constituents.items() if constituent.role != "expert"]
-    return pd.DataFrame({f"base {base}": {name: _length(models[name], models[base]) for name in tuned} for base in bases})
+
+    def norms() -> pd.DataFrame:
+        models = {name: Tensors(folder) for name, folder in folders.items()}
+        return pd.DataFrame({f"base {base}": {name: _length(models[name], models[base]) for name in tuned} for base in bases})
+
+    return _kept(study.models_folder / "task_vectors.csv", norms, bases=bases, models={name: digest(folder) for name, folder in folders.items()})
+
+
+def _kept(file: Path, make: Callable[[], pd.DataFrame], **made_from: object) -> pd.DataFrame:
+    """A table that reads gigabytes of weights: made once, and from its file afterwards."""
+    with Step(file, **made_from) as step:
+        if not step.done:
+            make().to_csv(step.partial)
+            step.finish()
+        return pd.read_csv(step.path, index_col=0).rename(index=str)
 
 
 def _length(model: Tensors, base: Tensors) -> float:
@@ -109,11 +124,16 @@ def geometry(study: Study, name: str) -> pd.DataFrame:
         ``equals_general``, ``equals_expert``: share of the weights that are exactly that parent's;
         ``kept``: of the weights that a parent changed from the method's base, the share that the merge changed, too
         (TIES and DARE: about their density; less where a change is lost in bfloat16's rounding).
-        Without an ancestor in the study, the columns that need one are left out.
+        Without an ancestor in the study, the columns that need one are left out. The table is kept beside the merge.
     """
     roles = {constituent.role: key for key, constituent in study.constituents.items()}
-    parents = [Tensors(locate(study, roles[role])) for role in ("general", "expert", "ancestor") if role in roles]
-    merged, on_general = Tensors(locate(study, name)), resolve(study, name).template["base_model"] == roles["general"]
+    folders = [locate(study, key) for key in (name, *(roles[role] for role in ("general", "expert", "ancestor") if role in roles))]
+    on_general = resolve(study, name).template["base_model"] == roles["general"]
+    made_from = {"weights": [digest(folder) for folder in folders], "on_general": on_general}
+    return _kept(study.models_folder / f"{name}.geometry.csv", lambda: _geometry(on_general, *map(Tensors, folders)), **made_from)
+
+
+def _geometry(on_general: bool, merged: Tensors, *parents: Tensors) -> pd.DataFrame:
     sums: dict[str, torch.Tensor] = {}
     for tensor in merged.shapes:
         counted = _count(on_general, *(model[tensor] for model in (merged, *parents)))
@@ -121,7 +141,7 @@ def geometry(study: Study, name: str) -> pd.DataFrame:
             sums[key] = sums[key] + counted if key in sums else counted
     places = {"whole": -2, "embeddings": -1, "head": math.inf}
     order = sorted(sums, key=lambda key: places[key] if key in places else int(key))
-    return pd.DataFrame({key: _landing(sums[key], "ancestor" in roles) for key in order}).T
+    return pd.DataFrame({key: _landing(sums[key], len(parents) > 2) for key in order}).T
 
 
 def _part(tensor: str) -> str:

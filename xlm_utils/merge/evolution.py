@@ -9,29 +9,48 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from xlm_utils.benchmark.prepared import data_folder
-from xlm_utils.merge.merging import RECIPE, digests, parents
+from xlm_utils.merge.merging import RECIPE, digests, merge_into, parents
 from xlm_utils.merge.methods import Method, resolve
-from xlm_utils.merge.workers import Evaluators, Fitness
+from xlm_utils.models.loading import load
 from xlm_utils.study import Study, StudyError
 from xlm_utils.study.names import parse
 from xlm_utils.study.records import Step, append_jsonl, read_jsonl, read_manifest, sha256, write_text
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 MASK_SEED = 1_000_003  # added to the study's seed: one mask for the whole search, a fresh one for the final merge
 ARMS = {"cma": "CMA-ES", "random": "random search"}
 
+Fitness = Callable[["PreTrainedModel", "PreTrainedTokenizerBase"], Mapping[str, float]]
 Assess = Callable[[int, np.ndarray], list[float]]  # generation, points in the unit cube, shape (candidates, parameters) → objectives
 
 
 class _OutOfTime(Exception):
     """``evolution.minutes`` have passed."""
+
+
+class Evaluator:
+    """One live model into which candidates are merged and then evaluated, one after the other, under one random mask."""
+
+    def __init__(self, study: Study, make_fitness: Callable[[Study], Fitness], name: str, seed: int):
+        self.study, self.name, self.seed, self.fitness = study, name, seed, make_fitness(study)
+        self.model, self.tokenizer, _ = load(study, study.by_role("general"))
+
+    def evaluate(self, values: Mapping[str, float | list[float]]) -> dict[str, float]:
+        """What the fitness says of the candidate with these parameters."""
+        merge_into(self.model, self.study, self.name, values, seed=self.seed)
+        return {key: float(value) for key, value in self.fitness(self.model, self.tokenizer).items()}
 
 
 def search(
@@ -67,12 +86,13 @@ def search(
         settings=settings.model_dump(exclude={"random"}), asked=_asked(study),
         parents=digests(parents(study, method.template)), **RECIPE, cma=metadata.version("cma"),
     )  # fmt: skip
-    with step, Evaluators(study, make_fitness, name, study.seed + MASK_SEED) as evaluators:
+    with step:
         if step.done:
             ended = read_manifest(step.path)["ended"]
             print(f"{name}: already searched ({ARMS[arm]}: {ended})")
             return _table(read_jsonl(step.path), ended)
         logged, rows = read_jsonl(step.partial), []
+        evaluator = cache(lambda: Evaluator(study, make_fitness, name, study.seed + MASK_SEED))  # its model is loaded when a candidate is new
         clock = _Clock(step.partial, 0 if random else settings.minutes)
         if logged:
             print(f"{name}: the search goes on after {len(logged)} of {budget} candidates")
@@ -90,8 +110,8 @@ def search(
                     rows.append(logged[number])
                 else:
                     raise StudyError(f"{step.partial.name}: candidate {number} is not this search's; delete the file to search anew")
-            answers = evaluators.map([_values(method, row) for row in fresh])
-            for row, answer in zip(fresh, answers, strict=True):
+            for row in fresh:
+                answer = evaluator().evaluate(_values(method, row))
                 if not math.isfinite(answer["objective"]):
                     raise StudyError(f"method {name}: the objective is {answer['objective']} at {_values(method, row)}")
                 rows.append(row | answer)

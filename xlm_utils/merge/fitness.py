@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from xlm_utils.benchmark import scores
-from xlm_utils.benchmark.prepared import COLUMN_OF, COLUMNS, GENERATED, load_task, make_task, pools, quiet_harness, spread
+from xlm_utils.benchmark.prepared import COLUMN_OF, NO_CHOICES, columns, load_task, make_task, pools, quiet_harness, spread
 from xlm_utils.benchmark.tasks import data
 from xlm_utils.study import Study, StudyError
 
@@ -28,7 +28,7 @@ def check_columns(study: Study) -> None:
     Raises:
         StudyError: a column is unknown or scored by generation.
     """
-    valid = [column for column in COLUMNS if column not in GENERATED]
+    valid = [column for column, sets in columns(study).items() if not set(sets) & set(NO_CHOICES)]
     for column in study.evolution.columns:
         if column not in valid:
             raise StudyError(f"evolution.columns: {column!r} has no choices to search on; there are {', '.join(valid)}")
@@ -42,7 +42,7 @@ def _searched(study: Study) -> Iterator[tuple[str, dict, DatasetDict, str, list[
     """
     check_columns(study)
     for column in study.evolution.columns:
-        for dataset in COLUMNS[column]:
+        for dataset in columns(study)[column]:
             try:
                 config, splits = load_task(study, dataset)
             except data.DataError as error:

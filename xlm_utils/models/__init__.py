@@ -7,15 +7,9 @@ Notebook: 00, 04, 07.
 
 from xlm_utils.models.constituents import locate, source
 from xlm_utils.models.libraries import quiet
-from xlm_utils.models.loading import as_list, check_backend, load, pick_dtype, stop_tokens
+from xlm_utils.models.loading import load, pick_dtype
+from xlm_utils.models.turns import DATE, as_list, chat, leave_open, said, stop_tokens
 
 __all__ = [
-    "as_list",
-    "check_backend",
-    "load",
-    "locate",
-    "pick_dtype",
-    "quiet",
-    "source",
-    "stop_tokens",
-]
+    "DATE", "as_list", "chat", "leave_open", "load", "locate", "pick_dtype", "quiet", "said", "source", "stop_tokens",
+]  # fmt: skip

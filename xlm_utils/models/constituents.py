@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from xlm_utils.models import adapters, hub
 from xlm_utils.models.configs import read_tokenizer, spell_rope_twice
 from xlm_utils.models.libraries import quiet
+from xlm_utils.models.trimming import trim
 from xlm_utils.study import ROOT, Study, StudyError
 from xlm_utils.study.records import Step, cache_folder, digest, read_manifest, sha256
 from xlm_utils.study.settings import Constituent
@@ -50,6 +51,8 @@ def _constituent(study: Study, constituent: Constituent) -> Path:
         folder = ROOT / weights
     else:
         folder = hub.from_hub(weights, constituent.revision)
+    if constituent.tokens:
+        folder = trim(folder, ROOT / constituent.tokens)
     if constituent.adapter:
         folder = _with_adapter(folder, adapters.find(constituent.adapter), root_weights(study, constituent))
     return folder
@@ -69,6 +72,7 @@ def source(study: Study, name: str) -> str:
         weights = source(study, constituent.weights)
     else:
         weights = constituent.weights + (f"@{locate(study, name).name}" if hub.is_on_hub(constituent.weights) and not constituent.adapter else "")
+    weights += f", tokens of {constituent.tokens}" if constituent.tokens else ""
     return f"{weights} + {constituent.adapter}" if constituent.adapter else weights
 
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xlm_utils.models.adapters import WITHOUT_ADAPTER
 from xlm_utils.models.constituents import locate
 from xlm_utils.models.libraries import quiet
-from xlm_utils.models.weights import EMBEDDINGS, HEAD, Tensors
+from xlm_utils.models.turns import leave_open, stop_tokens
+from xlm_utils.models.weights import EMBEDDINGS, HEAD, Tensors, eos_ids
 from xlm_utils.study import Study, StudyError, pick_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+UNSAID = {  # of a generation config: token ids, bookkeeping, and what has no say in greedy decoding anyway
+    "eos_token_id", "bos_token_id", "pad_token_id", "transformers_version", "_from_model_config", "cache_implementation", "use_cache",
+    "do_sample", "temperature", "top_k", "top_p", "max_length", "max_new_tokens",
+}  # fmt: skip
 BLOCK = 64  # weights that share one scale in nf4
-NOT_GREEDY = ("repetition_penalty", "no_repeat_ngram_size", "min_new_tokens", "min_length", "suppress_tokens", "bad_words_ids")
 
 
 def pick_dtype(study: Study, device: str) -> tuple[str, str]:
@@ -35,18 +39,18 @@ def pick_dtype(study: Study, device: str) -> tuple[str, str]:
     return "float32", "the CPU has no bfloat16 instructions"
 
 
-def check_backend(study: Study) -> None:
-    """Stop, before anything is loaded, if this machine has no use of the study's backend, or it of the study.
+def check_blocks(name: str, shapes: Mapping[str, tuple[int, ...]], device: str) -> None:
+    """Stop if nf4 would scramble this model: on a CPU, bitsandbytes 0.50.2 gives weights in rows of broken blocks each other's scales.
 
     Raises:
-        StudyError: vLLM is not installed, or can't load what the study asks for.
+        StudyError: a layer's rows are no whole blocks of 64.
     """
-    if study.generation.backend == "hf":
-        return
-    if (asked := study.generation.quantization) != "none":  # it gave up bitsandbytes, and its own ways give other weights than the backend hf
-        raise StudyError(f"generation.quantization = {asked!r}: the backend vllm loads none; take that, or the backend hf")
-    if find_spec("vllm") is None:
-        raise StudyError("backend vllm: the package is not installed; it needs Linux, a GPU, and an environment of its own, as it replaces torch")
+    for tensor, shape in shapes.items() if device == "cpu" else ():
+        if len(shape) == 2 and shape[1] % BLOCK and tensor != HEAD and not EMBEDDINGS.search(tensor):
+            raise StudyError(
+                f"generation.quantization = 'nf4': on a CPU the rows of every layer must be whole blocks of {BLOCK} weights, and those of {name}'s"
+                f" {tensor} have {shape[1]:,}; take int8 or none, or a GPU"
+            )
 
 
 def check_blocks(name: str, shapes: Mapping[str, tuple[int, ...]], device: str) -> None:
@@ -77,12 +81,12 @@ def load(study: Study, name: str, dtype: str = "") -> tuple[PreTrainedModel, Pre
     """
     quiet()
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 
     folder = locate(study, name)
     device, device_reason = pick_device()
     dtype, dtype_reason = (dtype, "asked for") if dtype else pick_dtype(study, device)
-    options: dict = {"dtype": getattr(torch, dtype), "device_map": device}
+    options: dict = {"dtype": getattr(torch, dtype), "device_map": device, "generation_config": GenerationConfig()}  # its own may not even load
     quantization = study.generation.quantization
     if quantization == "nf4":
         check_blocks(name, Tensors(folder).shapes, device)
@@ -94,21 +98,19 @@ def load(study: Study, name: str, dtype: str = "") -> tuple[PreTrainedModel, Pre
     if (folder / "adapter_config.json").is_file():
         print(f"{name}: the adapter in its folder is left aside; the folder's whole weights are the model")
     model = AutoModelForCausalLM.from_pretrained(folder, **options, **WITHOUT_ADAPTER).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    tokenizer = leave_open(AutoTokenizer.from_pretrained(folder, padding_side="left"), name)
     if dtype == "float16" and not _finite(model, tokenizer):
         if study.generation.dtype == "float16":
             raise StudyError(f"generation.dtype = 'float16': {name} overflows in it; take bfloat16 or float32")
         print(f"{name} overflows in float16 (its scores are not finite): loaded again in float32")
         del model
         return load(study, name, dtype="float32")
-    for setting in NOT_GREEDY:  # or models with and without them would be compared, and vLLM would not follow
-        if (value := getattr(model.generation_config, setting, None)) not in (None, 1.0, 0):
-            print(f"{name}: {setting} = {value} in its generation config is left out: decoding is plain greedy")
-            setattr(model.generation_config, setting, None)
-    model.generation_config.cache_implementation = None  # decoding goes on from a cache of its own
-    model.generation_config.eos_token_id = stops = stop_tokens(model.generation_config.eos_token_id, tokenizer)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if left := _left_out(folder):
+        print(f"{name}: left out of its generation config, since decoding is plain greedy: {left}")
+    stops = stop_tokens(eos_ids(folder), tokenizer)
+    model.generation_config = GenerationConfig(eos_token_id=stops, pad_token_id=tokenizer.pad_token_id)
     how = f"{name} on {device} ({device_reason}) in {dtype} ({dtype_reason}), quantization {quantization}"
     return model, tokenizer, f"{how}, stops at {' '.join(tokenizer.convert_ids_to_tokens(stops))}"
 
@@ -121,23 +123,11 @@ def _finite(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> bool:
         return bool(torch.isfinite(model(**tokenizer("Term: asthma\nDefinition:", return_tensors="pt").to(model.device)).logits).all())
 
 
-def stop_tokens(eos: int | list[int] | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids that end an answer: the generation config's ``eos``, the tokenizer's own, and what the chat template ends a turn with.
+def _left_out(folder: Path) -> str:
+    """Settings of the folder's generation config that would bend greedy decoding, as text.
 
-    A fine-tune or merge whose generation config knows ``<|end_of_text|>`` alone would otherwise run on
-    after Llama-3's ``<|eot_id|>`` until it is cut off. The end of a turn is read from the template
-    itself: the special token right behind an assistant's message.
+    A penalty, a second sequence or a stop string of one model's own would set it apart from those it is compared with.
     """
-    found = {*as_list(eos), *as_list(tokenizer.eos_token_id)}
-    if tokenizer.chat_template:
-        answer = "ANSWER"
-        turns = [{"role": "user", "content": "QUESTION"}, {"role": "assistant", "content": answer}]
-        tail = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(answer)[2]
-        behind = tokenizer(tail, add_special_tokens=False)["input_ids"][:1]
-        found.update(token for token in behind if token in tokenizer.added_tokens_decoder)
-    return sorted(found)
-
-
-def as_list(ids: int | list[int] | None) -> list[int]:
-    """Token ids as configs give them: one, several or none."""
-    return [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
+    file = folder / "generation_config.json"
+    given = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return ", ".join(f"{key} = {value}" for key, value in given.items() if key not in UNSAID and value and (value != 1 or key.endswith("_id")))

@@ -5,49 +5,22 @@ Out: Table 1, Table 2 and the figures, beside the published ones.
 Notebook: 07_figures; 03, 05 and 06 show parts.
 """
 
-from xlm_utils.report.benchmark_columns import column_differences, item_differences, table2
-from xlm_utils.report.charts import funnel, landing, landing_layers, losses, search_plot
-from xlm_utils.report.comparisons import benchmark_gaps, correlations_plot, together_plot
+from xlm_utils.report.benchmark_columns import column_differences, one_item, table2
+from xlm_utils.report.charts import funnel, landing, losses, search_plot
+from xlm_utils.report.comparisons import benchmark_gaps, correlations_plot
 from xlm_utils.report.figures import agreement, forest, histograms, scatter_terms, seen_unseen_plot
-from xlm_utils.report.gains import extremes, in_common
-from xlm_utils.report.published import JMEDBENCH, correlations, gaps, means, together
-from xlm_utils.report.results import BENCHMARKS, summary
+from xlm_utils.report.gains import extremes, one_term
+from xlm_utils.report.planned import claims, differences, helped, seen_unseen, versus
+from xlm_utils.report.published import correlations, gaps, means, remark
+from xlm_utils.report.ratings import rated
+from xlm_utils.report.results import BENCHMARKS, load_scores, summary
 from xlm_utils.report.spreads import spread_plot, spread_table
-from xlm_utils.report.tables import agreements, controls_table, differences, missing_table, save_table, seen_unseen, table1
+from xlm_utils.report.tables import agreements, controls_table, missing_table, save_table, table1
 
 __all__ = [
-    "BENCHMARKS",
-    "JMEDBENCH",
-    "agreement",
-    "agreements",
-    "benchmark_gaps",
-    "column_differences",
-    "controls_table",
-    "correlations",
-    "correlations_plot",
-    "differences",
-    "extremes",
-    "forest",
-    "funnel",
-    "gaps",
-    "histograms",
-    "in_common",
-    "item_differences",
-    "landing",
-    "landing_layers",
-    "losses",
-    "means",
-    "missing_table",
-    "save_table",
-    "scatter_terms",
-    "search_plot",
-    "seen_unseen",
-    "seen_unseen_plot",
-    "spread_plot",
-    "spread_table",
-    "summary",
-    "table1",
-    "table2",
-    "together",
-    "together_plot",
-]
+    "BENCHMARKS", "agreement", "agreements", "benchmark_gaps", "claims", "column_differences", "controls_table", "correlations",
+    "correlations_plot", "differences", "extremes", "forest", "funnel", "gaps", "helped", "histograms", "item_differences",
+    "landing", "load_scores", "losses", "means", "missing_table", "one_item", "one_term", "rated", "remark", "save_table",
+    "scatter_terms", "search_plot", "seen_unseen", "seen_unseen_plot", "spread_plot", "spread_table", "summary", "table1", "table2",
+    "versus",
+]  # fmt: skip

@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from xlm_utils.draw.canvas import BELOW, BLUE, GREY, ORANGE, RED, SMALL, finish
+from xlm_utils.draw.canvas import BELOW, BLUE, GREY, ORANGE, SMALL, finish
 
 
 def funnel(counts: pd.DataFrame) -> go.Figure:
@@ -62,37 +62,6 @@ def landing(geometry: pd.DataFrame) -> go.Figure:
     fig.update_yaxes(title="away from it", zeroline=False, scaleanchor="x", range=[-0.16, highest + 0.12], dtick=0.2)
     alt = "; ".join(f"{', '.join(names)} at {along:.2f} along and {away:.2f} away" for (along, away), names in sorted(places.items()))
     return finish(fig, "Where the merges lie between their parents", alt, showlegend=False, height=int(150 + 540 * (highest + 0.28)))
-
-
-def landing_layers(geometry: pd.DataFrame, name: str) -> go.Figure:
-    """Where one merge landed, layer by layer: distances, cosines of task vectors, shares; a panel each.
-
-    Args:
-        geometry: rows whole, embeddings, 0, 1, …, head, as ``merging.geometry`` gives them; columns that need an ancestor may lack.
-    """
-    panels = {
-        "distance, parents’ = 1": {"to_general": "to the general model", "to_expert": "to the expert", "to_ancestor": "to the ancestor"},
-        "cosine": {"cosine_general": "with the general model’s task vector", "cosine_expert": "with the expert’s",
-                   "cosine_parents": "between the parents’"},
-        "share of weights": {"equals_general": "equal to the general model’s", "equals_expert": "equal to the expert’s",
-                             "kept": "changed weights kept", "sign_conflicts": "sign conflicts"},
-    }  # fmt: skip
-    panels = {unit: {key: words for key, words in lines.items() if key in geometry} for unit, lines in panels.items()}
-    panels = {unit: lines for unit, lines in panels.items() if lines}
-    layers, told = geometry.drop(index="whole").rename(index={"embeddings": "emb."}), []
-    fig = make_subplots(len(panels), 1, shared_xaxes=True, vertical_spacing=0.05)
-    for row, (unit, lines) in enumerate(panels.items(), 1):
-        styles = zip((BLUE, ORANGE, GREY, RED), ("circle", "square", "diamond", "x"), ("solid", "dash", "dot", "dashdot"), strict=True)
-        for (key, words), (color, symbol, dash) in zip(lines.items(), styles, strict=False):
-            fig.add_scatter(x=layers.index, y=layers[key], name=words, mode="lines+markers", marker={"color": color, "symbol": symbol, "size": 7},
-                            line={"color": color, "dash": dash}, legend=f"legend{row if row > 1 else ''}", cliponaxis=False, row=row, col=1,
-                            hovertemplate=f"%{{x}}: %{{y:.3f}} {words}<extra></extra>")  # fmt: skip
-            told.append(f"{unit}, {words}: {layers[key].min():.2f} to {layers[key].max():.2f}, whole {geometry.loc['whole', key]:.2f}")
-        top = fig.layout["yaxis" if row == 1 else f"yaxis{row}"].domain[1]
-        fig.update_layout({f"legend{row if row > 1 else ''}": {"x": 1.02, "y": top, "yanchor": "top", **SMALL}})
-        fig.update_yaxes(title={"text": unit, **SMALL}, rangemode="tozero", row=row, col=1)
-    fig.update_xaxes(type="category", tickangle=0).update_xaxes(title="layer", row=len(panels), col=1)
-    return finish(fig, f"{name}, layer by layer", "; ".join(told), height=110 + 180 * len(panels), width=900, margin={"t": 45})
 
 
 def search_plot(candidates: pd.DataFrame, label: str) -> go.Figure:

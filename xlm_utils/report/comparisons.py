@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from xlm_utils.draw.canvas import BELOW, BLUE, INK, MODELS, ORANGE, SMALL, SYMBOLS, finish
+from xlm_utils.draw.canvas import BELOW, BLUE, INK, ORANGE, RED, SMALL, finish
 from xlm_utils.stats import association
 
 
@@ -26,7 +26,8 @@ def benchmark_gaps(gaps: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]], counts
         counts: benchmark → items, shown where the title does not start with ``published``.
         note: what the reader must know of the numbers, such as that they are a proxy's.
     """
-    limit = max([0.05, *(gap.abs().max().max() for gap, _ in gaps.values() if gap.notna().any(axis=None))])
+    scale = [gap for title, (gap, _) in gaps.items() if title.startswith("published")] or [gap for gap, _ in gaps.values()]
+    limit = max([0.05, *(gap.abs().max().max() for gap in scale if gap.notna().any(axis=None))])  # small sets' noise must not pale it
     fig = make_subplots(len(gaps), 1, subplot_titles=list(gaps), vertical_spacing=0.09)
     for row, (title, (gap, scores)) in enumerate(gaps.items(), 1):
         texts = [["–" if np.isnan(d) else "0" if not round(d, 3) else f"{d:+.3f}".replace("0.", ".").replace("-", "−") for d in line]
@@ -42,37 +43,6 @@ def benchmark_gaps(gaps: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]], counts
     return finish(fig, "Benchmarks: each model against its parents", f"Heat map of benchmark differences: {'; '.join(gaps)}.", _here(note), **size)
 
 
-def together_plot(tables: Mapping[str, pd.DataFrame], columns: Mapping[str, str], note: str = "") -> go.Figure:
-    """Definition scores against benchmarks, model by model: a row of panels per source, a panel per benchmark.
-
-    Args:
-        tables: source → a row per model (index: its label), a column ``score`` and one per benchmark; NaN where there is no value.
-        columns: key of a benchmark → its name.
-        note: what the reader must know of the numbers.
-    """
-    models, shown = list(dict.fromkeys(model for table in tables.values() for model in table.index)), set()  # shown: in the legend
-    titles = [_correlated(name, table[key], table["score"]) for table in tables.values() for key, name in columns.items()]
-    fig = make_subplots(len(tables), len(columns), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.04, vertical_spacing=0.26)
-    for row, table in enumerate(tables.values(), 1):
-        for column, key in enumerate(columns, 1):
-            for number, model in enumerate(models):
-                known = table.loc[table.index == model, [key, "score"]].dropna()
-                marker = {"size": 11, "color": MODELS[number % len(MODELS)], "symbol": SYMBOLS[number % len(SYMBOLS)]}
-                fig.add_scatter(x=known[key], y=known["score"], mode="markers", name=model, legendgroup=model, marker=marker, cliponaxis=False,
-                                showlegend=len(known) > 0 and model not in shown, hovertemplate=f"{model}: %{{x:.3f}}, %{{y:.2f}}<extra></extra>",
-                                row=row, col=column)  # fmt: skip
-                shown |= {model} if len(known) else set()
-        fig.update_yaxes(title={"text": list(tables)[row - 1].replace(": ", ":<br>"), **SMALL}, row=row, col=1)
-        for column, (key, name) in enumerate(columns.items(), 1):
-            ticks = {"nticks": 5, "tickfont_size": 11, "showticklabels": not table[[key, "score"]].dropna().empty}
-            fig.update_xaxes(title={"text": name, **SMALL, "standoff": 6}, **ticks, row=row, col=column)
-    fig.update_annotations(font_size=12)
-    alt = "Scatter plots of mean definition score against benchmarks; " + "; ".join(title.replace("<br>", ", ") for title in titles)
-    title = "Mean definition score against the Japanese medical benchmarks"
-    size = {"height": 150 + 260 * len(tables), "margin": {"t": 132 if note else 95, "b": 120, "l": 85}}
-    return finish(fig, title, alt, _here(note), legend=BELOW, **size)
-
-
 def _correlated(name: str, a: pd.Series, b: pd.Series) -> str:
     found = association.correlate(a, b)
     if np.isnan(found["rho"]):
@@ -83,13 +53,13 @@ def _correlated(name: str, a: pd.Series, b: pd.Series) -> str:
 def correlations_plot(frame: pd.DataFrame, note: str = "") -> go.Figure:
     """Correlations with their intervals as rows of dots: index the rows' names, columns ``(source, rho | low | high | n)``."""
     fig = go.Figure()
-    for source, color, shift in zip(dict.fromkeys(frame.columns.get_level_values(0)), (BLUE, ORANGE), (-0.13, 0.13), strict=True):
+    for source, color, shift in zip(dict.fromkeys(frame.columns.get_level_values(0)), (BLUE, ORANGE, RED), (-0.2, 0, 0.2), strict=True):
         part = frame[source]
         says = [f"{name}, {source}: {row.rho:.2f} [{row.low:.2f}, {row.high:.2f}], n = {row.n:.0f}" for name, row in part.iterrows()]
         bars = {"array": part["high"] - part["rho"], "arrayminus": part["rho"] - part["low"], "thickness": 2.5, "width": 0}
         name = f"{source}, n = {part['n'].max():.0f} models"
         fig.add_scatter(x=part["rho"], y=np.arange(len(part)) + shift, mode="markers", name=name, text=says, hoverinfo="text", error_x=bars,
-                        marker={"size": 10, "color": color, "symbol": "circle" if color == BLUE else "diamond"})  # fmt: skip
+                        marker={"size": 10, "color": color, "symbol": {BLUE: "circle", ORANGE: "diamond", RED: "square"}[color]})  # fmt: skip
     fig.add_vline(x=0, line={"color": INK, "width": 1})
     rho = frame.xs("rho", axis=1, level=1)
     absent = [f"undefined, {source}: {', '.join(rho.index[rho[source].isna()])}" for source in rho if rho[source].isna().any()]
@@ -98,4 +68,4 @@ def correlations_plot(frame: pd.DataFrame, note: str = "") -> go.Figure:
     fig.update_xaxes(title={"text": says, **SMALL}, range=[-1.05, 1.05], dtick=0.5, zeroline=False)
     title = "Do definition scores and benchmarks move together?"
     alt = f"{title} {says.replace('<br>', '; ')}."
-    return finish(fig, title, alt, _here(note), height=170 + 38 * len(frame), legend=BELOW, margin={"l": 110, "t": 92 if note else 55, "b": 115})
+    return finish(fig, title, alt, _here(note), height=200 + 44 * len(frame), legend=BELOW, margin={"l": 110, "t": 92 if note else 55, "b": 115})

@@ -14,14 +14,14 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from xlm_utils.draw.canvas import BELOW, BLUE, BLUES, GREY, INK, ORANGE, RED, SMALL, empty, finish
-from xlm_utils.report import published, tables
-from xlm_utils.report.results import REFERENCES, judge_label, load_scores, note, row_label, row_order, summary
+from xlm_utils.report import planned, published, tables
+from xlm_utils.report.results import REFERENCES, judge_label, load_scores, note, row_label, row_order
 from xlm_utils.stats import statistics
 from xlm_utils.study import Study, StudyError
 
 
-def _header(judge: str, reference: str) -> str:
-    return f"{judge}<br><span style='font-size:11px'>against {REFERENCES[reference]}</span>"
+def _header(judge: str, reference: str, what: str = "") -> str:
+    return f"{judge}<br><span style='font-size:11px'>{what}against {REFERENCES[reference]}</span>"
 
 
 def _panels(titles: list[str], height: int) -> tuple[go.Figure, list[dict], int]:
@@ -86,65 +86,79 @@ def histograms(study: Study) -> go.Figure:
     fig.update_yaxes(ticksuffix=" %", nticks=4, tickfont_size=10, range=[0, 1.05 * tallest])
     fig.update_xaxes(title={"text": "score", **SMALL, "standoff": 4}, row=len(runs))
     alt = f"Histograms of scores 0 to 10 for {len(runs)} models, as shares of the scored terms, with medians."
-    size = {"width": max(800, 200 + 210 * len(panels)), "height": height + 150, "margin": {"l": 175, "t": 100, "b": 50}}
-    return finish(fig, "Definition scores: share of terms per score", alt, bargap=0.12, **size)
+    size = {"width": max(800, 200 + 210 * len(panels)), "height": height + 170, "margin": {"l": 175, "t": 120, "b": 50}}
+    return finish(fig, "Definition scores: share of terms per score", alt, study.proxy, bargap=0.12, **size)
 
 
 def forest(study: Study) -> go.Figure:
-    """Paired differences of every merge from the general model, a panel per judge and reference, with both intervals.
+    """The planned differences of every merge, a panel per judge, reference and what is subtracted; filled where it holds after Holm.
 
-    Beside them, as diamonds, the published differences: of the same judge if the paper has it, else of GPT-4o, and only
-    where the reference is the published one, the expert's definition.
+    The second row of dots counts output that is no definition as 0. Diamonds are the published differences: of the same judge if the
+    paper has it, else of GPT-4o, and only where the reference and what is subtracted are the published ones.
     """
-    found, general = tables.differences(study), study.label(study.by_role("general"))
+    found, general = planned.differences(study), study.label(study.by_role("general"))
     if found.empty:
         return empty(f"No merge and {general} were scored by the same judge.")
-    panels = list(found.groupby(["judge", "reference"], sort=False))
-    fig, places, height = _panels([_header(*key) for key, _ in panels], 38 * found["model"].nunique())
-    for (_, block), place in zip(panels, places, strict=True):
-        says = [f"{row.model}: {row.difference:+.2f} [{row.low:.2f}, {row.high:.2f}], n = {row.n}<br>p = {row.p:.3f}, by Holm {row.p_holm:.3f}"
-                f"<br>{row.reason}" for row in block.itertuples()]  # fmt: skip
-        thin = _interval(block, "difference", "cluster_low", "cluster_high", thickness=1.5, width=6)
-        thick = _interval(block, "difference", "low", "high", thickness=4, width=0)
-        for name, color, bars in (("95 % over parents in the ontology", GREY, thin), ("95 % over terms (BCa)", BLUE, thick)):
-            fig.add_scatter(x=block["difference"], y=block["model"], mode="markers", name=name, legendgroup=name, showlegend=place == places[0],
-                            marker={"color": color, "size": 9}, text=says, hoverinfo="text", error_x={**bars, "color": color}, **place)  # fmt: skip
-        if block["reference"].iloc[0] == "expert":
+    panels = list(found.groupby(["judge", "reference", "minus"], sort=False))
+    fig, places, height = _panels([_header(judge, reference, f"minus {minus}, ") for (judge, reference, minus), _ in panels],
+                                  52 * found["model"].nunique())  # fmt: skip
+    models, shown = list(dict.fromkeys(found["model"])), set()
+    for ((_, reference, minus), block), place in zip(panels, places, strict=True):
+        for value, low, high, p, name, color, shift in (
+            ("difference", "low", "high", "p_holm", "mean of the scores", BLUE, -0.16),
+            ("counted", "counted_low", "counted_high", "counted_p_holm", "no definition counts as 0", RED, 0.16),
+        ):
+            says = [f"{row.model}: {getattr(row, value):+.2f} [{getattr(row, low):.2f}, {getattr(row, high):.2f}], n = {row.n}"
+                    f"<br>p by Holm {getattr(row, p):.3f}<br>{row.reason}" for row in block.itertuples()]  # fmt: skip
+            for holds in (True, False):
+                part, texts = block[(block[p] < 0.05) == holds], [text for text, own in zip(says, (block[p] < 0.05) == holds, strict=True) if own]
+                label = f"{name}, {'holds after Holm' if holds else 'does not'}"
+                marker = {"color": color, "size": 11, "symbol": "circle" if holds else "circle-open", "line": {"width": 2, "color": color}}
+                bars = _interval(part, value, low, high, thickness=2 if holds else 1, width=0, color=color)
+                fig.add_scatter(x=part[value], y=[models.index(model) + shift for model in part["model"]], mode="markers", name=label,
+                                legendgroup=label, showlegend=len(part) > 0 and label not in shown, marker=marker, text=texts, hoverinfo="text",
+                                error_x=bars, **place)  # fmt: skip
+                shown |= {label} if len(part) else set()
+        if reference == "expert" and minus == general:
             there = published.differences(study, published.scores()).reindex(study.methods).dropna()
             judge = block["judge"].iloc[0] if block["judge"].iloc[0] in there else there.columns[0]
             name = f"published ({judge})"
-            fig.add_scatter(x=there[judge], y=[row_label(study, run) for run in there.index], mode="markers", name=name, legendgroup=name,
-                            showlegend=name not in [trace.name for trace in fig.data], marker={"color": ORANGE, "size": 10, "symbol": "diamond",
-                            "line": {"color": INK, "width": 1}}, hovertemplate="%{y}: %{x:+.2f}", **place)  # fmt: skip
+            rows = [(row_label(study, run), there[judge][run]) for run in there.index if row_label(study, run) in models]
+            fig.add_scatter(x=[x for _, x in rows], y=[models.index(model) for model, _ in rows], mode="markers", name=name, legendgroup=name,
+                            showlegend=name not in shown, text=[model for model, _ in rows], hovertemplate="%{text}: %{x:+.2f}",
+                            marker={"color": ORANGE, "size": 10, "symbol": "diamond", "line": {"color": INK, "width": 1}}, **place)  # fmt: skip
+            shown.add(name)
     fig.add_vline(x=0, line={"color": INK, "width": 1})
-    fig.update_yaxes(autorange="reversed").update_xaxes(title={"text": "points of 10", **SMALL})
+    fig.update_yaxes(tickvals=list(range(len(models))), ticktext=models, range=[len(models) - 0.5, -0.5], showgrid=False)
+    fig.update_xaxes(title={"text": "points of 10, 95 % BCa over terms", **SMALL, "standoff": 4})
     n = "–".join(map(str, sorted({found["n"].min(), found["n"].max()})))
-    title = f"Mean score minus that of {general}, paired by term (n = {n})"
-    return finish(fig, title, f"Forest plot. {title}.", legend=BELOW, height=height, margin={"l": 130, "t": 85, "b": 85})
+    title = f"The planned differences, paired by term (n = {n})"
+    return finish(fig, title, f"Forest plot. {title}.", study.proxy, legend=BELOW, height=height + 70, margin={"l": 130, "t": 115, "b": 130})
 
 
 def seen_unseen_plot(study: Study) -> go.Figure:
-    """Mean scores on terms whose concept the expert saw in training (filled) and on the others (open), with intervals."""
-    found = summary(study, ("seen",))
-    if found["seen"].nunique() < 2:
+    """Gains over the general model on terms whose concept the expert saw in training (filled) and on the others (open), with intervals."""
+    found = planned.seen_unseen(study)
+    if found.empty:
         return empty("No two groups of terms: this vocabulary does not know of both seen and unseen ones.")
-    rows = {run: f"{model}<br><sup>control</sup>" if note(study, run) else model for run, model in zip(found["run"], found["model"], strict=True)}
+    models = list(dict.fromkeys(found["model"]))
     panels = list(found.groupby(["judge", "reference"], sort=False))
-    fig, places, height = _panels([_header(judge_label(judge), reference) for (judge, reference), _ in panels], 46 * len(rows))
+    fig, places, height = _panels([_header(*key) for key, _ in panels], 46 * len(models))
     for (_, block), place in zip(panels, places, strict=True):
-        for seen, name, symbol, color, shift in ((True, "seen in training", "circle", BLUE, -0.13), (False, "unseen", "circle-open", RED, 0.13)):
-            part = block[block["seen"] == seen]
-            says = [f"{row.model}, {name}: {row.mean:.2f} [{row.low:.2f}, {row.high:.2f}], n = {row.n}" for row in part.itertuples()]
+        for half, name, symbol, color, shift in (("seen", "seen in training", "circle", BLUE, -0.13), ("unseen", "unseen", "circle-open", RED, 0.13)):
+            ends = [block[half], block[f"{half}_low"], block[f"{half}_high"], block[f"n_{half}"]]
+            says = [f"{model}, {name}: {mean:+.2f} [{low:.2f}, {high:.2f}], n = {n}"
+                    for model, mean, low, high, n in zip(block["model"], *ends, strict=True)]  # fmt: skip
             marker = {"symbol": symbol, "color": color, "size": 10, "line": {"width": 2, "color": color}}
-            fig.add_scatter(x=part["mean"], y=[list(rows).index(run) + shift for run in part["run"]], mode="markers", marker=marker, name=name,
-                            error_x=_interval(part, "mean", "low", "high", thickness=2, width=0), text=says, hoverinfo="text", legendgroup=name,
-                            showlegend=place == places[0], **place)  # fmt: skip
-    fig.update_yaxes(tickvals=list(range(len(rows))), ticktext=list(rows.values()), range=[len(rows) - 0.5, -0.5])
-    fig.update_xaxes(title={"text": "mean score, 95 % BCa", **SMALL}, range=[-0.1, 10.4], dtick=2)
-    alt = "Mean scores with 95 % intervals, apart for terms that the expert saw in training and others."
-    sizes = found.groupby("seen")["n"].max()
-    title = f"Terms the expert saw in training (n = {sizes[True]}), and the others (n = {sizes[False]})"
-    return finish(fig, title, alt, legend=BELOW, height=height, margin={"l": 205, "t": 85, "b": 85})
+            fig.add_scatter(x=block[half], y=[models.index(model) + shift for model in block["model"]], mode="markers", marker=marker, name=name,
+                            error_x=_interval(block, half, f"{half}_low", f"{half}_high", thickness=2, width=0), text=says, hoverinfo="text",
+                            legendgroup=name, showlegend=place == places[0], **place)  # fmt: skip
+    fig.add_vline(x=0, line={"color": INK, "width": 1})
+    fig.update_yaxes(tickvals=list(range(len(models))), ticktext=models, range=[len(models) - 0.5, -0.5], showgrid=False)
+    fig.update_xaxes(title={"text": "gain in points, 95 % BCa", **SMALL, "standoff": 4})
+    title = f"Gain on terms the expert saw in training (n = {found['n_seen'].max()}), and on the others (n = {found['n_unseen'].max()})"
+    alt = "Gains over the general model with 95 % intervals, apart for terms that the expert saw in training and others."
+    return finish(fig, title, alt, study.proxy, legend=BELOW, height=height + 40, margin={"l": 150, "t": 115, "b": 100})
 
 
 def scatter_terms(study: Study, a: str, b: str, judge: str | None = None, reference: str | None = None) -> go.Figure:
@@ -176,11 +190,12 @@ def scatter_terms(study: Study, a: str, b: str, judge: str | None = None, refere
                                ax=25 * (side if shown[a][term] > 1 else 1.4),
                                arrowcolor=GREY, arrowwidth=1, arrowhead=0)  # fmt: skip
     subtitle = f"{judge_label(judge)}, against {REFERENCES[reference]}, n = {len(table)}"
-    title = {"text": f"{row_label(study, a)} and {row_label(study, b)}, term by term", "subtitle": {"text": subtitle, "font_size": 13}}
+    subtitle += f"<br>{study.proxy}" if study.proxy else ""
+    title = {"text": f"{row_label(study, a)} and {row_label(study, b)}, term by term", "subtitle": {"text": subtitle, "font_size": 12}}
     axes = {"range": [-0.6, 10.6], "dtick": 2, "zeroline": False}
     fig.update_xaxes(title=f"score of {row_label(study, a)}", **axes).update_yaxes(title=f"score of {row_label(study, b)}", **axes)
     alt = f"Scatter plot of {len(table)} terms: {(gain > 0).sum()} gained, {(gain < 0).sum()} lost."
-    return finish(fig, title, alt, width=680, height=640, margin={"t": 95}, legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0})
+    return finish(fig, title, alt, width=800, height=680, margin={"t": 120}, legend={"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0})
 
 
 def _apart(points: pd.DataFrame, wanted: int) -> list:

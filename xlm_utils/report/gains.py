@@ -1,22 +1,12 @@
-"""Which terms a merge defines better or worse than the general model, and what those terms have in common."""
+"""Which terms a merge defines better or worse than the general model."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from xlm_utils.generate import definitions
 from xlm_utils.report.results import load_scores, row_label
-from xlm_utils.stats import association, statistics
 from xlm_utils.study import Study, StudyError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-# Greek and Latin word ends of clinical terms; a reader who knows them can take the word apart
-ENDINGS = "itis|osis|iasis|oma|emia|uria|pathy|algia|plegia|paresis|trophy|plasia|megaly|dactyly|cephaly|rrhea|rrhagia|penia|lysis|kinesia"
-KANJI_ONLY = r"[\u3400-\u9fff々]+"
 
 
 def gains(study: Study, run: str, judge: str | None = None, reference: str | None = None) -> pd.DataFrame:
@@ -40,47 +30,22 @@ def gains(study: Study, run: str, judge: str | None = None, reference: str | Non
     return facts.merge(pairs.assign(gain=pairs["after"] - pairs["before"]), left_on="term_id", right_index=True).reset_index(drop=True)
 
 
-def features(terms: pd.DataFrame, tokenizer: PreTrainedTokenizerBase | None = None) -> pd.DataFrame:
-    """What is known of terms without asking a model, as numbers (yes is 1); columns that are the same for all terms are left out."""
-    word, translation = terms["term"].str.lower(), terms["translation"]
-    found = pd.DataFrame({
-        "occurrences in Brown": terms["frequency"], "is an adjective": terms["part_of_speech"] == "adjective",
-        "ends as in -itis, -osis, -emia": word.str.contains(rf"(?:{ENDINGS})$"), "letters of the term": word.str.len(),
-        "characters of the translation": translation.str.len(), "translation is kanji only": translation.str.fullmatch(KANJI_ONLY),
-        "seen by the expert in training": terms["seen"],
-    })  # fmt: skip
-    if "kind" in terms:
-        found["translation of a medical or established sense"] = terms["kind"].isin(["medical", "established"])
-    if "candidates" in terms:
-        found["dictionary entries to choose from"] = pd.to_numeric(terms["candidates"])
-    if tokenizer is not None:
-        for column, texts in (("tokens of the term", terms["term"]), ("tokens of the translation", translation)):
-            found[column] = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
-    return found.astype(float).loc[:, lambda table: table.nunique() > 1]
+def one_term(study: Study, term: str, judge: str | None = None) -> pd.DataFrame:
+    """One term, in either language, through all runs: index model; definition, a score per reference, and why it is no definition, if it is none.
 
-
-def in_common(study: Study, run: str, tokenizer: PreTrainedTokenizerBase | None = None, **which: str) -> pd.DataFrame:
-    """How the gain of a merge goes with each feature of the terms; ``which``: judge and reference, as for ``gains``.
-
-    Returns:
-        feature, n, ``low half`` and ``high half``: mean gain of the terms below and above the feature's mean (without and
-        with it), then what ``association.correlate`` gives, with ``p_holm`` over the features.
+    Raises:
+        StudyError: the study does not run the term.
     """
-    table = gains(study, run, **which)
-    rows = []
-    for name, values in features(table, tokenizer).items():
-        above = values > values.mean()
-        halves = {"low half": table["gain"][~above].mean(), "high half": table["gain"][above].mean()}
-        found = association.correlate(values, table["gain"])
-        rows.append({"feature": name, "n": found.pop("n"), **halves, **found})
-    frame = pd.DataFrame(rows, columns=["feature", "n", "low half", "high half", "rho", "low", "high", "p", "reason"])
-    frame.insert(8, "p_holm", statistics.holm(frame["p"]))
-    frame.attrs["title"] = f"What terms that {row_label(study, run)} gains have in common"
-    frame.attrs["caption"] = (
-        "low half, high half: mean gain in points of the terms below and above the feature’s mean (for a yes or no: no, and yes). "
-        "rho: Spearman’s correlation of gain and feature, with a 95 % interval (Bonett & Wright); p adjusted by Holm over the features."
-    )
-    return frame
+    scores = load_scores(study)
+    block = scores[(scores["judge"] == (judge or scores["judge"].iloc[0])) & ((scores["term"] == term) | (scores["translation"] == term))]
+    if block.empty:
+        raise StudyError(f"{term!r} is none of the study's terms; there are {', '.join(scores['translation'].unique()[:8])} and more")
+    table = block.pivot(index="run", columns="reference", values="score").reindex(block["run"].unique())
+    texts = definitions.rows(study, list(table.index)).astype({"term_id": str})
+    said = texts[texts["term_id"] == block["term_id"].iloc[0]].set_index("run")["definition"] if len(texts) else {}
+    table.insert(0, "definition", table.index.map(said))
+    table["no definition"] = block.drop_duplicates("run").set_index("run")["unusable"]
+    return table.rename(index=lambda run: row_label(study, run)).rename_axis(index="model", columns=None)
 
 
 def extremes(study: Study, run: str, n: int = 3, **which: str) -> pd.DataFrame:

@@ -9,10 +9,8 @@ from __future__ import annotations
 import pandas as pd
 
 from xlm_utils.report.results import BENCHMARKS, PUBLISHED, judge_label, load_benchmarks, load_scores, note, published_key, row_label
-from xlm_utils.stats import association
+from xlm_utils.stats import association, statistics
 from xlm_utils.study import Study
-
-JMEDBENCH = ("mcqa", "dc", "sts")
 
 
 def scores(statistic: str = "mean") -> pd.DataFrame:
@@ -64,8 +62,20 @@ def gaps(study: Study) -> tuple[dict[str, tuple[pd.DataFrame, pd.DataFrame]], di
     return named, counts
 
 
+def remark() -> str:
+    """What the published tables allow to be said of scores and benchmarks over seven models: a sentence with both judges and Holm over nine."""
+    parts = []
+    for judge, values in scores().items():
+        table = benchmarks().join(values.rename("score")).drop(index="expert")
+        found = pd.DataFrame({key: association.correlate(table[key], table["score"]) for key in BENCHMARKS}).T
+        firm = [BENCHMARKS[key] for key in found.index[statistics.holm(found["p"].astype(float)) < 0.05]]
+        rho = f"{found.loc['pubmedqa', 'rho']:.2f}".replace("-", "−")
+        parts.append(f"by {judge} ρ = {rho} with PubMedQA, and {', '.join(firm) or 'no column'} below .05 after Holm over nine")
+    return f"Published definition scores against benchmarks, n = {len(table)} models: {'; '.join(parts)}."
+
+
 def together(study: Study) -> dict[str, pd.DataFrame]:
-    """Definition score and benchmarks of every model but the expert, here (first judge and reference) and as published.
+    """Definition score and benchmarks of every model but the expert, here (first judge and reference) and as published, by either judge.
 
     Returns:
         title → a row per model (index: its label), columns ``score`` and the benchmarks' keys. Merges with identical
@@ -75,26 +85,31 @@ def together(study: Study) -> dict[str, pd.DataFrame]:
     judge, reference = own.columns[0]
     here = measured(study).join(own[judge, reference].rename("score"), how="inner").drop(index=study.by_role("expert"), errors="ignore")
     here = here.set_axis([row_label(study, model) for model in here.index]).drop_duplicates()
-    there = benchmarks().join(scores()["GPT-4o"].rename("score")).drop(index="expert")
-    there.index = [study.label(study.by_role("general")) if key == "general" else study.label(key) for key in there.index]
-    return {f"here: {judge_label(judge)}": here, "published: GPT-4o": there}
+    found = {f"here: {judge_label(judge)}": here}
+    for name, values in scores().items():
+        there = benchmarks().join(values.rename("score")).drop(index="expert")
+        there.index = [study.label(study.by_role("general")) if key == "general" else study.label(key) for key in there.index]
+        found[f"published: {name}"] = there
+    return found
 
 
 def correlations(study: Study) -> pd.DataFrame:
     """Spearman's correlation of definition scores with each benchmark over models, here and as published.
 
     Returns:
-        benchmark, then per source (``here``, ``published``) rho, low, high, n.
+        benchmark, then per source (``here``, ``published: GPT-4o``, …) rho, low, high, n, p and p_holm over its nine benchmarks.
     """
     columns = {}
     for title, table in together(study).items():
-        source = title.partition(":")[0]
+        source = "here" if title.startswith("here") else title
         found = pd.DataFrame([association.correlate(table[key], table["score"]) for key in BENCHMARKS])
-        columns |= {(source, name): found[name].to_numpy() for name in ("rho", "low", "high", "n")}
+        found["p_holm"] = statistics.holm(found["p"])
+        columns |= {(source, name): found[name].to_numpy() for name in ("rho", "low", "high", "n", "p", "p_holm")}
     frame = pd.DataFrame(columns, index=pd.Index(BENCHMARKS.values(), name="benchmark"))
     frame.attrs["title"] = "Do definitions and benchmarks move together?"
     frame.attrs["caption"] = (
-        "Spearman’s ρ over the models other than the expert, with 95 % intervals (Bonett & Wright); models with identical results count once. "
+        "Spearman’s ρ over the models other than the expert, with 95 % intervals (Bonett & Wright), p over all permutations, and Holm’s "
+        "over the nine; models with identical results count once. "
         "Nine correlations over a handful of models, half of which are neighbours of each other by construction: no causal claim stands on them."
     )
     return frame

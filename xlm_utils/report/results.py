@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from xlm_utils.ask.cards import load_card
+from xlm_utils.generate import usable
 from xlm_utils.merge.methods import read_card
 from xlm_utils.stats import statistics
 from xlm_utils.study import ROOT, Study, StudyError, relative
@@ -30,15 +31,21 @@ def control_run(study: Study) -> str:
     return f"{study.by_role('expert')}.{study.target.code}"
 
 
+def ancestor_run(study: Study) -> str:
+    """Name of the other control run: the common ancestor given terms in the target language; "" in a study without one."""
+    return next((f"{name}.{study.target.code}" for name, c in study.constituents.items() if c.role == "ancestor"), "")
+
+
 def row_order(study: Study) -> list[str]:
-    """Runs in the order of Table 1: baseline, its control, the general model, the merges."""
+    """Runs in the order of Table 1: baseline, its control, the ancestor, the general model, the merges."""
     expert, *others = study.models
-    return [expert, control_run(study), *others]
+    return [expert, control_run(study), *filter(None, [ancestor_run(study)]), *others]
 
 
 def row_label(study: Study, run: str) -> str:
     """Name of a run as the tables print it."""
-    return f"Expert with {study.target.name} terms" if run == control_run(study) else study.label(run)
+    controls = {control_run(study): "Expert", ancestor_run(study): "Ancestor"}
+    return f"{controls[run]} with {study.target.name} terms" if run in controls else study.label(run)
 
 
 def judge_label(judge: str) -> str:
@@ -57,14 +64,17 @@ def note(study: Study, run: str) -> str:
     if run == study.by_role("expert") and "expert" in study.judging.references:
         others = len(study.judging.references) > 1
         return "control: judged against itself" + (f" under {REFERENCES['expert']}" if others else "")
-    return f"control: the expert, asked in {study.target.name}" if run == control_run(study) else ""
+    controls = {control_run(study): "the expert", ancestor_run(study): "the common ancestor"}
+    return f"control: {controls[run]}, asked in {study.target.name}" if run in controls else ""
 
 
 def published_key(study: Study, run: str) -> str | None:
     """Row of ``data/published/*.csv`` that a run repeats: its role, or its method with the published base."""
     if run in study.constituents:
         return study.constituents[run].role
-    if run == control_run(study) or (method := parse(run)).values:  # the paper prints no values, so no point of a grid repeats it
+    if run in (control_run(study), ancestor_run(study)):
+        return None
+    if (method := parse(run)).values:  # the paper prints no values, so no point of a grid repeats it
         return None
     choosable = read_card(method.card)["mergekit"]["base_model"] == "base"
     return method.card if not choosable or (method.base or study.base) == study.by_role("general") else None
@@ -78,7 +88,8 @@ def is_twin(study: Study, run: str) -> bool:
 def load_scores(study: Study, twins: bool = False) -> pd.DataFrame:
     """All scores of a study, one row per judge, reference, run and term, with the columns of ``terms.csv``.
 
-    ``score`` is NaN wherever ``status`` is not ``ok``; a term without a row gets status ``not judged``.
+    ``score`` is NaN wherever ``status`` is not ``ok``; a term without a row gets status ``not judged``. ``unusable`` says why
+    an output is no definition (``generate.usable``; "" where it is one, or not there to look at); ``counted`` is the score with those at 0.
     With ``twins``, those of the further mask seeds (``dare_seeds``), too.
 
     Raises:
@@ -110,7 +121,23 @@ def load_scores(study: Study, twins: bool = False) -> pd.DataFrame:
     found = scores[key[:3]].drop_duplicates().sort_values(key[:3], key=lambda column: column.map(order[str(column.name)].index))
     whole = found.merge(table[["term_id"]], how="cross").merge(scores, on=key, how="left")
     own = [column for column in table if column == "term_id" or column not in whole]  # a translation by an LLM has a status of its own
-    return whole.assign(status=whole["status"].fillna("not judged")).merge(table[own], on="term_id")
+    whole = whole.assign(status=whole["status"].fillna("not judged")).merge(table[own], on="term_id")
+    reasons = unusable(study, list(whole["run"].unique()))
+    why = [reasons.get(key, "") for key in zip(whole["run"], whole["term_id"], strict=True)]
+    return whole.assign(unusable=why, counted=whole["score"].mask([bool(reason) for reason in why], 0.0))
+
+
+def unusable(study: Study, runs: list[str]) -> dict[tuple[str, str], str]:
+    """(run, term_id) → why that output is no definition in the language that was asked for; only such output, of finished runs."""
+    files = {run: study.folder / "definitions" / f"{run}.jsonl" for run in runs}
+    rows = [row for run, file in files.items() if file.exists() for row in _definitions(file, file.stat().st_mtime_ns)]
+    found = {(row["run"], str(row["term_id"])): usable(row, row["language"])[1] for row in rows if "finish" in row}
+    return {key: reason for key, reason in found.items() if reason}
+
+
+@lru_cache(maxsize=128)
+def _definitions(path: Path, changed: int) -> list[dict]:
+    return read_jsonl(path)
 
 
 @lru_cache(maxsize=512)  # every table and figure asks for the same files
@@ -126,7 +153,7 @@ def summary(study: Study, by: tuple[str, ...] = ()) -> pd.DataFrame:
 
     Returns:
         judge, reference, run, model (label), *by, n, missing, statuses, median, mean, std (ddof 1), low, high,
-        mean_low, mean_high, reason.
+        counted (the mean with output that is no definition at 0), counted_low, counted_high, mean_low, mean_high, reason.
     """
     scores, rows = load_scores(study), []
     labels = {run: row_label(study, run) for run in scores["run"].unique()}
@@ -134,17 +161,19 @@ def summary(study: Study, by: tuple[str, ...] = ()) -> pd.DataFrame:
         found = statistics.describe(group["score"], group["status"])
         interval = statistics.mean_interval(group["score"], study.seed)
         named = dict(zip(["judge", "reference", "run", *by], key, strict=True))
+        counted = statistics.mean_interval(group["counted"], study.seed)
+        found |= {"counted": float(group["counted"].mean()), "counted_low": counted.low, "counted_high": counted.high}
         rows.append(named | {"model": labels[named["run"]]} | found | interval._asdict() | {"reason": found["reason"] or interval.reason})
     return pd.DataFrame(rows)
 
 
 def load_benchmarks(study: Study) -> dict[str, dict[str, dict]]:
-    """Benchmark columns of every model of the study: ``{model: {column: {value, stderr, n, metric}}}``, empty where not run.
+    """Benchmark columns of every model of the study: ``{model: {column: {value, low, high, n, chance, metric}}}``, empty where not run.
 
     Raises:
         StudyError: no model has any.
     """
-    files = {model: study.folder / "benchmarks" / f"{model}.json" for model in study.models}
+    files = {model: study.benchmarks_folder / f"{model}.json" for model in study.models}
     found = {model: json.loads(path.read_text(encoding="utf-8"))["columns"] if path.exists() else {} for model, path in files.items()}
     if not any(found.values()):
         raise StudyError(f"no benchmark results in {relative(study.folder / 'benchmarks')}; run 06_benchmark.ipynb with {study.options()}")

@@ -8,12 +8,13 @@ have columns of their own, and a control row says what it is a control for.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 
 import pandas as pd
 
 from xlm_utils.draw.pages import page, table_html
-from xlm_utils.generate import definitions
 from xlm_utils.judge import controls
+from xlm_utils.report.planned import INTERVAL
 from xlm_utils.report.results import (
     PUBLISHED,
     group_label,
@@ -24,12 +25,13 @@ from xlm_utils.report.results import (
     row_label,
     row_order,
     summary,
+    unusable,
 )  # fmt: skip
-from xlm_utils.stats import association, statistics
+from xlm_utils.stats import association
 from xlm_utils.study import Study
 from xlm_utils.study.records import read_jsonl, write_text
 
-INTERVAL = f"Intervals: 95 % BCa bootstrap over terms, {statistics.RESAMPLES:,} resamples."
+UNUSABLE = ("another language", "loops", "cut off", "empty")
 
 
 def _grouped(study: Study, parts: dict[str, pd.DataFrame], columns: list[str]) -> pd.DataFrame:
@@ -49,25 +51,26 @@ def _whole(counts: pd.Series) -> pd.Series:
 def table1(study: Study) -> pd.DataFrame:
     """Definition scores in the paper's layout, with n, missing and interval, beside the published ones.
 
-    Index: model labels. Columns: ``("", "note")``, then per judge and reference median, mean, low, high,
-    std, n, missing, then ``("definitions", "in language")``, the share in the language that was asked
-    for, then ``("published: GPT-4o", …)`` median, mean, std.
+    Index: model labels. Columns: ``("", "note")``, then per judge and reference median, mean, low, high, counted (the mean
+    with output that is no definition at 0) with its interval, std, n, missing, then ``("no definition", …)``: how many outputs are in
+    another language, loop, are cut off or empty, then ``("published: GPT-4o", …)`` median, mean, std.
     """
     found = summary(study)
     parts = {group_label(*key): part.set_index("run") for key, part in found.groupby(["judge", "reference"], sort=False)}
-    parts["definitions"] = answers(study).filter(["in language"])
+    parts["no definition"] = answers(study)
     published = pd.read_csv(PUBLISHED / "table1.csv")
     keys = {run: published_key(study, run) for run in row_order(study)}
     for judge, part in published.groupby("judge", sort=False):
         rows = part.set_index("model").reindex([key or "" for key in keys.values()])
         parts[f"published: {judge}"] = rows.set_axis(list(keys))
-    frame = _grouped(study, parts, ["median", "mean", "low", "high", "std", "n", "missing", "in language"])
+    columns = ["median", "mean", "low", "high", "counted", "counted_low", "counted_high", "std", "n", "missing", *UNUSABLE]
+    frame = _grouped(study, parts, columns)
     frame.attrs["title"] = "Table 1. Accuracy of definitions, 0–10"
     gaps = [f"{row.model} ({row.judge}, {row.reference}): {row.reason}" for row in found.itertuples() if row.reason]
     frame.attrs["caption"] = (
-        f"{INTERVAL} std with ddof 1. n: terms with a score; missing scores are left out, not counted as 0. "
-        "Best in bold, worst underlined, controls left out. "
-        "In language: share of the definitions in the language asked for. Published: 1,782 SNOMED CT terms, other models, "
+        f"{INTERVAL} std with ddof 1. n: terms with a score; missing scores are left out, not counted as 0. Counted: the mean in which an output "
+        "that is no definition in the language asked for (last columns of ours: in another language, looping, cut off or empty) scores 0. "
+        f"Best in bold, worst underlined, controls left out.{offsets(study)} Published: 1,782 SNOMED CT terms, other models, "
         "judged against the expert’s definition; its merges have the general model as base."
         + (f" No interval: {'; '.join(gaps)}." if gaps else "")
     )
@@ -75,11 +78,19 @@ def table1(study: Study) -> pd.DataFrame:
 
 
 def answers(study: Study) -> pd.DataFrame:
-    """What the models wrote, whatever a judge makes of it, by run: ``definitions.summary``, and the share ``in language``, not empty."""
-    found = definitions.summary(study, [run for run in row_order(study) if (study.folder / "definitions" / f"{run}.jsonl").exists()])
-    if found.empty:
-        return found
-    return found.assign(**{"in language": 1 - (found["other language"] + found["empty"]) / found["n"]}).set_index("run")
+    """How many outputs of each finished run are no definition, by reason (``generate.usable``): index run, columns ``UNUSABLE``."""
+    runs = [run for run in row_order(study) if (study.folder / "definitions" / f"{run}.jsonl").exists()]
+    counts = Counter((run, reason) for (run, _), reason in unusable(study, runs).items())
+    return pd.DataFrame([[counts[run, reason] for reason in UNUSABLE] for run in runs], index=runs, columns=list(UNUSABLE), dtype=int)
+
+
+def offsets(study: Study) -> str:
+    """What each judge gives the same content in the target language more or less than in the source language, as a sentence for a caption."""
+    found = controls_table(study)
+    rows = found[found["control"] == "language"].itertuples()
+    said = [f"{row.judge} " + f"{row.average:+.2f} [{row.low:.2f}, {row.high:.2f}], n = {row.n} pairs".replace("-", "−") for row in rows]
+    text = f" The same content in {study.target.name} minus in {study.source.name}, judged against the clinicians’ definition: {'; '.join(said)}."
+    return text if said else ""
 
 
 def controls_table(study: Study) -> pd.DataFrame:
@@ -88,13 +99,17 @@ def controls_table(study: Study) -> pd.DataFrame:
     for judge in dict.fromkeys([*study.judges, *sorted(path.parent.name for path in folder.glob("*/controls.jsonl"))]):
         if asked := read_jsonl(folder / judge / "controls.jsonl"):
             found = controls.verdicts(asked)
+            found = found.rename(columns={"median": "middle", "mean": "average"})  # a control has no best and no worst
             rows.append(found.assign(judge=judge_label(judge), verdict=found["passed"].map({True: "passed", False: "FAILED"})))
-    columns = ["judge", "control", "expected", "n", "missing", "median", "mean", "below_reference", "verdict"]
+    columns = ["judge", "control", "expected", "n", "missing", "middle", "average", "low", "high", "below_reference", "verdict"]
     frame = pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
     frame.attrs["title"] = "Controls: questions with known answers"
     frame.attrs["caption"] = (
-        "Graded against the expert’s definition: the same text, the most similar one of another concept, any other concept’s, a commonplace, "
-        "nothing, and a wrong text that asks for a 10. Below reference: share of terms on which the control scores less than the same text does. "
+        "Graded against the clinicians’ definition where there is one: the same text, the most similar one of another concept, any other concept’s, "
+        "a commonplace, nothing, a wrong text that asks for a 10, and the term in a copula. Then in pairs, of which middle and average are "
+        "differences: a text repeated to the limit and once, one content in both languages, and a right text beside one with a wrong number, "
+        "side or degree (average: the share in which the right one scores more). Expectations were set before any judge was asked. Below "
+        "reference: share of terms on which the control scores less than the same text does. "
         "A judge that fails a control can’t be believed where that control’s mistake matters."
     )
     return frame
@@ -109,46 +124,6 @@ def missing_table(study: Study) -> pd.DataFrame:
     frame = _grouped(study, parts, ["n", *sorted(counts), "mean, all 0", "mean, all 10"]).drop(columns=("", "note"))
     frame.attrs["title"] = "Missing scores"
     frame.attrs["caption"] = "By status, and the range in which the mean over all terms must lie: every missing score 0, or 10."
-    return frame
-
-
-def seen_unseen(study: Study) -> pd.DataFrame:
-    """Mean scores apart for terms whose concept the expert saw in training and for the others; grouped like Table 1."""
-    parts = {}
-    for key, part in summary(study, ("seen",)).groupby(["judge", "reference"], sort=False):
-        for seen, which in ((True, "seen in training"), (False, "unseen")):
-            if (part["seen"] == seen).any():
-                parts[f"{group_label(*key)}: {which}"] = part[part["seen"] == seen].set_index("run")
-    frame = _grouped(study, parts, ["mean", "low", "high", "n", "missing"])
-    frame.attrs["title"] = "Terms the expert saw in training, and the others"
-    frame.attrs["caption"] = INTERVAL + ("" if any(name.endswith("seen in training") for name in parts) else " No term is known to have been seen.")
-    return frame
-
-
-def differences(study: Study) -> pd.DataFrame:
-    """Every merge against the general model, paired by term: the planned comparisons, a Holm family per judge and reference.
-
-    Returns:
-        judge, reference, model, then what ``statistics.compare`` gives, with ``p_holm``; the general model is subtracted.
-    """
-    general, rows = study.by_role("general"), []
-    for (judge, reference), block in load_scores(study).groupby(["judge", "reference"], sort=False):
-        table = block.pivot(index="term_id", columns="run", values="score")
-        parents = block.drop_duplicates("term_id").set_index("term_id")["parent"].reindex(table.index)
-        merges = [run for run in study.methods if run in table and general in table]
-        found = pd.DataFrame([statistics.compare(table[run], table[general], parents, study.seed) for run in merges])
-        if merges:
-            named = {"judge": judge_label(judge), "reference": reference, "model": [row_label(study, run) for run in merges]}
-            rows.append(found.assign(**named, p_holm=statistics.holm(found["p"])))
-    columns = ["judge", "reference", "model", "n", "ties", "difference", "low", "high", "p", "p_holm", "rank_biserial"]
-    columns += ["cluster_low", "cluster_high", "clusters", "detectable", "reason"]
-    frame = pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
-    frame.attrs["title"] = f"Paired differences from {study.label(general)}"
-    frame.attrs["caption"] = (
-        f"{INTERVAL} p: Wilcoxon signed ranks (Pratt), then adjusted by Holm for the merges of one judge and reference. Cluster interval: terms that "
-        "share a parent in the ontology count as one cluster. Detectable: the true difference found with 80 % power at this n and spread, before "
-        "Holm’s adjustment."
-    )
     return frame
 
 

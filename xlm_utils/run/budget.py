@@ -7,8 +7,6 @@ import math
 from collections.abc import Collection
 from importlib.util import find_spec
 
-import pandas as pd
-
 from xlm_utils.ask.calls import estimate
 from xlm_utils.ask.cards import Card, address, find_key, load_card
 from xlm_utils.ask.clients import shutdown_date
@@ -19,7 +17,6 @@ from xlm_utils.judge import controls, judging
 from xlm_utils.study import PARAMS, Study, StudyError
 from xlm_utils.translate import translation
 
-CONTROLS = len(controls.EXPECTED) * controls.SAMPLE
 DEFINITION = "x" * 240  # of usual length, for the estimate
 # An A100's arithmetic, not measured: half of its memory bandwidth when decoding, 40 % of its peak when reading prompts, both in bfloat16
 DECODE, READ = 1e12, 1.25e14  # bytes a second, operations a second
@@ -101,8 +98,8 @@ def cost(study: Study, stages: Collection[str], parameters: float) -> str:
             needed.append(estimate(card, [(PARAMS / "prompts" / "translate.txt").read_text(encoding="utf-8")] * terms, translation.SCHEMA))
         if card.name in study.judges and "05_judge" in stages:
             row = {"term": "x" * 12, "translation": "あ" * 5, "reference_text": DEFINITION, "definition": DEFINITION}
-            definitions = (asked - 1) * terms + ((len(runs(study.swept())) - 1) * study.sweep.terms if study.sweep else 0)
-            calls = definitions * len(study.judging.references) + CONTROLS * (2 if study.sweep else 1)
+            definitions = (asked - 1) * terms + ((len(runs(study.swept())) - 1) * study.sweep.terms if study.sweeps else 0)
+            calls = definitions * len(study.judging.references) + controls.MOST * (2 if study.sweeps else 1)
             needed.append(estimate(card, [judging.prompt_for(study, row)] * calls, judging.SCHEMA))
     usd, hours = (sum(part[unit] for part in needed) for unit in ("usd", "minutes"))
     before, limit = spent(study.replies), study.judging.max_cost_usd
@@ -120,7 +117,7 @@ def _terms(study: Study) -> tuple[int, str]:
     try:
         if file is None and study.translation.translator == "jmdict":
             return len(translation.terms(study)), ""
-        return len(pd.read_csv(file or vocabulary.curate(study), keep_default_na=False)), ""
+        return len(vocabulary.read_terms(file or vocabulary.curate(study))), ""
     except StudyError:  # told by the check of the terminology
         return vocabulary.PAPER_TERMS, " (as many as the paper's)"
 

@@ -31,11 +31,11 @@ def installed() -> dict[str, str]:
 
 
 def requirements() -> list[Requirement]:
-    """What the demo needs, from pyproject.toml, but for the notebook server's own packages."""
+    """What the demo needs on this machine, from pyproject.toml, but for the notebook server's own packages."""
     with (ROOT / "pyproject.toml").open("rb") as file:
         project = tomllib.load(file)["project"]
     wanted = map(Requirement, project["dependencies"] + project["optional-dependencies"]["demo"])
-    return [r for r in wanted if canonicalize_name(r.name) not in SERVER]
+    return [r for r in wanted if canonicalize_name(r.name) not in SERVER and (r.marker is None or r.marker.evaluate())]
 
 
 def lacking(wanted: list[Requirement], there: dict[str, str]) -> list[Requirement]:

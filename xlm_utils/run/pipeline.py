@@ -27,14 +27,14 @@ SWEEP = ", sweep"  # ends the name of a stage that runs the study's sweep
 def outputs(study: Study) -> dict[str, list[Path]]:
     """What each stage leaves behind when it runs for the study's ``method`` and ``judge``, in running order.
 
-    A study with a sweep has three stages more, after 05.
+    A study whose sweep says ``run: true`` has three stages more, after 05.
     """
     from xlm_utils.generate.generation import runs
 
     def chosen(names: Iterable[str]) -> list[str]:
         return [name for name in names if study.method in ("all", name)]
 
-    swept = outputs(study.swept()) if study.sweep and not study.sweep_of else {}
+    swept = outputs(study.swept()) if study.sweeps and not study.sweep_of else {}
     sweep = {f"{stage}{SWEEP}": swept[stage] for stage in ("03_merge", "04_generate", "05_judge") if swept}
     folder, names = study.folder, [run.name for run in runs(study) if chosen([run.model])]
     scored = [name for name in names if not name.endswith(".reference")]
@@ -46,7 +46,7 @@ def outputs(study: Study) -> dict[str, list[Path]]:
         "04_generate": [folder / "definitions" / f"{name}.jsonl" for name in names],
         "05_judge": [folder / "scores" / judge / f"{name}.jsonl" for judge in study.judges for name in scored],
         **sweep,
-        "06_benchmark": [folder / "benchmarks" / f"{model}.json" for model in chosen(study.models)],
+        "06_benchmark": [study.benchmarks_folder / f"{model}.json" for model in chosen(study.models)],
         "07_figures": [study.figures / name for name in ("table1.csv", "table1.html", "table2.csv", "table2.html", "figure1.html")],
     }
 

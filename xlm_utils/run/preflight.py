@@ -89,16 +89,20 @@ def preflight(study: Study, stages: Collection[str], here: bool = True) -> None:
     if needs_data and study.benchmarks.data_dir:
         attempt(lambda: _folder(study))
     elif needs_data and reachable:
-        failures += _hub_data_sets()
+        failures += _hub_data_sets(study)
     attempt(lambda: budget.cost(study, stages, _largest(facts)))
     if failures:
         raise StudyError("\n".join([f"{len(failures)} of the checks failed; nothing was downloaded or paid for", *failures]))
 
 
 def _terminology(study: Study) -> str:
-    from xlm_utils.curate.snomed import sources
+    from xlm_utils.curate.release import sources
     from xlm_utils.curate.vocabulary import source_path
+    from xlm_utils.study.settings import project_path
+    from xlm_utils.translate.reviewed import read_list
 
+    if study.translation.reviewed and study.translation.translator == "jmdict":
+        read_list(project_path(study.translation.reviewed))
     path = source_path(study)
     what = f", {len(sources(path))} files of a release" if study.vocabulary.source == "snomed" else ""
     return f"terminology {study.vocabulary.source}: {relative(path)}{what}"
@@ -106,7 +110,7 @@ def _terminology(study: Study) -> str:
 
 def _methods(study: Study) -> str:
     """Every merge's name fits its card, and a search can run."""
-    names = [*study.merges, *(study.swept().methods if study.sweep else ())]
+    names = [*study.merges, *(study.swept().methods if study.sweeps else ())]
     if any([is_searched(study, name) for name in names]):  # a list: every name is looked at
         evolution.check(study)
         fitness.check_columns(study)
@@ -179,7 +183,7 @@ def _disk(study: Study, facts: Facts) -> str:
     """Downloads and merges against the free space of the disks they go to."""
     from huggingface_hub import constants
 
-    wanted = dict.fromkeys([*study.merges, *(study.swept().methods if study.sweep else ())])
+    wanted = dict.fromkeys([*study.merges, *(study.swept().methods if study.sweeps else ())])
     to_merge = [method for method in wanted if not read_manifest(study.models_folder / method)]
     merges, downloads = len(to_merge) * _largest(facts) * 2, sum(fact["to_download"] for fact in facts.values())
     disks: dict[int, list] = {}
@@ -199,16 +203,17 @@ class _Plain(yaml.SafeLoader):
 _Plain.add_multi_constructor("!function", lambda loader, suffix, node: node.value)
 
 
-def _asked() -> dict[str, dict]:
+def _asked(study: Study) -> dict[str, dict]:
     """What each data set's task file says of its place and files."""
-    from xlm_utils.benchmark.prepared import COLUMN_OF, TASKS
+    from xlm_utils.benchmark.prepared import TASKS, asked
 
-    return {name: yaml.load((TASKS / f"{name}.yaml").read_text(encoding="utf-8"), _Plain)["dataset_kwargs"] for name in COLUMN_OF}
+    found = [yaml.load((TASKS / f"{name}.yaml").read_text(encoding="utf-8"), _Plain) for name in asked(study)]
+    return {task["dataset_kwargs"]["name"]: task["dataset_kwargs"] for task in found if "dataset_kwargs" in task}
 
 
-def _hub_data_sets() -> list[str]:
+def _hub_data_sets(study: Study) -> list[str]:
     """Sentences about the data sets that can't be used; all are asked at once."""
-    asked = _asked()
+    asked = _asked(study)
 
     def look(kwargs: dict) -> str:
         try:
@@ -227,7 +232,7 @@ def _hub_data_sets() -> list[str]:
 def _folder(study: Study) -> str:
     from xlm_utils.benchmark.prepared import data_folder
 
-    folder, asked = data_folder(study), _asked()
+    folder, asked = data_folder(study), _asked(study)
     there = [name for name, kwargs in asked.items() if any((folder / file).is_file() for file in kwargs["files"].values())]
     return f"data sets: {len(there)} of {len(asked)} are in {study.benchmarks.data_dir}"
 

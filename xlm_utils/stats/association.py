@@ -22,7 +22,6 @@ def agreement(a: Sequence[float], b: Sequence[float]) -> dict:
         n, kappa (quadratic weights over all of 0–10, whether or not a score occurs), alpha
         (Krippendorff's, ordinal), spearman, bias (mean of a − b), reason.
     """
-    import krippendorff
     from sklearn.metrics import cohen_kappa_score
 
     a, b = np.asarray(a, float), np.asarray(b, float)
@@ -34,11 +33,30 @@ def agreement(a: Sequence[float], b: Sequence[float]) -> dict:
         return found | {"reason": "fewer than two answers with both scores"}
     if np.ptp(whole) > 0:  # one score for everything, twice, is no evidence of agreement: 0/0
         found["kappa"] = float(cohen_kappa_score(*whole, labels=list(SCALE), weights="quadratic"))
-        found["alpha"] = float(krippendorff.alpha(whole, value_domain=list(SCALE), level_of_measurement="ordinal"))
+        found["alpha"] = ordinal_alpha(whole)
     if np.ptp(a) > 0 and np.ptp(b) > 0:
         found["spearman"] = float(stats.spearmanr(a, b).statistic)
     constant = [name for name, scores in zip(("first", "second"), whole, strict=True) if np.ptp(scores) == 0]
     return found | {"reason": f"the {' and the '.join(constant)} judge gives one score to everything" if constant else ""}
+
+
+def ordinal_alpha(scores: Sequence[Sequence[float]]) -> float:
+    """Krippendorff's alpha with the ordinal metric: 1 where all judges agree, 0 as by chance (Krippendorff 2011, Computing Alpha-Reliability).
+
+    ``scores`` has shape (judges, answers), NaN where missing; an answer with fewer than two does not count. NaN is returned
+    where none has two, or where all that count are the same: 0/0.
+    """
+    scores = np.asarray(scores, float)
+    values = np.unique(scores[~np.isnan(scores)])
+    given = (scores == values[:, None, None]).sum(axis=1)  # how often, shape (values, answers)
+    given = given[:, given.sum(axis=0) > 1]
+    weighted = given / (given.sum(axis=0) - 1)
+    together = weighted @ given.T - np.diag(weighted.sum(axis=1))  # pairs of two judges' values on one answer
+    counts = together.sum(axis=0)
+    ranks = np.cumsum(counts) - counts / 2
+    apart = np.subtract.outer(ranks, ranks) ** 2
+    expected = counts @ apart @ counts
+    return float(1 - (counts.sum() - 1) * (together * apart).sum() / expected) if expected > 0 else NAN
 
 
 def same_order(a: Sequence[float], b: Sequence[float]) -> dict:

@@ -4,7 +4,8 @@ A column is the unweighted mean over its data sets of a mean score, or a correla
 the same items, so an item's two answers stay together: the interval resamples items within each data
 set, and the test swaps the two models' answers item by item (approximate randomisation; Noreen 1989,
 Computer-Intensive Methods for Testing Hypotheses). For right-or-wrong answers to one data set that is
-McNemar's test. Items with equal answers are alike, so that only their counts are drawn.
+McNemar's test. Items with equal answers are alike, so that only their counts are drawn. Where the signs of all
+differences can be counted through (right-or-wrong answers, or few items), the test is exact.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
+from scipy import stats
 
 RESAMPLES = 9999
+COUNTED = 300_000  # sums of signed differences that are counted through; with more, signs are drawn
 NAN = float("nan")
 
 
@@ -26,7 +29,7 @@ def compare_means(pairs: Sequence[tuple[Sequence[float], Sequence[float]]], seed
 
     Returns:
         n (pairs), difference (mean over data sets of the mean of a − b), low and high (95 % percentile
-        bootstrap, items drawn within their data set), p (two-sided, paired randomisation), reason.
+        bootstrap, items drawn within their data set; NaN where all differences are equal), p (two-sided, paired randomisation), reason.
     """
     sets = []
     for a, b in pairs:
@@ -46,7 +49,22 @@ def _means(sets: tuple[bytes, ...], seed: int) -> dict:
         found += gaps.mean() / len(sets)
         resampled += means / len(sets)
         swapped += flipped / len(sets)
-    return _result(len(sets), found, resampled, swapped)
+    result = _result(len(sets), found, resampled, swapped)
+    return result if (exact := _exact(sets, abs(found))) is None else result | {"p": exact}
+
+
+def _exact(sets: tuple[bytes, ...], found: float) -> float | None:
+    """Share of all ways to sign the differences whose column mean lies as far from 0 as the one ``found``; None if they are too many."""
+    sums, shares = np.zeros(1), np.ones(1)
+    for gaps in map(np.frombuffer, sets):
+        sizes, counts = np.unique(np.abs(gaps[gaps != 0]), return_counts=True)
+        for size, count in zip(sizes, counts, strict=True):
+            if len(sums) * (count + 1) > COUNTED:
+                return None
+            ups = np.arange(count + 1)
+            sums = np.add.outer(sums, size * (2 * ups - count) / len(gaps) / len(sets)).ravel()
+            shares = np.multiply.outer(shares, stats.binom.pmf(ups, count, 0.5)).ravel()
+    return min(1.0, float(shares[np.abs(sums) >= found - 1e-9].sum()))
 
 
 def _draw(draw: np.random.Generator, gaps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -61,19 +79,6 @@ def _draw(draw: np.random.Generator, gaps: np.ndarray) -> tuple[np.ndarray, np.n
         means.append(gaps[draw.integers(0, n, (size, n))].mean(axis=1))
         flipped.append((2 * draw.integers(0, 2, (size, n), dtype=np.int8) - 1) @ gaps / n)
     return np.concatenate(means), np.concatenate(flipped)
-
-
-def compare_items(a: Sequence[float], b: Sequence[float], seed: int = 0) -> dict:
-    """One data set: as ``compare_means``, with ``test``: McNemar's exact one (1947) where items are right (1) or wrong (0), else randomisation."""
-    from statsmodels.stats.contingency_tables import mcnemar
-
-    found, test = compare_means([(a, b)], seed), "randomisation"
-    a, b = np.asarray(a, float), np.asarray(b, float)
-    both = ~np.isnan(a) & ~np.isnan(b)
-    if both.any() and np.isin([a[both], b[both]], (0, 1)).all():
-        table = [[np.sum((a == x) & (b == y)) for y in (1, 0)] for x in (1, 0)]
-        found, test = found | {"p": float(mcnemar(table, exact=True).pvalue)}, "McNemar"
-    return found | {"test": test}
 
 
 def compare_correlations(a: Sequence[float], b: Sequence[float], gold: Sequence[float], seed: int = 0) -> dict:
@@ -119,6 +124,8 @@ def _missing(n: int, reason: str) -> dict:
 
 
 def _result(n: int, found: float, resampled: np.ndarray, swapped: np.ndarray) -> dict:
-    low, high = np.nanpercentile(resampled, [2.5, 97.5]) if not np.isnan(resampled).all() else (NAN, NAN)
+    alike = not np.nanmax(resampled, initial=-np.inf) - np.nanmin(resampled, initial=np.inf) > 1e-9  # a width of 0 would claim certainty
+    low, high = (NAN, NAN) if alike else np.nanpercentile(resampled, [2.5, 97.5])
     beyond = np.sum(~(np.abs(swapped) < abs(found) - 1e-9))  # undefined ones too
-    return {"n": n, "difference": float(found), "low": float(low), "high": float(high), "p": float((beyond + 1) / (RESAMPLES + 1)), "reason": ""}
+    reason = "all differences are equal" if alike else ""
+    return {"n": n, "difference": float(found), "low": float(low), "high": float(high), "p": float((beyond + 1) / (RESAMPLES + 1)), "reason": reason}

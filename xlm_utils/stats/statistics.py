@@ -92,6 +92,21 @@ def _bootstrap(values: bytes, seed: int) -> tuple[float, float]:
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
+def wilson(successes: int, n: int) -> Interval:
+    """Wilson's score interval of a proportion (1927, JASA 22, 209–212): inside 0 to 1, and of some width where none or all succeed."""
+    from statsmodels.stats.proportion import proportion_confint
+
+    return Interval(*map(float, proportion_confint(successes, n, 1 - LEVEL, method="wilson")))
+
+
+def correlation_interval(r: float, n: int) -> Interval:
+    """Interval of Pearson's r by Fisher's z (1921, Metron 1, 3–32)."""
+    if n < 4 or abs(r) > 1 - 1e-9:
+        return Interval(NAN, NAN, "fewer than four points" if n < 4 else "all points on a line")
+    width = stats.norm.ppf((1 + LEVEL) / 2) / np.sqrt(n - 3)
+    return Interval(*(float(np.tanh(np.arctanh(r) + side * width)) for side in (-1, 1)))
+
+
 def cluster_interval(values: Sequence[float], clusters: Sequence) -> tuple[Interval, int]:
     """Interval of a mean whose values belong together in clusters, and the number of clusters.
 
@@ -167,6 +182,29 @@ def compare(a: Sequence[float], b: Sequence[float], clusters: Sequence | None = 
         "rank_biserial": rank_biserial(differences), "cluster_low": robust.low, "cluster_high": robust.high, "clusters": count,
         "detectable": detectable_difference(differences), "reason": interval.reason or robust.reason,
     }  # fmt: skip
+
+
+def compare_groups(a: Sequence[float], b: Sequence[float], seed: int = 0) -> dict:
+    """Difference of the means of two independent groups, ``mean(a) − mean(b)``, shapes (first,) and (second,), NaN where missing.
+
+    Returns:
+        interaction (the difference), low and high (BCa, each group resampled by itself), p (Welch 1947, Biometrika 34, 28–35), reason.
+    """
+    groups = [values[~np.isnan(values)] for values in (np.asarray(a, float), np.asarray(b, float))]
+    found = {"interaction": NAN, "low": NAN, "high": NAN, "p": NAN, "reason": too_little(groups[0], "value") or too_little(groups[1], "value")}
+    if not all(map(len, groups)):
+        return found
+    found["interaction"] = float(groups[0].mean() - groups[1].mean())
+    if found["reason"]:
+        return found
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        drawn = stats.bootstrap(
+            groups, lambda x, y, axis: x.mean(axis=axis) - y.mean(axis=axis), n_resamples=RESAMPLES, confidence_level=LEVEL, method="BCa",
+            batch=100, rng=np.random.default_rng(seed),
+        ).confidence_interval  # fmt: skip
+    ends = (float(drawn.low), float(drawn.high)) if np.isfinite([drawn.low, drawn.high]).all() else (NAN, NAN)
+    return found | {"low": ends[0], "high": ends[1], "p": float(stats.ttest_ind(*groups, equal_var=False).pvalue)}
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:

@@ -7,13 +7,64 @@ the notebooks look for themselves.
 from __future__ import annotations
 
 import ast
+import json
 import logging
 import sys
+import time
 from pathlib import Path
 
-from xlm_utils.study.settings import StudyError
+from xlm_utils.study.settings import ROOT, StudyError
 
 DRIVE = Path("/content/drive")  # where Colab mounts a person's Google Drive
+STOPPED = "Stopped. What was finished is kept: run this cell again to go on."
+
+
+class Progress:
+    """A line of text that counts what is done: no widget, because a saved notebook can't show one.
+
+    It appears with the first count, so there is none where nothing is left to do; it tells the time left while
+    there is some, and ends as ``ties: 24 of 24 terms``, the same after every run. Outside a notebook it is silent.
+
+    Args:
+        total: how many there are; done: how many of them were done before.
+        delay: seconds before it first appears.
+    """
+
+    def __init__(self, name: str, total: int, unit: str, done: int = 0, delay: float = 0.0):
+        self.name, self.total, self.unit, self.done, self.before = name, total, unit, done, done
+        self.started, self.delay, self.shown, self.handle = time.monotonic(), delay, 0.0, None
+
+    def update(self, count: int = 1, remark: str = "") -> None:
+        """Count so many more; drawn at most twice a second, and at the end."""
+        self.done += count
+        now, last = time.monotonic(), self.done >= self.total
+        if not in_notebook() or now - self.started < self.delay or (now - self.shown < 0.5 and not last):
+            return
+        left = (now - self.started) / max(self.done - self.before, 1) * (self.total - self.done)
+        text = f"{self.name}: {self.done:,} of {self.total:,} {self.unit}" + (f", {remark}" if remark else "")
+        self._draw(text if last else f"{text}, about {left:.0f} s left")
+        self.shown = now
+
+    def _draw(self, text: str) -> None:
+        from IPython.display import display
+
+        bundle = {"text/plain": text}
+        if self.handle is None:
+            self.handle = display(bundle, raw=True, display_id=True)
+        else:
+            self.handle.update(bundle, raw=True)
+
+
+def in_notebook() -> bool:
+    """Whether this runs in a kernel, whose displays somebody sees."""
+    return hasattr(shell(), "kernel")
+
+
+def parameters_of(notebook: str) -> list[str]:
+    """Names of a notebook's parameters, in their order."""
+    cells = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
+    source = next("".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", []))
+    return [statement.targets[0].id for statement in ast.parse(source).body]
 
 
 def parameter_cells() -> list[set[str]]:
@@ -21,9 +72,8 @@ def parameter_cells() -> list[set[str]]:
 
     The oldest of them is the notebook's own parameters cell; Papermill's injected one comes after it.
     """
-    shell = _shell()
-    cells = []
-    for source in reversed(shell.user_ns["In"][:-1] if shell else []):
+    ipython, cells = shell(), []
+    for source in reversed(ipython.user_ns["In"][:-1] if ipython else []):
         try:
             body = ast.parse(source).body
         except SyntaxError:
@@ -55,18 +105,23 @@ def mount_drive(folder: str) -> None:
     drive.mount(str(DRIVE))
 
 
-def hush_kernel() -> None:
-    """Drop the kernel's notice of the interrupt that Papermill shuts it down with; nobody pressed a key."""
-    kernel = getattr(_shell(), "kernel", None)
-    if kernel is not None:
-        logger = getattr(kernel.log, "logger", kernel.log)  # traitlets may wrap it in an adapter
-        logger.addFilter(_not_an_interrupt)
+def tidy_kernel() -> None:
+    """Stop is one line instead of a traceback, and the interrupt that Papermill shuts the kernel down with, none."""
+    if in_notebook():
+        log = shell().kernel.log
+        getattr(log, "logger", log).addFilter(_not_an_interrupt)  # traitlets may wrap it in an adapter
+        shell().set_custom_exc((KeyboardInterrupt,), _stopped)
+
+
+def _stopped(ipython: object, kind: type, error: BaseException, trace: object, tb_offset: int | None = None) -> None:
+    ipython._showtraceback(kind, error, [STOPPED])  # still an error to the front end, so that Run All does not go on
 
 
 def _not_an_interrupt(record: logging.LogRecord) -> bool:
     return "KeyboardInterrupt caught in kernel" not in record.getMessage()
 
 
-def _shell() -> object | None:
+def shell() -> object | None:
+    """The IPython that this runs in, if any."""
     ipython = sys.modules.get("IPython")
     return ipython.get_ipython() if ipython else None

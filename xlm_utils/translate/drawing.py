@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from xlm_utils.curate.vocabulary import curate
+from xlm_utils.curate.vocabulary import curate, read_terms
 from xlm_utils.study import Study, StudyError
 from xlm_utils.study.records import Step, digest
 from xlm_utils.translate.translation import translate
@@ -27,7 +27,7 @@ def draw_terms(study: Study) -> Path:
     with step:
         if step.done:
             return step.path
-        table = pd.read_csv(source, keep_default_na=False)
+        table = read_terms(source)
         table = table[table["translation"] != ""]
         single = table.sample(frac=1, random_state=study.seed).drop_duplicates("concept").drop_duplicates("translation")
         own = _halves(single, size, "vocabulary.sample") if size else table.head(0)
@@ -73,4 +73,4 @@ def terms(study: Study) -> pd.DataFrame:
         curate(study)
         translate(study)
         draw_terms(study)
-    return pd.read_csv(file, keep_default_na=False, dtype={"term_id": str})
+    return read_terms(file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 
 import pandas as pd
 
@@ -20,7 +21,7 @@ def parse(text: str) -> tuple[dict | None, str]:
     """An LLM's whole reply → ({translation, established}, status); an empty translation is no translation."""
     try:
         reply = json.loads(text)
-        translation, established = reply["translation"].strip(), reply["established"]
+        translation, established = unicodedata.normalize("NFC", reply["translation"].strip()), reply["established"]
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
         return None, "unparsable"
     if not translation or not isinstance(established, bool):

@@ -1,4 +1,4 @@
-"""English terms → the target language: JMdict offline, or an LLM (a judge card) online.
+"""English terms → the target language: JMdict offline, by a reviewed list or automatically, or an LLM (a judge card) online.
 
 A term without a translation stays in the table, marked; the terms a study runs are drawn from the
 translated ones.
@@ -13,10 +13,13 @@ import pandas as pd
 
 from xlm_utils.ask.calls import announce
 from xlm_utils.ask.replies import identity
+from xlm_utils.curate.vocabulary import read_terms
 from xlm_utils.study import Study, StudyError
-from xlm_utils.study.records import Step, digest, fingerprint
+from xlm_utils.study.records import Step, digest, fingerprint, sha256
+from xlm_utils.study.settings import project_path
 from xlm_utils.translate.dictionary import ORDER, jmdict
 from xlm_utils.translate.llm import SCHEMA, by_llm, prompts, translator_card
+from xlm_utils.translate.reviewed import reviewed
 
 
 def plan(study: Study, base_url: str = "") -> dict:
@@ -34,28 +37,37 @@ def plan(study: Study, base_url: str = "") -> dict:
 def preview(study: Study, n: int = 1, base_url: str = "") -> pd.DataFrame:
     """The first ``n`` of a seeded order of the terms, translated, to be read before paying for all; replies are kept and not asked for again."""
     words = pd.Series(_words(study)).sample(frac=1, random_state=study.seed).tolist()[:n]
-    return _look_up(study, words, base_url)
+    return _look_up(study, read_terms(study.folder / "vocabulary.csv"), words, base_url)
 
 
 def _words(study: Study) -> list[str]:
     """Terms to translate: none where the vocabulary brings its own translations."""
-    table = pd.read_csv(study.folder / "vocabulary.csv", keep_default_na=False)
+    table = read_terms(study.folder / "vocabulary.csv")
     return [] if "translation" in table else table["term"].tolist()
 
 
-def _look_up(study: Study, words: list[str], base_url: str) -> pd.DataFrame:
+def _look_up(study: Study, vocabulary: pd.DataFrame, words: list[str], base_url: str) -> pd.DataFrame:
+    """Translations of some words of the vocabulary; JMdict looks at all of it, since one entry may serve two concepts."""
     if study.translation.translator == "jmdict":
         if words and study.target.code != "ja":
             raise StudyError(
                 f"translation.translator = 'jmdict': the dictionary knows Japanese only, and the target is {study.target.name};"
                 " bring a column translation in the vocabulary, or name the card of an LLM in params/judges"
             )
-        return jmdict(words).assign(translator="jmdict")
+        if study.translation.reviewed:
+            found = reviewed(study, vocabulary).assign(translator="jmdict")
+        else:
+            found = jmdict(vocabulary["term"].tolist(), vocabulary["concept"].tolist()).assign(translator="jmdict")
+        return found[found["term"].isin([word.lower() for word in words])].reset_index(drop=True)
+    if study.translation.reviewed:
+        print(f"translation.reviewed: the list is of JMdict's words, so it has no say where {study.translation.translator} translates")
     return by_llm(study, words, base_url)
 
 
 def translate(study: Study, base_url: str = "") -> Path:
-    """``vocabulary.csv`` → ``translated.csv``: the same rows with translation, kind, candidates and translator (see ``jmdict`` and ``by_llm``).
+    """``vocabulary.csv`` → ``translated.csv``: the same rows with translation, kind, candidates and translator.
+
+    See ``jmdict``, ``reviewed`` and ``by_llm``.
 
     A vocabulary that brings its own translations keeps them. Does nothing if the file is there.
 
@@ -65,7 +77,8 @@ def translate(study: Study, base_url: str = "") -> Path:
     source = study.folder / "vocabulary.csv"
     translator = study.translation.translator
     if translator == "jmdict":
-        made_from: dict = {"dictionary": f"jamdict-data {metadata.version('jamdict-data')}", "order": ORDER}
+        made_from: dict = {"dictionary": f"jamdict-data {metadata.version('jamdict-data')}", "order": list(ORDER)}
+        made_from |= {"reviewed": sha256(project_path(study.translation.reviewed))} if study.translation.reviewed else {}
     else:
         made_from = {"llm": identity(translator_card(study), SCHEMA, base_url), "prompt": fingerprint(prompts(study, ["term"]))}
     step = Step(study.folder / "translated.csv", vocabulary=digest(source), translator=translator, **made_from)
@@ -73,13 +86,14 @@ def translate(study: Study, base_url: str = "") -> Path:
         if step.done:
             print("translated.csv: done before, kept")
             return step.path
-        table = pd.read_csv(source, keep_default_na=False)
+        table = read_terms(source)
         if "translation" in table:
             kind = table["translation"].map(lambda text: "given" if text else "")
             table = table.assign(kind=kind, candidates=1, translator="the vocabulary itself")
         else:
-            found = _look_up(study, table["term"].tolist(), base_url).rename(columns={"term": "lower"})
+            found = _look_up(study, table, table["term"].tolist(), base_url).rename(columns={"term": "lower"})
             table = table.assign(lower=table["term"].str.lower()).merge(found, on="lower", how="left").drop(columns="lower")
+            table = table.assign(candidates=table["candidates"].fillna(0).astype(int))
         table.to_csv(step.partial, index=False)
         step.finish(rows=len(table), translated=int((table["translation"].fillna("") != "").sum()))
     return step.path

@@ -9,6 +9,17 @@ def similarity_pair(doc: dict, results: list[tuple[float, bool]]) -> dict:
     return {"pearson": (float(likelihoods.index(max(likelihoods))), float(doc["label"]))}
 
 
+def with_and_without_premise(doc: dict) -> list[str]:
+    """The two contexts that the hypothesis is read in."""
+    return [f"テキスト1：{doc['premise']}\nテキスト2：", "テキスト2："]
+
+
+def likelihood_pair(doc: dict, results: list[tuple[float, bool]]) -> dict:
+    """How much likelier the premise makes the hypothesis, log p(h | p) − log p(h) in nats, beside the gold similarity."""
+    (given, _), (alone, _) = results
+    return {"pearson": (given - alone, float(doc["label"]))}
+
+
 def pearson(pairs: list[tuple[float, float]]) -> float:
     """Pearson's r of (prediction, gold) pairs; NaN where it is undefined (fewer than two, or one side constant)."""
     from statistics import StatisticsError, correlation

@@ -1,0 +1,38 @@
+"""What the README says of the demo is what figures/demo/*.csv hold: each claim is recomputed from its cell.
+
+A claim's text is made from the cell and must stand in the README as it is. Rows are named by the values of some columns.
+"""
+
+import pandas as pd
+import pytest
+
+from xlm_utils.study import ROOT
+
+EXPERT, CLINICIAN = (f"Proxy (sentence encoder), against the {who} definition" for who in ("expert’s", "clinicians’"))
+CLAIMS = [  # {csv, row, column, format}; a column may be a list, of which the format takes each in turn
+    {"csv": "table1", "row": {"model": "Base Japanese"}, "column": f"{EXPERT}: mean", "format": "{:.1f}"},
+]
+
+
+def text_of(claim, folder=None):
+    """The claim as the README must print it."""
+    table = pd.read_csv((folder or ROOT / "figures" / "demo") / f"{claim['csv']}.csv")
+    rows = table
+    for column, value in claim["row"].items():
+        rows = rows[rows[column] == value]
+    assert len(rows) == 1, f"{claim['csv']}.csv has {len(rows)} rows with {claim['row']}"
+    columns = [claim["column"]] if isinstance(claim["column"], str) else claim["column"]
+    return claim["format"].format(*rows[columns].iloc[0]).replace("-", "−")
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: f"{claim['csv']}: {claim['column']}")
+def test_the_readme_says_what_the_demos_tables_hold(claim):
+    assert text_of(claim) in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_claim_is_the_cell_in_its_format(tmp_path):
+    pd.DataFrame({"model": ["TIES", "Linear"], "low": [-0.126, 1], "high": [0.5, 2]}).to_csv(tmp_path / "t.csv", index=False)
+    claim = {"csv": "t", "row": {"model": "TIES"}, "column": ["low", "high"], "format": "[{:.2f}, {:.2f}]"}
+    assert text_of(claim, tmp_path) == "[−0.13, 0.50]"
+    with pytest.raises(AssertionError, match="0 rows"):
+        text_of(claim | {"row": {"model": "SLERP"}}, tmp_path)

@@ -1,0 +1,117 @@
+"""A smaller vocabulary: a checkpoint that knows only the tokens of a committed list, and gives the same tokens on every text made of them.
+
+A merge of two tokens is tried in order of its rank, whatever surrounds them. So where the list holds, with every
+token that a text ends in, the tokens on the way to it (``close``), the trimmed tokenizer walks the same way.
+Bytes are always kept: any other text is spelled with them, which ``report_bytes`` tells.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections.abc import Iterable
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xlm_utils.models.libraries import quiet
+from xlm_utils.study import StudyError
+from xlm_utils.study.records import Step, cache_folder, digest, sha256
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+EOS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def read_tokens(file: Path) -> list[str]:
+    """The tokens of a list (gzip; one JSON string a line, as tokens may be line breaks)."""
+    with gzip.open(file, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def close(state: dict, used: Iterable[str]) -> list[str]:
+    """``used`` tokens with those that build them by merges, all bytes, and all added tokens that mean something, in the order of their ids.
+
+    Args:
+        state: a BPE ``tokenizer.json``.
+    """
+    vocabulary = state["model"]["vocab"]
+    rank = {tuple(pair): number for number, pair in enumerate(state["model"]["merges"])}
+    kept = {token for token in vocabulary if BYTE.fullmatch(token)}
+    kept |= {added["content"] for added in state["added_tokens"] if not added["content"].startswith("<unused")}
+    for token in set(used):
+        parts = list(token)
+        kept |= {token, *(character for character in parts if character in vocabulary)}
+        while len(parts) > 1:
+            best, at = min((rank.get(pair, len(rank)), at) for at, pair in enumerate(pairwise(parts)))
+            if best == len(rank):  # an added token, which no merge makes
+                break
+            parts[at : at + 2] = [parts[at] + parts[at + 1]]
+            kept.add(parts[at])
+    return sorted(kept, key=vocabulary.__getitem__)
+
+
+def trim(base: Path, tokens: Path) -> Path:
+    """The checkpoint ``base`` with the tokens of the list alone, made once; the list's hash is part of the key.
+
+    Raises:
+        StudyError: the list names a token that the model does not have, or the tokenizer is not a BPE of merges.
+    """
+    step = Step(cache_folder() / f"{base.name}-trimmed", base=digest(base), tokens=sha256(tokens))
+    with step:
+        if step.done:
+            return step.path
+        state = json.loads((base / "tokenizer.json").read_text(encoding="utf-8"))
+        vocabulary = state["model"].get("vocab")
+        if state["model"]["type"] != "BPE":
+            raise StudyError(f"{tokens.name}: only a BPE vocabulary can be trimmed, and that of {base.name} is {state['model']['type']}")
+        kept = read_tokens(tokens)
+        if unknown := [token for token in kept if token not in vocabulary]:
+            raise StudyError(f"{tokens.name}: {base.name} has no token {unknown[0]!r}")
+        print(f"trimming {base.name} to {len(kept):,} of its {len(vocabulary):,} tokens (once)")
+        old = [vocabulary[token] for token in kept]
+        new = {token: number for number, token in enumerate(kept)}
+        state["model"]["vocab"] = new
+        state["model"]["merges"] = [[a, b] for a, b in state["model"]["merges"] if a in new and b in new and a + b in new]
+        state["added_tokens"] = [{**added, "id": new[added["content"]]} for added in state["added_tokens"] if added["content"] in new]
+        for special in state["post_processor"]["special_tokens"].values():
+            special["ids"] = [new[token] for token in special["tokens"]]
+        _save(base, step.partial, old, state)
+        step.finish(tokens=len(kept), of=len(vocabulary))
+    return step.path
+
+
+def _save(base: Path, folder: Path, old: list[int], state: dict) -> None:
+    quiet()
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
+    tables = [(model.get_input_embeddings().weight, model.set_input_embeddings)]
+    if not model.config.tie_word_embeddings:
+        tables.append((model.get_output_embeddings().weight, model.set_output_embeddings))
+    chosen = [weight.detach()[torch.tensor(old)].clone() for weight, _ in tables]
+    model.resize_token_embeddings(len(old))
+    for rows, module in zip(chosen, (model.get_input_embeddings(), model.get_output_embeddings()), strict=False):
+        module.weight.data.copy_(rows)
+    new = {number: position for position, number in enumerate(old)}
+    for config in (model.config, model.generation_config):
+        for key in EOS:
+            if (ids := getattr(config, key, None)) is not None:
+                setattr(config, key, [new[token] for token in ids] if isinstance(ids, list) else new[ids])
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+    (folder / "tokenizer.json").write_text(json.dumps(state, ensure_ascii=False), encoding="utf-8")
+
+
+def report_bytes(tokenizer: PreTrainedTokenizerBase, texts: list[str], what: str) -> int:
+    """Number of texts that the vocabulary has to spell with bytes; one printed line if there are any."""
+    spelled = {token for token in tokenizer.get_vocab() if BYTE.fullmatch(token)}
+    spelled = set(tokenizer.convert_tokens_to_ids(list(spelled)))
+    found = sum(not spelled.isdisjoint(ids) for ids in tokenizer(texts)["input_ids"]) if spelled and texts else 0
+    if found:
+        print(f"{what}: {found} of {len(texts)} texts hold characters outside the vocabulary, which the model reads byte by byte")
+    return found

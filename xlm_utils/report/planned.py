@@ -1,0 +1,131 @@
+"""The planned comparisons: every merge against the general model and against the expert asked in the target language, and what may be said of them.
+
+A merge helps only where it beats both, whether or not output that is no definition counts as 0.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from xlm_utils.report.results import REFERENCES, control_run, judge_label, load_scores, row_label
+from xlm_utils.stats import statistics
+from xlm_utils.study import Study
+
+INTERVAL = f"Intervals: 95 % BCa bootstrap over terms, {statistics.RESAMPLES:,} resamples."
+COUNTED = {"difference": "counted", "low": "counted_low", "high": "counted_high", "p": "counted_p"}  # the same with no definition as 0
+
+
+def differences(study: Study) -> pd.DataFrame:
+    """Every merge minus the general model, and minus the expert asked in the target language, paired by term.
+
+    A Holm family per judge and reference holds all of them, since one sentence claims them together.
+
+    Returns:
+        judge, reference, model, minus (what is subtracted), then what ``statistics.compare`` gives, with ``p_holm``; and
+        counted, counted_low, counted_high, counted_p_holm: the difference where output that is no definition scores 0.
+    """
+    baselines, rows = (study.by_role("general"), control_run(study)), []
+    for (judge, reference), block in load_scores(study).groupby(["judge", "reference"], sort=False):
+        table, counted = (block.pivot(index="term_id", columns="run", values=values) for values in ("score", "counted"))
+        parents = block.drop_duplicates("term_id").set_index("term_id")["parent"].reindex(table.index)
+        pairs = [(run, base) for base in baselines for run in study.methods if run in table and base in table]
+        found = pd.DataFrame([
+            statistics.compare(table[run], table[base], parents, study.seed)
+            | _renamed(statistics.compare(counted[run], counted[base], seed=study.seed)) for run, base in pairs
+        ])  # fmt: skip
+        if pairs:
+            named = {"judge": judge_label(judge), "reference": reference, "model": [row_label(study, run) for run, _ in pairs]}
+            tested = {"p_holm": statistics.holm(found["p"]), "counted_p_holm": statistics.holm(found["counted_p"])}
+            rows.append(found.assign(**named, minus=[row_label(study, base) for _, base in pairs], **tested))
+    columns = ["judge", "reference", "model", "minus", "n", "ties", "difference", "low", "high", "p", "p_holm", "counted", "counted_low"]
+    columns += ["counted_high", "counted_p_holm", "rank_biserial", "cluster_low", "cluster_high", "clusters", "detectable", "reason"]
+    frame = pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
+    frame.attrs["title"] = f"Paired differences from {' and from '.join(row_label(study, base) for base in baselines)}"
+    frame.attrs["caption"] = (
+        f"{INTERVAL} p: Wilcoxon signed ranks (Pratt), then adjusted by Holm for all rows of one judge and reference. Counted: the same where "
+        "output in another language, looping, cut off or empty scores 0. A merge helps where it beats both, on both means. Cluster interval: terms "
+        "that share a parent in the ontology count as one cluster. Detectable: the true difference found with 80 % power at this n and spread, "
+        "before Holm’s adjustment."
+    )
+    return frame
+
+
+def versus(study: Study, a: str, b: str) -> pd.DataFrame:
+    """Any run minus any other, paired by term, per judge and reference: n, difference, low, high, p (not adjusted: nobody planned it)."""
+    rows = []
+    for (judge, reference), block in load_scores(study).groupby(["judge", "reference"], sort=False):
+        table = block.pivot(index="term_id", columns="run", values="score")
+        found = statistics.compare(table[a], table[b], seed=study.seed)
+        named = {"judge": judge_label(judge), "reference": reference, "model": row_label(study, a), "minus": row_label(study, b)}
+        rows.append(named | {key: found[key] for key in ("n", "difference", "low", "high", "p", "reason")})
+    return pd.DataFrame(rows)
+
+
+def _renamed(found: dict) -> dict:
+    return {name: found[key] for key, name in COUNTED.items()}
+
+
+def helped(found: pd.DataFrame) -> pd.DataFrame:
+    """Of ``differences``: judge, reference, model and ``helps``, true where every row of the model holds on both means."""
+    holds = (found["difference"] > 0) & (found["p_holm"] < 0.05) & (found["counted"] > 0) & (found["counted_p_holm"] < 0.05)
+    both = found.assign(helps=holds).groupby(["judge", "reference", "model"], sort=False)
+    return both["helps"].agg(lambda rows: bool(rows.all() and len(rows) == 2)).reset_index()
+
+
+def claims(study: Study) -> list[str]:
+    """What the planned comparisons allow to be said: a sentence per judge and reference, built from intervals and adjusted p-values."""
+    found, said = differences(study), []
+    if found.empty:
+        return ["No merge was scored by the same judge as both of its comparisons: nothing can be said."]
+    bases = " and ".join(found["minus"].unique())
+    for (judge, reference), rows in helped(found).groupby(["judge", "reference"], sort=False):
+        block = found[(found["judge"] == judge) & (found["reference"] == reference)]
+        winners = rows.loc[rows["helps"], "model"]
+        shown = "; ".join(f"{model}: {_numbers(block[block['model'] == model])}" for model in winners)
+        if len(winners):
+            text = f"{len(winners)} of {len(rows)} merges score above both {bases}, whether or not unusable output counts as 0 ({shown})"
+        else:  # the one that comes nearest to beating both
+            near = block.loc[block["model"] == block.groupby("model", sort=False)["difference"].min().idxmax()]
+            text = f"no merge is shown to score above both {bases}; nearest is {near['model'].iloc[0]} ({_numbers(near)})"
+        said.append(f"{judge}, against {REFERENCES[reference]}: {text}.")
+    return said
+
+
+def _numbers(rows: pd.DataFrame) -> str:
+    parts = [f"{row.difference:+.2f} [{row.low:.2f}, {row.high:.2f}], counted {row.counted:+.2f} [{row.counted_low:.2f}, {row.counted_high:.2f}]"
+             for row in rows.itertuples()]  # fmt: skip
+    return " and ".join(parts).replace("-", "−")
+
+
+def seen_unseen(study: Study) -> pd.DataFrame:
+    """Gain of every merge over the general model on terms whose concept the expert saw in training, on the others, and the gains' difference.
+
+    Returns:
+        judge, reference, model, then per half its mean gain with interval and n (``seen``, ``unseen``), ``interaction`` (seen
+        minus unseen) with low and high, p, and p_holm over the merges of a judge and reference. No row without both halves.
+    """
+    general, rows = study.by_role("general"), []
+    for (judge, reference), block in load_scores(study).groupby(["judge", "reference"], sort=False):
+        table = block.pivot(index="term_id", columns="run", values="score")
+        seen = block.drop_duplicates("term_id").set_index("term_id")["seen"].reindex(table.index).astype(bool)
+        merges = [run for run in study.methods if run in table and general in table and seen.nunique() == 2]
+        found = []
+        for run in merges:
+            gain = table[run] - table[general]
+            row = {"judge": judge_label(judge), "reference": reference, "model": row_label(study, run)}
+            for name, half in (("seen", gain[seen]), ("unseen", gain[~seen])):
+                interval = statistics.mean_interval(half, study.seed, "gain")
+                row |= {f"n_{name}": int(half.notna().sum()), name: half.mean(), f"{name}_low": interval.low, f"{name}_high": interval.high}
+            found.append(row | statistics.compare_groups(gain[seen], gain[~seen], study.seed))
+        if merges:
+            rows.append(pd.DataFrame(found).assign(p_holm=lambda part: statistics.holm(part["p"])))
+    columns = ["judge", "reference", "model", "n_seen", "seen", "seen_low", "seen_high", "n_unseen", "unseen", "unseen_low", "unseen_high"]
+    columns += ["interaction", "low", "high", "p", "p_holm", "reason"]
+    frame = pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
+    frame.attrs["title"] = f"Gains over {study.label(general)} on terms that the expert saw in training, and on the others"
+    frame.attrs["caption"] = (
+        f"{INTERVAL} Interaction: gain on seen terms minus gain on unseen ones. p: Welch’s t, adjusted by Holm for the merges of one judge and "
+        "reference. What a merge takes over of the expert’s memory would show as an interaction above 0."
+        + ("" if rows else " No two groups of terms: this vocabulary does not know of both seen and unseen ones.")
+    )
+    return frame
