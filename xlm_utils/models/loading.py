@@ -53,20 +53,6 @@ def check_blocks(name: str, shapes: Mapping[str, tuple[int, ...]], device: str) 
             )
 
 
-def check_blocks(name: str, shapes: Mapping[str, tuple[int, ...]], device: str) -> None:
-    """Stop if nf4 would scramble this model: on a CPU, bitsandbytes 0.50.2 gives weights in rows of broken blocks each other's scales.
-
-    Raises:
-        StudyError: a layer's rows are no whole blocks of 64.
-    """
-    for tensor, shape in shapes.items() if device == "cpu" else ():
-        if len(shape) == 2 and shape[1] % BLOCK and tensor != HEAD and not EMBEDDINGS.search(tensor):
-            raise StudyError(
-                f"generation.quantization = 'nf4': on a CPU the rows of every layer must be whole blocks of {BLOCK} weights, and those of {name}'s"
-                f" {tensor} have {shape[1]:,}; take int8 or none, or a GPU"
-            )
-
-
 def _cpu_flags() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     return cpuinfo.read_text() if cpuinfo.exists() else ""
