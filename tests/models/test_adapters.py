@@ -176,3 +176,21 @@ def test_a_tokenizer_of_sentencepiece_alone_is_read(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer", "legacy": False}))
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     assert tokenizer.decode(tokenizer("asthma", add_special_tokens=False)["input_ids"]) == "asthma"
+
+
+def test_a_merge_of_a_donor_with_a_tokenizer_model_alone_has_a_whole_tokenizer(pico_study, pico_siblings, tmp_path):
+    import sentencepiece
+    from transformers import AutoTokenizer
+
+    general = shutil.copytree(pico_siblings["llama"] / "japanese", tmp_path / "general")
+    for file in general.glob("*token*"):
+        file.unlink()
+    (tmp_path / "text.txt").write_text("\n".join(["Term: asthma", "Definition: a disease of the airways", "用語：喘息"] * 20))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "text.txt"), model_prefix=str(general / "tokenizer"), vocab_size=60, model_type="bpe", minloglevel=2
+    )
+    (general / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer", "legacy": False}))
+    merged = merge.merge(pico_study(weights={"japanese": general}), "linear")
+    ours, theirs = (AutoTokenizer.from_pretrained(folder)("asthma 喘息")["input_ids"] for folder in (merged, general))
+    assert ours == theirs
+    assert len(ours) > 2

@@ -54,7 +54,7 @@ def check(adapter: Path, config: PretrainedConfig, base: str) -> int:
 
     about, shapes = read(adapter)
     named = about.get("base_model_name_or_path") or base
-    named, ours = (re.sub(r"[\W_]", "", str(name).rstrip("/").rpartition("/")[2].lower()) for name in (named, base))
+    named, ours = (re.sub(r"[\W_]", "", str(name).rstrip("/").rpartition("/")[2].lower()) for name in (named, base.removeprefix("wheel:")))
     if named not in (ours, ours[: len(named)] if base.startswith("wheel:") else ours):  # a wheel's name says how it is packed, too
         print(f"adapter {adapter.name}: it names {about['base_model_name_or_path']} as its base, and the study gives it {base}")
     with torch.device("meta"):
