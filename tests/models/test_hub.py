@@ -10,6 +10,8 @@ from tests.support import published
 from tests.support.hub import TOKEN, Hub
 from xlm_utils.benchmark import probe
 from xlm_utils.benchmark.tasks import data
+from xlm_utils.models import adapters
+from xlm_utils.models import hub as model_hub
 from xlm_utils.models.hub import from_hub, whole_copy
 from xlm_utils.study import StudyError, records
 from xlm_utils.study.records import digest
@@ -153,3 +155,23 @@ def test_a_split_that_only_a_search_looks_at_is_thinned_evenly(data_hub):
     there = len(published._rows("medmcqa_jp"))
     assert len(splits["test"]) == there
     assert data.SEARCHED <= len(splits["train"]) < 2 * data.SEARCHED < there * 400
+
+
+def test_an_adapter_comes_from_the_hub_and_is_no_model(hub):
+    files = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"\x02\0\0\0\0\0\0\0{}", "README.md": b"-"}
+    hub.add("someone/lora", files)
+    folder = adapters.find("someone/lora")
+    assert {file.name for file in folder.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    with pytest.raises(StudyError, match="model someone/lora: an adapter, not a model: give it as adapter: beside"):
+        model_hub.about("someone/lora", None)
+    with pytest.raises(StudyError, match="nobody/lora"):
+        adapters.find("nobody/lora")
+
+
+def test_what_stands_beside_a_model_s_own_weights_is_neither_counted_nor_fetched(hub):
+    header = b"\x02\0\0\0\0\0\0\0{}"
+    beside = {"consolidated.safetensors": header, "original/x.safetensors": header, "adapter_model.safetensors": header}
+    hub.add("someone/twice", {"config.json": b"{}", "model.safetensors": header, **beside})
+    assert model_hub.about("someone/twice", None)["to_download"] == 2 + len(header)
+    folder = from_hub("someone/twice", None)
+    assert {file.name for file in folder.rglob("*") if file.is_file()} == {"config.json", "model.safetensors"}

@@ -117,6 +117,8 @@ class SharedPromptLM(HFLM):
         return super().loglikelihood(requests, disable_tqdm=True)
 
     def _loglikelihood_tokens(self, requests: list, disable_tqdm: bool = False, override_bs: int | None = None) -> list[Answer]:
+        if not models.can_drop_rows(self.model):  # then a prompt's state can't be handed to each of its options
+            return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
         wanted: dict[Tokens, dict[Tokens, Answer | None]] = defaultdict(dict)
         keys = []
         for (context, _), prompt, option in requests:

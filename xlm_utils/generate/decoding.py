@@ -69,7 +69,8 @@ def complete(
 
     batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not templated).to(model.device)
     ids, mask, cache = batch["input_ids"], batch["attention_mask"], None
-    last, segment = ids.shape[1] + max_new_tokens, SEGMENT[ids.device.type]
+    # a hybrid's state (Qwen3.5, LFM2) can't be cut by row, so its batches stay whole
+    last, segment = ids.shape[1] + max_new_tokens, SEGMENT[ids.device.type] if models.can_drop_rows(model) else max_new_tokens
     stops = models.as_list(model.generation_config.eos_token_id)
     ends = torch.tensor(stops, device=ids.device)
     said: list[list[int]] = [[] for _ in texts]
@@ -78,7 +79,7 @@ def complete(
         while rows and ids.shape[1] < last:
             output = model.generate(
                 input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=min(segment, last - ids.shape[1]),
-                do_sample=False, num_beams=1, pad_token_id=tokenizer.pad_token_id, return_dict_in_generate=True,
+                do_sample=False, num_beams=1, use_cache=True, pad_token_id=tokenizer.pad_token_id, return_dict_in_generate=True,
             )  # fmt: skip
             new = output.sequences[:, ids.shape[1] :]
             for row, tokens in zip(rows, new.tolist(), strict=True):
@@ -89,7 +90,7 @@ def complete(
             going = torch.tensor(
                 [i for i, row in enumerate(rows) if not ended[i] and not (stop_at_loop and _loop(said[row]))], dtype=torch.long, device=ids.device
             )
-            if 0 < len(going) < len(rows):
+            if 0 < len(going) < len(rows) and ids.shape[1] < last:
                 cache.batch_select_indices(going)
                 ids, mask = ids[going], mask[going]
             rows = [rows[i] for i in going.tolist()]
@@ -148,8 +149,10 @@ def row_bytes(model: PreTrainedModel, prompt_tokens: int, new_tokens: int) -> in
     """Most memory that one row needs: its keys and values, its prompt's activations, its scores over the vocabulary."""
     config, size = model.config.get_text_config(), model.dtype.itemsize
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    keys_values = 2 * config.num_hidden_layers * config.num_key_value_heads * head * (prompt_tokens + new_tokens) * size
-    activations = prompt_tokens * (4 * config.intermediate_size + 8 * config.hidden_size) * size
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads  # GPT-2 and GPT-NeoX share none
+    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size  # as GPT-2's is
+    keys_values = 2 * config.num_hidden_layers * heads * head * (prompt_tokens + new_tokens) * size
+    activations = prompt_tokens * (4 * inner + 8 * config.hidden_size) * size
     scores = config.vocab_size * (size + 4 + 4)  # and the float32 copies that generate ranks
     return int(1.1 * keys_values) + activations + scores  # a tenth: one layer at a time is copied when it grows
 

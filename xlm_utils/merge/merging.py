@@ -208,11 +208,11 @@ def comparable(folders: Mapping[str, Path], merged: Collection[str]) -> None:
         if name in merged and (other := places.setdefault(folder.resolve(), name)) != name:
             raise StudyError(f"{other} and {name} can't be merged: both are {folder}")
         read_config(folder / "config.json", name)
-    (first, parent), *others = tensors = [(name, Tensors(folder)) for name, folder in folders.items()]
+    tensors = [(name, Tensors(folder)) for name, folder in folders.items()]
     for name, theirs in tensors:
         if odd := next((tensor for tensor, dtype in theirs.dtypes.items() if dtype not in FLOATING), ""):
             raise StudyError(f"{name} can't be merged: its {odd} is {theirs.dtypes[odd]}, so quantised; take the model in 16 bits")
-    for name, theirs in others:
+    for (first, parent), (name, theirs) in zip(tensors[:1] * len(tensors), tensors, strict=True):
         for tensor in sorted(parent.shapes.keys() | theirs.shapes.keys()):
             ours, other = (shapes.get(tensor, "none") for shapes in (parent.shapes, theirs.shapes))
             if ours != other:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 WITHOUT_ADAPTER = {"adapter_kwargs": {"subfolder": "none"}}  # for from_pretrained, which applies an adapter left in a model's folder once more
-PART = re.compile(r"(?P<module>.+?)\.(?P<part>lora_\w+|modules_to_save|base_layer|trainable_tokens\w*|ia3_l|oft_\w+|weight|bias)(\..+)?")
+PARTS = r"lora_\w+|modules_to_save|original_module|base_layer|trainable_tokens\w*|ia3_l|oft_\w+|weight|bias"
+PART = re.compile(rf"(?P<module>.+?)\.(?P<part>{PARTS})(\..+)?")
 
 
 def find(adapter: str) -> Path:
@@ -51,9 +52,9 @@ def check(adapter: Path, config: PretrainedConfig, base: str) -> int:
     from transformers import AutoModelForCausalLM
     from transformers.pytorch_utils import Conv1D
 
-    about, shapes = _read(adapter)
+    about, shapes = read(adapter)
     named = about.get("base_model_name_or_path") or base
-    named, ours = (re.sub(r"[\W_]", "", str(name).rstrip("/").rpartition("/")[2].lower()) for name in (named, base))
+    named, ours = (re.sub(r"[\W_]", "", str(name).rstrip("/").rpartition("/")[2].lower()) for name in (named, base.removeprefix("wheel:")))
     if named not in (ours, ours[: len(named)] if base.startswith("wheel:") else ours):  # a wheel's name says how it is packed, too
         print(f"adapter {adapter.name}: it names {about['base_model_name_or_path']} as its base, and the study gives it {base}")
     with torch.device("meta"):
@@ -105,8 +106,12 @@ def applied(base: Path, adapter: Path, called: str) -> PreTrainedModel:
     return PeftModel.from_pretrained(model, adapter).merge_and_unload()
 
 
-def _read(adapter: Path) -> tuple[dict, dict[str, tuple[int, ...]]]:
-    """The adapter's config, and its tensors' shapes."""
+def read(adapter: Path) -> tuple[dict, dict[str, tuple[int, ...]]]:
+    """An adapter's config, and its tensors' shapes.
+
+    Raises:
+        StudyError: a file is missing or can't be read.
+    """
     file, old, config = adapter / "adapter_model.safetensors", adapter / "adapter_model.bin", adapter / "adapter_config.json"
     if not config.is_file():
         raise StudyError(f"adapter {adapter}: there is no adapter_config.json in it")

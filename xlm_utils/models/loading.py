@@ -53,6 +53,13 @@ def check_blocks(name: str, shapes: Mapping[str, tuple[int, ...]], device: str) 
             )
 
 
+def can_drop_rows(model: PreTrainedModel) -> bool:
+    """Whether finished rows can leave a batch: attention's cache can be cut by row, the state of a linear or convolutional layer can't."""
+    from transformers import DynamicCache
+
+    return all(hasattr(layer, "batch_select_indices") for layer in DynamicCache(config=model.config).layers)
+
+
 def _cpu_flags() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     return cpuinfo.read_text() if cpuinfo.exists() else ""

@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xlm_utils.models.configs import spell_rope_twice
 from xlm_utils.models.libraries import quiet
 from xlm_utils.study import StudyError
 from xlm_utils.study.records import Step, cache_folder, digest, sha256
@@ -103,6 +104,7 @@ def _save(base: Path, folder: Path, old: list[int], state: dict) -> None:
             if (ids := getattr(config, key, None)) is not None:
                 setattr(config, key, [new[token] for token in ids] if isinstance(ids, list) else new[ids])
     model.save_pretrained(folder)
+    spell_rope_twice(folder)
     AutoTokenizer.from_pretrained(base).save_pretrained(folder)
     (folder / "tokenizer.json").write_text(json.dumps(state, ensure_ascii=False), encoding="utf-8")
 

