@@ -104,7 +104,7 @@ def item_study(pico_study):
 
     def make(family: str = "llama", items: int = 2, **settings: object):
         settings = {"generation": {"dtype": "float32"}, **settings}
-        benchmarks = {"items": items, "data_dir": str(DEMO_ITEMS), "sets": {"mcqa": ["igakuqa", "jmmlu_medical"]}, **settings.pop("benchmarks", {})}
+        benchmarks = {"items": items, "data_dir": str(DEMO_ITEMS), "sets": {}, **settings.pop("benchmarks", {})}
         return pico_study(family, benchmarks=benchmarks, **settings)
 
     return make

@@ -65,7 +65,7 @@ def test_notebook_05_judges_with_an_llm_end_to_end_and_asks_nothing_twice(enviro
     assert {path.stem for path in folder.glob("*.jsonl")} == {*scored, "controls", "retest"}
     rows = read_jsonl(folder / "slerp.jsonl")
     assert [(row["score"], row["status"], row["served_model"]) for row in rows] == [(7, "ok", SERVED["openai"])] * 8
-    assert repeats == len(read_jsonl(folder / "retest.jsonl")) == 20  # four terms, five runs: all of the first reference
+    assert repeats == len(read_jsonl(folder / "retest.jsonl")) == 24  # four terms, six runs: all of the first reference
     text = shown(tmp_path / "out.ipynb")
     assert f"{asked:,} calls to make, 0 stored" in text
     assert f"0 calls to make, {asked:,} stored" in shown(tmp_path / "again.ipynb")

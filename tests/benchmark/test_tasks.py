@@ -73,7 +73,7 @@ def write(folder: Path, dataset: str, lines: list[str]) -> None:
             (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-@pytest.mark.parametrize("dataset", COLUMN_OF)
+@pytest.mark.parametrize("dataset", PROMPTS)
 def test_every_prompt_and_continuation_is_what_the_benchmark_asks(dataset, tmp_path):
     write(tmp_path, dataset, [json.dumps(ROWS[dataset])] * 4)
     task = make_task(config_of(dataset), load(dataset, tmp_path))
@@ -134,7 +134,7 @@ def test_the_group_of_every_family_is_an_unweighted_mean_of_its_column():
 
     manager = TaskManager(include_path=str(TASKS), include_defaults=False)
     assert set(manager.all_groups) == {"table2", "jmedbench_mcqa", "jmedbench_dc", "jmedbench_sts"}
-    assert len(manager.all_subtasks) == len(COLUMN_OF) == 17
+    assert len(manager.all_subtasks) == len(COLUMN_OF) == 18
     for family in ("mcqa", "dc", "sts"):
         group = manager.task_index[f"jmedbench_{family}"].cfg
         assert group["task"] == [f"jmedbench_{dataset}" for dataset in COLUMNS[family]]
@@ -284,7 +284,10 @@ def test_log_softmax_is_over_the_choices_alone():
 
 
 def test_a_family_with_a_missing_or_undefined_data_set_has_no_value():
-    one, two = {"value": 0.5, "stderr": 0.3, "n": 4, "metric": "acc"}, {"value": 1.0, "stderr": 0.4, "n": 6, "metric": "acc"}
-    assert scores.column_result(("a", "b"), {"a": one, "b": two}) == {"value": 0.75, "stderr": 0.25, "n": 10, "metric": "acc"}
+    one = {"value": 0.5, "stderr": 0.3, "low": 0.2, "high": 0.8, "n": 4, "chance": 0.2, "metric": "acc"}
+    two = {"value": 1.0, "stderr": 0.4, "low": 0.6, "high": 1.0, "n": 6, "chance": 0.4, "metric": "acc"}
+    found = scores.column_result(("a", "b"), {"a": one, "b": two})
+    assert {key: found[key] for key in ("value", "stderr", "n", "metric")} == {"value": 0.75, "stderr": 0.25, "n": 10, "metric": "acc"}
+    assert (found["low"], found["high"], found["chance"]) == pytest.approx((0.75 - 0.25, 0.75 + 0.15, 0.3))  # √(.3² + .4²) / 2, √(.3² + 0²) / 2
     assert scores.column_result(("a", "b"), {"a": one})["value"] is None
     assert scores.column_result(("a",), {"a": {**one, "value": None, "stderr": None}})["stderr"] is None

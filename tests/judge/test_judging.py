@@ -24,7 +24,7 @@ from xlm_utils.ask.cards import Card, load_card
 from xlm_utils.ask.replies import open_store
 from xlm_utils.judge import controls, judging, known, proxy
 from xlm_utils.judge.judging import SCHEMA, fill, parse, prompt_for
-from xlm_utils.study import PARAMS, Study, StudyError, open_study
+from xlm_utils.study import PARAMS, Study, StudyError, notebook, open_study
 from xlm_utils.study.records import Step, append_jsonl, read_jsonl, read_manifest
 
 ROWS = [  # term, translation, clinicians' definition, expert's definition, a Japanese model's definition
@@ -98,12 +98,14 @@ def test_at_the_right_rate_nothing_is_refused_and_nine_tenths_of_the_limit_are_u
     assert 58 / (server.times[-1] - server.times[1]) >= 10  # the first call goes alone
 
 
-def test_the_progress_bar_shows_rate_time_left_and_cost(tmp_path, capfd):
+def test_progress_is_a_line_with_the_cost(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(notebook, "in_notebook", lambda: True)
+    monkeypatch.setattr(notebook.Progress, "_draw", lambda self, text: drawn.append(text))
     with Loopback(latency=0.05) as server:
         priced = card(price_in=1e4, price_out=1e4, reply_tokens=1, requests_per_minute=600)  # 105 tokens a call: 1.05 USD
         calls.run_calls(priced, list("abcdef"), SCHEMA, parse, tmp_path / "r.sqlite", base_url=server.openai, max_cost_usd=10)
-    last_but_one = capfd.readouterr().err.split("\r")[-2]
-    assert re.search(r"test: .* \d/6 \[00:\d\d<00:\d\d, .*call/s, \d\.\d\d USD\]", last_but_one), last_but_one
+    assert re.fullmatch(r"test: 6 of 6 calls, .*\d\.\d\d USD.*", drawn[-1]), drawn
 
 
 def test_the_pacer_keeps_the_tighter_of_the_two_limits():

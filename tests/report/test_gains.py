@@ -63,7 +63,7 @@ def test_models_with_identical_results_count_once_over_models(study):
     (path / "task_arithmetic.json").write_bytes((path / "linear.json").read_bytes())
     rescore(study, "linear", [5] * 8)
     rescore(study, "task_arithmetic", [5] * 8)
-    here, there = published.together(study).values()
+    here, *there = published.together(study).values()
     assert len(here) == 6  # seven models without the expert, two of them the same
-    assert len(there) == 7
-    assert published.correlations(study).loc["STS", ("published", "n")] == 7
+    assert [len(table) for table in there] == [7, 7]
+    assert published.correlations(study).loc["STS", ("published: GPT-4o", "n")] == 7

@@ -139,17 +139,12 @@ def _files(model, words) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in sorted(Path(scratch).iterdir())}
 
 
-LIKE = {"medmcqa_jp": "jmmlu_medical", "usmleqa_jp": "jmmlu_medical", "mmlu_medical_jp": "jmmlu_medical", "medqa_jp": "igakuqa"}
 FEW = 16  # rows a set: enough to be drawn from, few to be asked
 
 
 def _rows(name: str) -> list[dict]:
-    """The first rows of a demo set; a public set that the demo does not have is stood in for by one of its shape."""
-    if name == "pubmedqa_jp":
-        asked = [(f"{row['question']}（{row['options'][0]}か）", row["answer_idx"] % 3) for row in _rows("jmmlu_medical")]
-        facts = {"options": ["はい", "いいえ", "たぶん"], "n_options": 3, "metadata": {"source": name, "context": "要旨。"}}
-        return [{"sample_id": f"demo_{name}_{i}", "question": text, "answer_idx": gold, **facts} for i, (text, gold) in enumerate(asked)]
-    lines = (ITEMS / f"{LIKE.get(name, name)}.jsonl").read_text(encoding="utf-8").splitlines()
+    """The first rows of a demo set."""
+    lines = (ITEMS / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines[:FEW]]
 
 
