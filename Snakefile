@@ -42,7 +42,6 @@ def rater(judge):
 
 PROMPTS = [str(PARAMS / "prompts" / language.prompt) for language in (STUDY.source, STUDY.target)]
 MERGE = {method: files("03_merge", method=method) for method in STUDY.merges}
-ANCESTORS = [name for name, constituent in STUDY.constituents.items() if constituent.role == "ancestor"]  # asked as a control
 SWEEP = {"sweep": "true"}  # the grids' points, on terms of their own
 POINTS = {point: files("03_merge", method=point, **SWEEP) for point in (STUDY.swept().methods if STUDY.sweeps else ())}
 SWEPT = [STUDY.by_role("expert"), STUDY.by_role("general"), *POINTS] if POINTS else []

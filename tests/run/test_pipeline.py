@@ -130,7 +130,7 @@ def test_a_fetch_is_the_checks_and_the_downloads_and_looks_at_no_memory(pico_stu
     told = capsys.readouterr().out
     assert "ok  terminology hpo" in told
     assert "here  model expert: " in told
-    assert "here  data sets: 12" in told
+    assert "here  data sets: 13" in told
 
 
 def test_a_failed_notebook_is_named_and_kept_with_what_it_did(tmp_path, monkeypatch):
