@@ -32,7 +32,7 @@ class Clerk:
 
     def __call__(self, study, name):
         facts = {"device": "cpu", "dtype": "float32", "quantization": "none", "stop_tokens": ["<eos>"]}
-        return decoding.Writer(None, f"loaded {name}", facts, self.complete, lambda texts: (self.auto, "for a test"))
+        return decoding.Writer(pico_tokenizer(), f"loaded {name}", facts, self.complete, lambda texts: (self.auto, "for a test"))
 
     def complete(self, texts):
         self.calls.append(len(texts))

@@ -59,6 +59,8 @@ def evaluate(study: Study, prepared: Prepared, name: str) -> dict:
                 for dataset, part in answer(lm, prepared, group, study.benchmarks.chat_template).items():
                     parts[dataset] = part
                     write_json(files[dataset], {"model": name, **part})
+            texts = {"".join(part for part in i.args if isinstance(part, str)) for dataset in asked for i in prepared.tasks[dataset].instances}
+            models.report_bytes(lm.tokenizer, sorted(texts), f"{name}, benchmarks")
         result, rows = compose(prepared, name, parts)
         write_text(item_step.partial, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         item_step.finish()

@@ -110,6 +110,7 @@ def define(study: Study, run: Run, table: pd.DataFrame, loaded: dict | None = No
             return
         writer = load(study, run.model, {} if loaded is None else loaded)
         texts = prompts(study, run, table, writer.tokenizer)
+        models.report_bytes(writer.tokenizer, texts, run.name)
         order = sorted(range(len(texts)), key=lambda i: (-len(texts[i]), i))
         rows = read_jsonl(step.partial)
         size, reason = (rows[-1]["batch_size"], "as it was begun") if rows else writer.batch_size(texts)
