@@ -91,7 +91,7 @@ def findings(tree: Path, hub: Hub) -> list[str]:
     wrong += [f"Table 2, {column}" for column in measured if measured[column].isna().any() and "STS" not in column]  # no r of a constant
     for model in MODELS:
         result = json.loads((folder / "benchmarks" / f"{model}.json").read_text(encoding="utf-8"))
-        if result["unavailable"] or list(result["columns"]) != COLUMNS or len(result["datasets"]) != 17:
+        if result["unavailable"] or list(result["columns"]) != COLUMNS or len(result["datasets"]) != 18:  # the similarity is scored in two ways
             wrong.append(f"benchmarks of {model}: {list(result['datasets'])}, unavailable {result['unavailable']}")
     made = [*(folder / name for name in ("vocabulary.csv", "translated.csv", "terms.csv")), *(folder / "models" / name for name in MODELS[2:])]
     results = [path for kind in ("definitions/*.jsonl", "scores/*/*.jsonl", "benchmarks/*.json*", "*.jsonl") for path in folder.glob(kind)]
