@@ -123,7 +123,7 @@ def finetune(
     base: Path, output: Path, train: Sequence[Pair], held_out: Sequence[Pair], *,
     steps: int, learning_rate: float, batch_size: int = 8, rank: int = 16, evaluate_every: int = 25, seed: int = 0,
 ) -> Path:  # fmt: skip
-    """Train a LoRA adapter on all projections in fp32 and keep the state with the best held-out loss.
+    """Train a LoRA adapter on all projections, weights in fp32 (products: ``pick_bfloat16``), and keep the state with the best held-out loss.
 
     Checkpoints are written every ``evaluate_every`` steps; a killed run resumes from the last one,
     and a finished one is not repeated. The losses are in ``<output>.log.csv`` (step, train, held_out;
