@@ -10,12 +10,14 @@ from xlm_utils.study import ROOT
 
 EXPERT, CLINICIAN = (f"Proxy (sentence encoder), against the {who} definition" for who in ("expert’s", "clinicians’"))
 DARE = {"reference": "clinician", "model": "DARE TIES", "minus": "Base Japanese"}
+RATED = {"of": "Proxy (sentence encoder) and the mean rating", "half": "report"}
 CLAIMS = [  # {csv, row, column, format}; a column may be a list, of which the format takes each in turn
     {"csv": "differences", "row": DARE, "column": ["difference", "low", "high"], "format": "{:.2f} [{:.2f}, {:.2f}] points over"},
     {"csv": "differences", "row": DARE, "column": "p_holm", "format": "p = {:.3f} after Holm, clinicians’"},
     {"csv": "differences", "row": DARE, "column": ["counted", "counted_low", "counted_high"], "format": "{:.2f} [{:.2f}, {:.2f}] once"},
     {"csv": "controls", "row": {"control": "echo_target"}, "column": "middle", "format": "echo of the term earns {:.1f} in the median"},
     {"csv": "controls", "row": {"control": "detail"}, "column": "average", "format": "wrong number or side in {:.0%} of 40"},
+    {"csv": "ratings", "row": RATED, "column": ["spearman", "kappa"], "format": "it ranks at ρ = {:.2f}, but far too high: κ = {:.2f}."},
     {"csv": "table2", "row": {"model": "Base Japanese"}, "column": "JSQuAD: value", "format": "extracts {:.2f} of its answers"},
     {"csv": "table2", "row": {"model": "Baseline (English expert)"}, "column": "JSQuAD: value", "format": "the expert {:.2f}."},
 ]
