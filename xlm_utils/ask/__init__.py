@@ -6,5 +6,3 @@ Notebook: 02 and 05, through their own wings.
 """
 
 from xlm_utils.ask.calls import afford
-
-__all__ = ["afford"]

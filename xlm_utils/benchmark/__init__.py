@@ -8,5 +8,3 @@ Notebook: 06_benchmark.
 from xlm_utils.benchmark.benchmarks import columns_table, datasets_table, evaluate
 from xlm_utils.benchmark.prepared import COLUMNS, prepare
 from xlm_utils.benchmark.scores import gold_index
-
-__all__ = ["COLUMNS", "columns_table", "datasets_table", "evaluate", "gold_index", "prepare"]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from xlm_utils.benchmark.tasks import data
 from xlm_utils.study import ROOT, Study, StudyError
 from xlm_utils.study.records import fingerprint
+from xlm_utils.study.settings import project_path
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -122,8 +123,7 @@ def data_folder(study: Study) -> Path | None:
     given = study.benchmarks.data_dir
     if not given:
         return None
-    folder = next((path for path in (Path(given).expanduser(), ROOT / given) if path.is_dir()), None)
-    if folder is None:
+    if not (folder := project_path(given)).is_dir():
         raise StudyError(f"data_dir: there is no folder {given}")
     return folder
 

@@ -7,5 +7,3 @@ Notebook: 01_curate.
 
 from xlm_utils.curate.vocabulary import PAPER_TERMS, compare_rules, curate, labels, read_terms
 from xlm_utils.curate.words import frequency, part_of_speech
-
-__all__ = ["PAPER_TERMS", "compare_rules", "curate", "frequency", "labels", "part_of_speech", "read_terms"]

@@ -6,5 +6,3 @@ Notebook: 00_demo_models.
 """
 
 from xlm_utils.demo.training import finetune, general_pairs, medical_pairs, question_pairs
-
-__all__ = ["finetune", "general_pairs", "medical_pairs", "question_pairs"]

@@ -6,5 +6,3 @@ Notebook: 01, 03, 07.
 """
 
 from xlm_utils.draw.canvas import save
-
-__all__ = ["save"]

@@ -9,5 +9,3 @@ from xlm_utils.generate.decoding import complete
 from xlm_utils.generate.definitions import identity, rows, side_by_side, summary, usable
 from xlm_utils.generate.generation import define, load, prompts, runs
 from xlm_utils.generate.languages import language_of
-
-__all__ = ["complete", "define", "identity", "language_of", "load", "prompts", "rows", "runs", "side_by_side", "summary", "usable"]

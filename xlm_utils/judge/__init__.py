@@ -7,7 +7,3 @@ Notebook: 05_judge.
 
 from xlm_utils.judge.controls import ask_controls, control_questions, repeated, retest
 from xlm_utils.judge.judging import judge, plan, preview, prompt_for, questions, score
-
-__all__ = [
-    "ask_controls", "control_questions", "judge", "plan", "preview", "prompt_for", "questions", "repeated", "retest", "score",
-]  # fmt: skip

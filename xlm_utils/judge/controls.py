@@ -71,7 +71,8 @@ def control_questions(study: Study, held_out: bool = False) -> list[dict]:
 
 def ask_controls(study: Study, name: str, base_url: str = "") -> pd.DataFrame:
     """The controls through a judge, kept in ``scores/<judge>/controls.jsonl``; returns their ``verdicts``."""
-    return verdicts(read_jsonl(judging.write_scores(study, load_card(name), "controls", control_questions(study, load_card(name).proxy), base_url)))
+    card = load_card(name)
+    return verdicts(read_jsonl(judging.write_scores(study, card, "controls", control_questions(study, card.proxy), base_url)))
 
 
 def repeated(study: Study, runs: list[str]) -> list[dict]:

@@ -190,18 +190,15 @@ def score(study: Study, term: str, definition: str, name: str = "proxy", base_ur
         raise StudyError(f"{term!r} is none of the study's terms; there are {', '.join(table['translation'].head(8))} and {len(table) - 8} more")
     row = chosen.iloc[0].to_dict()
     asked = [question(row, proxy.REFERENCES[which], definition) | {"run": "own", "reference": which} for which in study.judging.references]
-    rows, _ = scores(study, load_card(name), asked, base_url)
-    shown = ("term", "translation", "definition", "reference_text")
-    return pd.DataFrame([{key: q[key] for key in shown} | {"score": found["score"]} for q, found in zip(asked, rows, strict=True)])
+    found = pd.DataFrame(scores(study, load_card(name), asked, base_url)[0])
+    return pd.DataFrame(asked)[["term", "translation", "definition", "reference_text"]].assign(score=found["score"])
 
 
 def preview(study: Study, name: str, run: str, n: int = 1, base_url: str = "") -> pd.DataFrame:
     """The first ``n`` judgements of a run, to be read before paying for all; their replies are stored and not asked for again."""
     asked = [q for q in questions(study, run) if q["reference"] == study.judging.references[0]][:n]
-    rows, _ = scores(study, load_card(name), asked, base_url)
-    columns = ["term", "translation", "reference_text", "definition"]
-    return pd.DataFrame([{key: q[key] for key in columns} | {key: row[key] for key in ("score", "status", "reply")}
-                         for q, row in zip(asked, rows, strict=True)])  # fmt: skip
+    found = pd.DataFrame(scores(study, load_card(name), asked, base_url)[0])
+    return pd.DataFrame(asked)[["term", "translation", "reference_text", "definition"]].join(found[["score", "status", "reply"]])
 
 
 def plan(study: Study, name: str, runs: list[str], base_url: str = "", more: Sequence[dict] = ()) -> dict:

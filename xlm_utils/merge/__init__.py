@@ -11,8 +11,3 @@ from xlm_utils.merge.evolution import best, search
 from xlm_utils.merge.fitness import fitness_rows, scorer
 from xlm_utils.merge.merging import ensure, identical, is_searched, merge
 from xlm_utils.merge.methods import config_yaml, resolve
-
-__all__ = [
-    "best", "check_parents", "config_yaml", "delivered", "ensure", "fitness_rows", "geometry", "identical", "is_searched", "merge", "resolve",
-    "scorer", "search", "task_vectors",
-]  # fmt: skip

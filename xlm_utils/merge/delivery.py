@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pandas as pd
 
 from xlm_utils.merge import evolution
-from xlm_utils.merge.evolution import Evaluator, Fitness
+from xlm_utils.merge.evolution import Fitness, evaluator
 from xlm_utils.study import PARAMS, Study
 from xlm_utils.study.names import parse
 from xlm_utils.study.records import Step, append_jsonl, fingerprint, read_jsonl
@@ -37,7 +37,7 @@ def delivered(study: Study, make_fitness: Callable[[Study], Fitness], candidates
         if not step.done:
             step.partial.unlink(missing_ok=True)
             for of, (method, parameters) in asked.items():
-                append_jsonl(step.partial, [{"of": of, **Evaluator(study, make_fitness, method, study.seed).evaluate(parameters)}])
+                append_jsonl(step.partial, [{"of": of, **evaluator(study, make_fitness, method, study.seed)(parameters)}])
             step.finish()
     rows = read_jsonl(step.path)
     rows += [{"of": f"best of {evolution.ARMS[arm]}, under the search's mask"} | dict(part.loc[part["objective"].idxmax(), ["objective", "accuracy"]])

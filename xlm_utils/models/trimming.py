@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from xlm_utils.models.configs import spell_rope_twice
 from xlm_utils.models.libraries import quiet
 from xlm_utils.study import StudyError
-from xlm_utils.study.records import Step, cache_folder, digest, sha256
+from xlm_utils.study.records import cached_step, digest, sha256
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -61,7 +61,7 @@ def trim(base: Path, tokens: Path) -> Path:
     Raises:
         StudyError: the list names a token that the model does not have, or the tokenizer is not a BPE of merges.
     """
-    step = Step(cache_folder() / f"{base.name}-trimmed", base=digest(base), tokens=sha256(tokens))
+    step = cached_step(f"{base.name}-trimmed", rope="twice", base=digest(base), tokens=sha256(tokens))
     with step:
         if step.done:
             return step.path

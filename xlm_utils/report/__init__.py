@@ -16,10 +16,3 @@ from xlm_utils.report.ratings import rated
 from xlm_utils.report.results import BENCHMARKS, load_scores, summary
 from xlm_utils.report.spreads import spread_plot, spread_table
 from xlm_utils.report.tables import agreements, controls_table, missing_table, save_table, table1
-
-__all__ = [
-    "BENCHMARKS", "agreement", "agreements", "benchmark_gaps", "claims", "column_differences", "controls_table", "correlations",
-    "correlations_plot", "differences", "extremes", "forest", "funnel", "gaps", "helped", "histograms", "landing", "load_scores", "losses", "means",
-    "missing_table", "one_item", "one_term", "rated", "remark", "save_table", "search_plot", "seen_unseen", "seen_unseen_plot",
-    "spread_plot", "spread_table", "summary", "table1", "table2", "versus",
-]  # fmt: skip

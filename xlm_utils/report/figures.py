@@ -37,6 +37,13 @@ def _interval(part: pd.DataFrame, center: str, low: str, high: str, **style: obj
     return {"array": part[high] - part[center], "arrayminus": part[center] - part[low], **style}
 
 
+def _rows_of(fig: go.Figure, models: list[str], unit: str) -> None:
+    """A row a model from the top, and a line at no difference."""
+    fig.add_vline(x=0, line={"color": INK, "width": 1})
+    fig.update_yaxes(tickvals=list(range(len(models))), ticktext=models, range=[len(models) - 0.5, -0.5], showgrid=False)
+    fig.update_xaxes(title={"text": unit, **SMALL, "standoff": 4})
+
+
 def histograms(study: Study) -> go.Figure:
     """Figure 1: models × judges and references, one bin per score 0–10, the median marked; a proxy's scores are rounded to their bin.
 
@@ -126,9 +133,7 @@ def forest(study: Study) -> go.Figure:
                             showlegend=name not in shown, text=[model for model, _ in rows], hovertemplate="%{text}: %{x:+.2f}",
                             marker={"color": ORANGE, "size": 10, "symbol": "diamond", "line": {"color": INK, "width": 1}}, **place)  # fmt: skip
             shown.add(name)
-    fig.add_vline(x=0, line={"color": INK, "width": 1})
-    fig.update_yaxes(tickvals=list(range(len(models))), ticktext=models, range=[len(models) - 0.5, -0.5], showgrid=False)
-    fig.update_xaxes(title={"text": "points of 10, 95 % BCa over terms", **SMALL, "standoff": 4})
+    _rows_of(fig, models, "points of 10, 95 % BCa over terms")
     n = "–".join(map(str, sorted({found["n"].min(), found["n"].max()})))
     title = f"The planned differences, paired by term (n = {n})"
     return finish(fig, title, f"Forest plot. {title}.", study.proxy, legend=BELOW, height=height + 70, margin={"l": 130, "t": 115, "b": 130})
@@ -151,9 +156,7 @@ def seen_unseen_plot(study: Study) -> go.Figure:
             fig.add_scatter(x=block[half], y=[models.index(model) + shift for model in block["model"]], mode="markers", marker=marker, name=name,
                             error_x=_interval(block, half, f"{half}_low", f"{half}_high", thickness=2, width=0), text=says, hoverinfo="text",
                             legendgroup=name, showlegend=place == places[0], **place)  # fmt: skip
-    fig.add_vline(x=0, line={"color": INK, "width": 1})
-    fig.update_yaxes(tickvals=list(range(len(models))), ticktext=models, range=[len(models) - 0.5, -0.5], showgrid=False)
-    fig.update_xaxes(title={"text": "gain in points, 95 % BCa", **SMALL, "standoff": 4})
+    _rows_of(fig, models, "gain in points, 95 % BCa")
     title = f"Gain on terms the expert saw in training (n = {found['n_seen'].max()}), and on the others (n = {found['n_unseen'].max()})"
     alt = "Gains over the general model with 95 % intervals, apart for terms that the expert saw in training and others."
     return finish(fig, title, alt, study.proxy, legend=BELOW, height=height + 40, margin={"l": 150, "t": 115, "b": 100})

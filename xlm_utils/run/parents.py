@@ -14,6 +14,7 @@ from xlm_utils.models.loading import check_blocks
 from xlm_utils.models.trimming import read_tokens
 from xlm_utils.models.weights import Tensors
 from xlm_utils.study import ROOT, Study, StudyError, pick_device
+from xlm_utils.study.settings import project_path
 
 GIB = 2**30
 ONLY_SHOWN = ("RoPE", "sliding window", "norm epsilon")  # merged all the same; notebook 03's table names them
@@ -66,8 +67,7 @@ def _base(study: Study, name: str) -> tuple[dict, str]:
         about = hub.about(weights, constituent.revision)
         about["config"] = read_config(about["config"], f"model {weights}")
         return about, f"{weights}@{about['commit'][:8]}, {in_gib(about['to_download'])} to download"
-    here = [folder for folder in (Path(weights).expanduser(), ROOT / weights) if folder.is_dir()]
-    folder = here[0] if here else hub.from_hub(weights, constituent.revision)
+    folder = hub.from_hub(weights, constituent.revision) if hub.is_on_hub(weights) else project_path(weights)
     config, tensors = read_config(folder / "config.json", f"constituents.{name}.weights: {weights}"), Tensors(folder)
     read_tokenizer(folder, f"constituents.{name}.weights: {weights}")
     size = sum(map(math.prod, tensors.shapes.values()))

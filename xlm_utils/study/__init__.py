@@ -7,5 +7,3 @@ Notebook: every one.
 
 from xlm_utils.study.settings import PARAMS, ROOT, StudyError
 from xlm_utils.study.study import Study, open_study, pick_device, presets, relative
-
-__all__ = ["PARAMS", "ROOT", "Study", "StudyError", "open_study", "pick_device", "presets", "relative"]

@@ -31,6 +31,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XLM_CACHE", ROOT / "data" / "cache"))
 
 
+def cached_step(name: str, **made_from: object) -> Step:
+    """A step in the cache whose folder says what it is made from: trainers call every adapter checkpoint-300."""
+    key = Step(cache_folder(), **made_from).key
+    return Step(cache_folder() / f"{name}-{key[:8]}", **made_from)
+
+
 def fingerprint(value: object) -> str:
     """First 12 hex digits of the SHA-256 of ``value`` as canonical JSON."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)

@@ -8,5 +8,3 @@ Notebook: 02_translate.
 from xlm_utils.translate.dictionary import jmdict
 from xlm_utils.translate.drawing import draw_terms, terms
 from xlm_utils.translate.translation import plan, preview, translate
-
-__all__ = ["draw_terms", "jmdict", "plan", "preview", "terms", "translate"]
