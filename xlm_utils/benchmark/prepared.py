@@ -107,8 +107,7 @@ def prepare(study: Study) -> Prepared:
         prepared.facts[dataset] = {
             "version": config["metadata"]["version"], "of": of, "held_out": of - len(pool), "items": fingerprint(prepared.items[dataset]),
             "task": fingerprint(json.dumps(config, default=lambda function: function.__name__)),
-            "rows": fingerprint({name: rows.to_list() for name, rows in splits.items()}),
-        }  # fmt: skip
+            "rows": fingerprint({name: rows.to_list() for name, rows in splits.items()})}  # fmt: skip
     if not prepared.tasks:
         raise StudyError("no benchmark data set can be used; " + next(iter(prepared.unavailable.values())))
     return prepared

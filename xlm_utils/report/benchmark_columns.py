@@ -1,7 +1,5 @@
 """Table 2 and what its differences are worth, item by item: data frames, as in ``tables``."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Unknown keys and impossible values are errors in one sentence that names the fil
 is valid.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from types import UnionType
@@ -131,7 +129,7 @@ class Settings(_Part):
     sweep: Sweep | None = None
 
     @model_validator(mode="after")
-    def _consistent(self) -> Settings:
+    def _consistent(self) -> "Settings":
         for role in ("general", "expert", "ancestor"):
             named = [name for name, c in self.constituents.items() if c.role == role]
             if len(named) != 1 and not (role == "ancestor" and not named):
