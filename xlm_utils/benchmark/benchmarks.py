@@ -147,6 +147,7 @@ def datasets_table(study: Study, names: list[str]) -> pd.DataFrame:
     """Finished results, one row per model and data set: column, metric, value and its interval, n, of, chance, shots, truncated, normalised_em."""
     files = {model: study.benchmarks_folder / f"{model}.json" for model in names}
     found = {model: json.loads(file.read_text(encoding="utf-8"))["datasets"] for model, file in files.items() if read_manifest(file)}
-    rows = [{"model": model, "data set": name + study.benchmarks.ending, **result} for model, datasets in found.items() for name, result in datasets.items()]
+    rows = [{"model": model, "data set": name + study.benchmarks.ending, **result}
+            for model, datasets in found.items() for name, result in datasets.items()]  # fmt: skip
     columns = ["model", "column", "data set", "metric", "value", "low", "high", "stderr", "n", "of", "chance", "shots", "truncated", "normalised_em"]
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(("value", "low", "high", "stderr", "chance", "normalised_em"), float))
