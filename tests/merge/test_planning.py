@@ -47,6 +47,16 @@ def siblings(root, kind: str, settings: dict, names=("ancestor", "japanese", "ex
     return {name: root / name for name in names}
 
 
+def in_memory(study, method: str, names) -> dict[str, torch.Tensor]:
+    """A merge made in the loaded general model, by the names that tensors are stored under."""
+    model, _, _ = loading.load(study, "japanese", dtype="bfloat16")
+    with torch.no_grad():
+        merging.merge_into(model, study, method, {})
+    live = dict(model.named_parameters(remove_duplicate=False))
+    live.setdefault("embed_out.weight", model.get_output_embeddings().weight)  # transformers 5 has another name for it in memory
+    return {name: live[name if name in live else f"{model.base_model_prefix}.{name}"] for name in names}
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_tensor_of_the_parents_is_merged_in_memory_as_on_disk(pico_study, tmp_path, family):
     folders = siblings(tmp_path, *FAMILIES[family])
@@ -59,14 +69,9 @@ def test_every_tensor_of_the_parents_is_merged_in_memory_as_on_disk(pico_study, 
         assert torch.equal(tensor, mean.to(torch.bfloat16)), name
     for method in ("ties@ancestor", "dare_ties", "slerp"):
         on_disk = Tensors(merge.merge(study, method))
-        model, _, _ = loading.load(study, "japanese", dtype="bfloat16")
-        with torch.no_grad():
-            merging.merge_into(model, study, method, {})
-        in_memory = dict(model.named_parameters(remove_duplicate=False))
+        live = in_memory(study, method, on_disk.shapes)
         for name in on_disk.shapes:
-            head = {"embed_out.weight": model.get_output_embeddings().weight}  # transformers 5 has another name for it in memory
-            live = next(place[key] for place in (in_memory, head) for key in (name, f"{model.base_model_prefix}.{name}") if key in place)
-            assert torch.equal(live, on_disk[name]), (method, name)
+            assert torch.equal(live[name], on_disk[name]), (method, name)
         assert not torch.equal(on_disk[name], stored["japanese"][name])
 
 
