@@ -36,7 +36,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 from tests.conftest import DEMO_ITEMS, pico_tokenizer, write_siblings, write_study  # noqa: E402
 from tests.generate.test_caches import hybrid  # noqa: E402
-from tests.merge.test_planning import FAMILIES, WIDE, change, in_memory, siblings  # noqa: E402
+from tests.merge.test_planning import FAMILIES, WIDE, change, in_memory_as_on_disk, siblings  # noqa: E402
 from tests.models import test_turns as turns  # noqa: E402
 from tests.models.test_adapters import by_peft, logits, lora  # noqa: E402
 from tests.run.test_parents import config  # noqa: E402
@@ -140,8 +140,7 @@ def whole(study, methods: tuple[str, ...] = METHODS) -> Findings:
     expert = Tensors(models.locate(study, "expert")).shapes
     for method in methods:
         merged = Tensors(merge.merge(study, method))
-        live = in_memory(study, method, merged.shapes)
-        equal = all(torch.equal(live[name], merged[name]) for name in merged.shapes)
+        equal = in_memory_as_on_disk(study, method)
         right = merged.shapes == expert and equal
         yield ("" if right else f"{method}: {len(merged.shapes)} of {len(expert)} tensors, in memory {'equal' if equal else 'other'}"), right
     yield f"{len(expert)} tensors in, {len(merged.shapes)} out, in memory as on disk, by {len(methods)} methods", True
