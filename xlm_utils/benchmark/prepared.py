@@ -134,6 +134,8 @@ def load_task(study: Study, dataset: str) -> tuple[dict, DatasetDict]:
     folder = data_folder(study)
     config = load_yaml(TASKS / f"{dataset}.yaml")
     del config["custom_dataset"]
+    if study.benchmarks.shots is not None:
+        config["num_fewshot"] = min(config["num_fewshot"], study.benchmarks.shots)
     try:
         return config, data.load(**config["dataset_kwargs"], data_dir=folder and str(folder))
     except data.DataError as error:

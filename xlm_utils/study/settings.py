@@ -85,6 +85,7 @@ class Judging(_Part):
 class Benchmarks(_Part):
     items: int = Field(0, ge=0)  # per data set, a seeded spread sample; 0: all
     data_dir: str | None = None  # None: from the hub
+    shots: int | None = Field(None, ge=0)  # at most so many few-shot examples; None: as many as published
     ending: str = ""  # of data sets' names in tables, where their items are not the public ones
     sets: dict[str, tuple[str, ...]] = {}  # column → the data sets that it is the mean of, such as mcqa: [igakuqa]; others of it are not asked
     chat_template: bool = False
