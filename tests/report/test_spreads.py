@@ -15,10 +15,10 @@ from xlm_utils.generate import generation
 from xlm_utils.merge import merging, methods
 from xlm_utils.merge.methods import resolve
 from xlm_utils.report import benchmark_columns, results, spreads, tables
-from xlm_utils.study import PARAMS, names, open_study
+from xlm_utils.study import PARAMS, method_cards, names, open_study
+from xlm_utils.study.inputs import StudyError
 from xlm_utils.study.names import parse
 from xlm_utils.study.records import Step, read_manifest
-from xlm_utils.study.settings import StudyError
 from xlm_utils.translate import drawing
 
 
@@ -82,7 +82,8 @@ def test_a_grid_of_two_parameters_is_every_combination_with_its_base():
 
 
 def test_a_grid_outside_of_a_card_names_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(names, "PARAMS", tmp_path)
+    for module in (names, method_cards):
+        monkeypatch.setattr(module, "PARAMS", tmp_path)
     for folder in ("sweeps", "methods"):
         (tmp_path / folder).mkdir()
     (tmp_path / "methods" / "ties.yaml").write_text((PARAMS / "methods" / "ties.yaml").read_text(encoding="utf-8"), encoding="utf-8")

@@ -24,7 +24,7 @@ def test_models_are_in_table_order():
         ({"method": "tie"}, ["'tie'", "ties", "japanese", "all"]),
         ({"judge": "nobody"}, ["'nobody'", "proxy"]),
         ({"limit": -3}, ["limit", "-3", "greater than or equal to 0"]),
-        ({"limit": "many"}, ["limit", "many", "integer"]),
+        ({"limit": "many"}, ["limit", "many", "whole number"]),
         ({"base": "expert"}, ["base", "expert", "japanese", "ancestor"]),
     ],
 )

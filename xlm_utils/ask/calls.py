@@ -21,7 +21,7 @@ from typing import Any
 from xlm_utils.ask.cards import Card
 from xlm_utils.ask.clients import Ask, Fatal, Reply, Retry, open_client, shutdown_date
 from xlm_utils.ask.pacing import HEADROOM, Pacer
-from xlm_utils.ask.replies import identity, open_store, spent, spent_in, stored
+from xlm_utils.ask.replies import identity, mended, open_store, spent, spent_in, stored, told
 from xlm_utils.study import Study, StudyError
 from xlm_utils.study.notebook import Progress
 
@@ -131,7 +131,9 @@ class _Run:
         self.ask: Ask = open_client(card, base_url)
         self.identity = identity(card, schema, base_url)
         self.pacer = Pacer(card.requests_per_minute, card.tokens_per_minute)
-        self.database, self.lock = open_store(store), threading.Lock()
+        self.store, self.database, self.lock = store, open_store(store), threading.Lock()
+        with told(store), self.database:  # before anything is paid for
+            self.database.execute("begin immediate")
         found = self.database.execute("select served_model from replies where identity = ? and served_model is not null limit 1", (self.identity,))
         self.served_model = next((row[0] for row in found), None)
         self.usd = spent_in(self.database)
@@ -182,11 +184,12 @@ class _Run:
 
     def keep(self, prompt: str, reply: Reply) -> bool:
         """Store a reply the moment it is there, unless another model than before has answered."""
-        value, status = _outcome(reply.text, reply.finish, self.parse)
+        text = reply.text and mended(reply.text)
+        value, status = _outcome(text, reply.finish, self.parse)
         usd = self.card.usd(reply.tokens_in, reply.tokens_out)
         key = hashlib.sha256(json.dumps([self.identity, self.repeat, prompt]).encode()).hexdigest()
         row = (
-            key, self.identity, self.card.name, self.repeat, prompt, reply.text, reply.finish, reply.served_model,
+            key, self.identity, self.card.name, self.repeat, prompt, text, reply.finish, reply.served_model,
             json.dumps(value), status, reply.tokens_in, reply.tokens_out, usd, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         )  # fmt: skip
         with self.lock:
@@ -194,9 +197,13 @@ class _Run:
             if reply.served_model not in (None, self.served_model):
                 self.stop(f"{reply.served_model} answers, and {self.served_model} did before: one table can't mix them, name one in the card")
                 return False
-            with self.database:
-                self.database.execute(f"insert or ignore into replies values ({','.join('?' * len(row))})", row)
-                self.usd = spent_in(self.database)  # by other processes, too: two judges at once share the limit
+            try:
+                with told(self.store), self.database:
+                    self.database.execute(f"insert or ignore into replies values ({','.join('?' * len(row))})", row)
+                    self.usd = spent_in(self.database)  # by other processes, too: two judges at once share the limit
+            except StudyError as error:
+                self.stop(str(error))
+                return False
             self.kept += 1
             self.last_reply, self.patience = time.monotonic(), max(PATIENCE, 2 * self.card.timeout)
             if self.usd > self.max_cost:

@@ -161,6 +161,22 @@ def merge_into(model: PreTrainedModel, study: Study, name: str, values: Mapping[
             live[name].copy_(tensor.to(getattr(torch, DTYPES["out_dtype"])))
 
 
+def check_specification(template: dict, file: str = "") -> dict:
+    """MergeKit's specifications by method; a StudyError if a card's template has a method or parameter that is not among them."""
+    from mergekit.merge_methods.registry import registered_methods
+
+    from xlm_utils.merge import chunked  # noqa: F401  (registers its methods)
+
+    specs = {method.spec.name: method.spec for method in registered_methods()}
+    name = template["merge_method"]
+    if name not in specs:
+        raise StudyError(f"{file}MergeKit has no method {name[:80]!r}; valid are {', '.join(sorted(specs))}")
+    check_keys(f"{file}MergeKit's {name}, parameters", template["parameters"], {p.name for p in specs[name].shared_parameters})
+    for entry in template["models"]:
+        check_keys(f"{file}MergeKit's {name}, models.parameters", entry.get("parameters", {}), {p.name for p in specs[name].input_parameters})
+    return specs
+
+
 @contextmanager
 def _mergekit(with_folders: dict, seed: int | None, device: str) -> Iterator[tuple[MergeConfiguration, MergeOptions]]:
     """The configuration, checked against MergeKit's own specification of the method, while the masks are seeded.
@@ -171,18 +187,9 @@ def _mergekit(with_folders: dict, seed: int | None, device: str) -> Iterator[tup
     import torch
     from mergekit.config import MergeConfiguration
     from mergekit.io.tasks import LoaderCache
-    from mergekit.merge_methods.registry import registered_methods
     from mergekit.options import MergeOptions
 
-    from xlm_utils.merge import chunked  # noqa: F401  (registers its methods)
-
-    specs = {method.spec.name: method.spec for method in registered_methods()}
-    name = with_folders["merge_method"]
-    if name not in specs:
-        raise StudyError(f"MergeKit has no method {name!r}; valid are {', '.join(sorted(specs))}")
-    check_keys(f"MergeKit's {name}, parameters", with_folders["parameters"], {p.name for p in specs[name].shared_parameters})
-    for entry in with_folders["models"]:
-        check_keys(f"MergeKit's {name}, models.parameters", entry.get("parameters", {}), {p.name for p in specs[name].input_parameters})
+    name, specs = with_folders["merge_method"], check_specification(with_folders)
     try:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.no_grad():
             torch.manual_seed(seed or 0)
