@@ -21,7 +21,7 @@ from tests.support.synthetic import make_study
 from xlm_utils.merge import distances, merging, methods
 from xlm_utils.models.constituents import locate
 from xlm_utils.report import benchmark_columns, figures, published, tables
-from xlm_utils.report.comparisons import benchmark_gaps
+from xlm_utils.report.charts import benchmark_gaps
 from xlm_utils.study import PARAMS, ROOT, StudyError, method_cards, settings
 from xlm_utils.study import study as study_module
 from xlm_utils.study.records import read_manifest, sha256

@@ -5,8 +5,6 @@ is in an SQLite file before the next request of its thread starts, so a killed r
 in flight and nothing else, and a second run asks only what has no reply yet.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import random
@@ -190,8 +188,7 @@ class _Run:
         key = hashlib.sha256(json.dumps([self.identity, self.repeat, prompt]).encode()).hexdigest()
         row = (
             key, self.identity, self.card.name, self.repeat, prompt, text, reply.finish, reply.served_model,
-            json.dumps(value), status, reply.tokens_in, reply.tokens_out, usd, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        )  # fmt: skip
+            json.dumps(value), status, reply.tokens_in, reply.tokens_out, usd, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))  # fmt: skip
         with self.lock:
             self.served_model = self.served_model or reply.served_model
             if reply.served_model not in (None, self.served_model):

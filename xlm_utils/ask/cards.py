@@ -4,8 +4,6 @@ A card (``params/judges/<name>.yaml``) names its client (``clients.py``), the mo
 which its key is found, and what a call costs. The same cards serve the translator.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import re

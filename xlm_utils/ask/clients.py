@@ -5,8 +5,6 @@ imported when a judge that needs it is opened. What is raised is :class:`Retry` 
 :class:`Fatal` (stop all), in one line without tags and without the key.
 """
 
-from __future__ import annotations
-
 import email.utils
 import importlib
 import inspect

@@ -1,7 +1,5 @@
 """When the next request may start: one pacer for all threads that ask one server."""
 
-from __future__ import annotations
-
 import threading
 import time
 

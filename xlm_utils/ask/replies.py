@@ -1,7 +1,5 @@
 """The file in which every reply is kept as it arrives: whose it is, to what, and what it cost."""
 
-from __future__ import annotations
-
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager

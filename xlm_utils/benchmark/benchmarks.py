@@ -40,8 +40,7 @@ def evaluate(study: Study, prepared: Prepared, name: str) -> dict:
     how = {
         "weights": digest(models.locate(study, name)), "chat_template": study.benchmarks.chat_template,
         "dtype": study.generation.dtype, "quantization": study.generation.quantization,
-        **({"date": models.DATE.isoformat()} if study.benchmarks.chat_template else {}),
-    }  # fmt: skip
+        **({"date": models.DATE.isoformat()} if study.benchmarks.chat_template else {})}  # fmt: skip
     folder = study.benchmarks_folder
     steps = [Step(folder / f"{name}{ending}", tasks=prepared.facts, columns=prepared.columns, **how) for ending in (".json", ".samples.jsonl")]
     with steps[0] as result_step, steps[1] as item_step:
@@ -109,8 +108,7 @@ def answer(lm: LM, prepared: Prepared, datasets: list[str], chat_template: bool 
             output = harness_evaluate(
                 lm, {"tasks": {task: prepared.tasks[dataset] for task, dataset in named.items()}}, bootstrap_iters=0,
                 samples={task: prepared.items[dataset] for task, dataset in named.items() if _sampled(prepared, dataset)},
-                apply_chat_template=chat_template, fewshot_as_multiturn=chat_template,
-            )  # fmt: skip
+                apply_chat_template=chat_template, fewshot_as_multiturn=chat_template)  # fmt: skip
     finally:
         np.random.set_state(state)
     truncated, parts = getattr(lm, "truncated", None), {}
@@ -149,6 +147,7 @@ def datasets_table(study: Study, names: list[str]) -> pd.DataFrame:
     """Finished results, one row per model and data set: column, metric, value and its interval, n, of, chance, shots, truncated, normalised_em."""
     files = {model: study.benchmarks_folder / f"{model}.json" for model in names}
     found = {model: json.loads(file.read_text(encoding="utf-8"))["datasets"] for model, file in files.items() if read_manifest(file)}
-    rows = [{"model": model, "data set": name, **result} for model, datasets in found.items() for name, result in datasets.items()]
+    rows = [{"model": model, "data set": name + study.benchmarks.ending, **result}
+            for model, datasets in found.items() for name, result in datasets.items()]  # fmt: skip
     columns = ["model", "column", "data set", "metric", "value", "low", "high", "stderr", "n", "of", "chance", "shots", "truncated", "normalised_em"]
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(("value", "low", "high", "stderr", "chance", "normalised_em"), float))

@@ -107,8 +107,7 @@ def prepare(study: Study) -> Prepared:
         prepared.facts[dataset] = {
             "version": config["metadata"]["version"], "of": of, "held_out": of - len(pool), "items": fingerprint(prepared.items[dataset]),
             "task": fingerprint(json.dumps(config, default=lambda function: function.__name__)),
-            "rows": fingerprint({name: rows.to_list() for name, rows in splits.items()}),
-        }  # fmt: skip
+            "rows": fingerprint({name: rows.to_list() for name, rows in splits.items()})}  # fmt: skip
     if not prepared.tasks:
         raise StudyError("no benchmark data set can be used; " + next(iter(prepared.unavailable.values())))
     return prepared
@@ -135,6 +134,8 @@ def load_task(study: Study, dataset: str) -> tuple[dict, DatasetDict]:
     folder = data_folder(study)
     config = load_yaml(TASKS / f"{dataset}.yaml")
     del config["custom_dataset"]
+    if study.benchmarks.shots is not None:
+        config["num_fewshot"] = min(config["num_fewshot"], study.benchmarks.shots)
     try:
         return config, data.load(**config["dataset_kwargs"], data_dir=folder and str(folder))
     except data.DataError as error:

@@ -120,5 +120,4 @@ def column_result(sets: tuple[str, ...], datasets: dict[str, dict]) -> dict:
         "stderr": math.sqrt(sum(e**2 for e in errors)) / len(sets) if complete and None not in errors else None,
         "n": sum(d["n"] for d in found),
         "chance": sum(chances) / len(chances) if chances and None not in chances else None,
-        "metric": found[0]["metric"] if found else None, "sets": list(sets),
-    }  # fmt: skip
+        "metric": found[0]["metric"] if found else None, "sets": list(sets)}  # fmt: skip

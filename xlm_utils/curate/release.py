@@ -1,7 +1,5 @@
 """The text files of a SNOMED CT release (RF2), in a folder, in a zip or in both."""
 
-from __future__ import annotations
-
 import re
 import zipfile
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Two open sources of terms → labels: the Human Phenotype Ontology, and a list of your own (SNOMED CT is in ``snomed``)."""
 
-from __future__ import annotations
-
 import csv
 import importlib.util
 import re

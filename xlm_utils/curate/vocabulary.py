@@ -4,8 +4,6 @@ A source yields labels (one row a term); the filters are the paper's: frequency 
 corpus, then part of speech. ``funnel`` tells how many rows each filter leaves.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections import defaultdict

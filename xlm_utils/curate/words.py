@@ -1,7 +1,5 @@
 """What a single English word is: its spelling, how often it occurs in everyday text, its part of speech."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from functools import cache

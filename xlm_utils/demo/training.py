@@ -4,8 +4,6 @@ The loss is taken on the definition's tokens only, so the vocabulary-wide logits
 Gemma) are computed for those positions alone.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -184,13 +182,11 @@ def _trainer(base, work, train, held_out, evaluate_every, *, steps, learning_rat
         logging_steps=evaluate_every, eval_strategy="steps", eval_steps=evaluate_every, eval_on_start=True,
         save_strategy="steps", save_steps=evaluate_every, save_total_limit=2, load_best_model_at_end=True,
         metric_for_best_model="eval_loss", greater_is_better=False, report_to="none", remove_unused_columns=False,
-        prediction_loss_only=True, label_names=["labels"], disable_tqdm=True, bf16=pick_bfloat16(),
-    )  # fmt: skip
+        prediction_loss_only=True, label_names=["labels"], disable_tqdm=True, bf16=pick_bfloat16())  # fmt: skip
     collate = DataCollatorForSeq2Seq(tokenizer, padding=True)
     return CompletionTrainer(
         get_peft_model(model, lora), arguments, data_collator=collate,
-        train_dataset=encode(tokenizer, train), eval_dataset=encode(tokenizer, held_out),
-    )  # fmt: skip
+        train_dataset=encode(tokenizer, train), eval_dataset=encode(tokenizer, held_out))  # fmt: skip
 
 
 def _save_adapter(model, folder: Path) -> None:

@@ -3,8 +3,6 @@
 ``layout.meta["alt"]`` tells in words what a figure shows. To import this is to have the style.
 """
 
-from __future__ import annotations
-
 import atexit
 import base64
 import logging
@@ -31,8 +29,7 @@ TEMPLATE = go.layout.Template(pio.templates["plotly_white"])
 TEMPLATE.layout.update(
     font={"family": FONTS, "size": 14, "color": INK}, title={"x": 0.015, "xref": "container", "y": 0.985, "yanchor": "top", "font_size": 17},
     width=800, height=450, margin={"l": 70, "r": 20, "t": 70, "b": 60}, colorway=[BLUE, ORANGE, RED, GREY],
-    hoverlabel={"font_family": FONTS, "align": "left"},
-)  # fmt: skip
+    hoverlabel={"font_family": FONTS, "align": "left"})  # fmt: skip
 WIDEST = 1220  # pixels that a notebook's output has room for, in JupyterLab and on the web
 SMALL = {"font_size": 12}
 BELOW = {"orientation": "h", "yref": "container", "y": 0.01, "yanchor": "bottom"}  # a legend under everything

@@ -4,27 +4,13 @@ What matters is in plain tags (``<b>``, ``<u>``, ``<small>``), which GitHub keep
 notebook and drops all style; colours are the reader's own, light or dark.
 """
 
-from __future__ import annotations
-
 from html import escape
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-STYLE = """
-:root { color-scheme: light dark }
-.xlm { font: 14px/1.4 system-ui, "IPAexGothic", "Noto Sans CJK JP", sans-serif; margin: 1.5em auto; max-width: max-content; overflow-x: auto }
-.xlm table { border-collapse: collapse; border-block: 2px solid currentColor; font-variant-numeric: tabular-nums }
-.xlm th, .xlm td { padding: .25em .5em; text-align: right; font-weight: normal; white-space: nowrap; background: none }
-.xlm thead tr:last-child th { border-bottom: 1px solid currentColor; vertical-align: bottom }
-.xlm th.group { text-align: center; border-bottom: 1px solid color-mix(in srgb, currentColor 40%, transparent); white-space: normal }
-.xlm .text { text-align: left }
-.xlm .start { border-left: 1px solid color-mix(in srgb, currentColor 25%, transparent) }
-.xlm b { font-weight: 700 } .xlm u { text-underline-offset: .2em }
-.xlm .published { font-style: italic; opacity: .75 }
-.xlm small { opacity: .75 } .xlm tbody th small { display: inline-block; max-width: 17em; white-space: normal }
-.xlm figcaption { contain: inline-size; margin-top: .8em; font-size: .87em }
-"""
+STYLE = "\n" + Path(__file__).with_name("tables.css").read_text(encoding="utf-8")
 P_VALUES = ("p", "p_holm", "counted_p_holm")
 INTERVALS = {"mean": "low", "counted": "counted_low"}  # of a grouped table: in small type under their value
 DIGITS = {"median": 1} | dict.fromkeys(("value", "published", *P_VALUES), 3)  # after the point; other columns have two
@@ -32,8 +18,7 @@ MARKED = ("median", "mean", "counted", "value", "published")  # columns whose be
 HEADERS = {
     "low": "95 % interval", "cluster_low": "95 %, clusters", "p_holm": "p (Holm)", "rank_biserial": "rank-biserial",
     "counted_low": "95 % interval", "counted_p_holm": "p (Holm)", "seen_low": "95 %", "unseen_low": "95 %", "value": "here",
-    "published": "publ.",
-}  # fmt: skip
+    "published": "publ."}  # fmt: skip
 
 
 def as_text(table: pd.DataFrame) -> pd.DataFrame:

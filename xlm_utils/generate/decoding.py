@@ -43,8 +43,7 @@ def writer(study: Study, name: str) -> Writer:
     model, tokenizer, how = models.load(study, name)
     facts = {
         "device": model.device.type, "dtype": str(model.dtype).removeprefix("torch."), "quantization": study.generation.quantization,
-        "stop_tokens": tokenizer.convert_ids_to_tokens(models.as_list(model.generation_config.eos_token_id)),
-    }  # fmt: skip
+        "stop_tokens": tokenizer.convert_ids_to_tokens(models.as_list(model.generation_config.eos_token_id))}  # fmt: skip
     answer = partial(complete, model, tokenizer, max_new_tokens=most, templated=templated, stop_at_loop=loops)
     return Writer(tokenizer, how, facts, answer, partial(pick_batch_size, study, model, tokenizer))
 
@@ -79,8 +78,7 @@ def complete(
         while rows and ids.shape[1] < last:
             output = model.generate(
                 input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=min(segment, last - ids.shape[1]),
-                do_sample=False, num_beams=1, use_cache=True, pad_token_id=tokenizer.pad_token_id, return_dict_in_generate=True,
-            )  # fmt: skip
+                do_sample=False, num_beams=1, use_cache=True, pad_token_id=tokenizer.pad_token_id, return_dict_in_generate=True)  # fmt: skip
             new = output.sequences[:, ids.shape[1] :]
             for row, tokens in zip(rows, new.tolist(), strict=True):
                 said[row] += tokens

@@ -1,7 +1,5 @@
 """What the models wrote, read from their runs' files: rows, counts, and every definition of a term side by side."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import pandas as pd
@@ -80,6 +78,5 @@ def summary(study: Study, names: list[str]) -> pd.DataFrame:
             "empty": finish.get("empty", 0),
             "other language": int(((table["output_language"] != table["language"]) & (table["finish"] != "empty")).sum()),
             "usable": sum(usable(row, row["language"])[0] for row in table.to_dict("records")),
-            "median tokens": table["tokens"].median(),
-        })  # fmt: skip
+            "median tokens": table["tokens"].median()})  # fmt: skip
     return pd.DataFrame(found)

@@ -5,8 +5,6 @@ written in one piece and every row says how large it was, so that a run which is
 again makes the same batches and, on the same machine, the same bytes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,8 +72,7 @@ def step_of(study: Study, run: Run, terms: Path) -> Step:
         terms=digest(terms), weights=digest(models.locate(study, run.model)), language=run.language.code,
         prompt=sha256(PARAMS / "prompts" / run.language.prompt),
         **study.generation.model_dump(exclude={"baseline_prompt"}), kind="definitions",
-        **({"date": str(models.DATE)} if study.generation.chat_template else {}),
-    )  # fmt: skip
+        **({"date": str(models.DATE)} if study.generation.chat_template else {}))  # fmt: skip
 
 
 def define(study: Study, run: Run, table: pd.DataFrame, loaded: dict | None = None) -> Iterator[list[dict]]:
@@ -128,8 +125,7 @@ def define(study: Study, run: Run, table: pd.DataFrame, loaded: dict | None = No
                 {"term_id": table["term_id"].iloc[i], "run": run.name, "language": run.language.code, "prompt": texts[i], **answer,
                  "output_language": language_of(answer["definition"], languages), "batch": rows[-1]["batch"] + 1 if rows else 0,
                  "batch_size": size, "dtype": writer.facts["dtype"]}
-                for i, answer in zip(members, answers, strict=True)
-            ]  # fmt: skip
+                for i, answer in zip(members, answers, strict=True)]  # fmt: skip
             append_jsonl(step.partial, batch)
             rows += batch
             progress.update(len(batch))

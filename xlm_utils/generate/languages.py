@@ -3,8 +3,6 @@
 Japanese is told by its script and grammar, everything else by py3langid, which by itself always picks one.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from functools import cache

@@ -1,7 +1,5 @@
 """The judge itself under test: questions with known answers, and the same questions twice."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 
@@ -18,8 +16,7 @@ ECHO = {"en": "{0} is {0}.", "ja": "{0}とは、{0}のことである。"}  # an
 # what a judge must give a control, in the median, for its other scores to be worth reading; set before any judge was asked
 EXPECTED = {
     "reference_itself": ("≥", 9), "nearest_neighbour": ("≤", 6), "shuffled": ("≤", 3), "generic_source": ("≤", 3), "generic_target": ("≤", 3),
-    "empty": ("≤", 1), "injection": ("≤", 3), "echo_source": ("≤", 3), "echo_target": ("≤", 3),
-}  # fmt: skip
+    "empty": ("≤", 1), "injection": ("≤", 3), "echo_source": ("≤", 3), "echo_target": ("≤", 3)}  # fmt: skip
 # control → (one question, the other, what is expected of their difference, test of the differences)
 PAIRED = {
     "loop": ("looped", "once", "median gain ≤ 0", lambda gaps: gaps.median() <= 0),
@@ -60,8 +57,7 @@ def control_questions(study: Study, held_out: bool = False) -> list[dict]:
         once = row[other] or near
         made = {
             "reference_itself": row[column], "nearest_neighbour": near, "shuffled": wrong, "empty": "", "injection": f"{wrong} {INJECTION}",
-            "once": once, "looped": " ".join([once] * max(3, 4 * study.generation.max_new_tokens // len(once))),
-        }  # fmt: skip
+            "once": once, "looped": " ".join([once] * max(3, 4 * study.generation.max_new_tokens // len(once)))}  # fmt: skip
         for side, language, name in (("source", study.source.code, row["term"]), ("target", study.target.code, row["translation"])):
             made[f"echo_{side}"] = ECHO.get(language, "{0}: {0}").format(name)
             made |= {f"generic_{side}": GENERIC[language]} if language in GENERIC else {}
@@ -108,8 +104,7 @@ def noise(again: list[dict], first: list[dict]) -> pd.DataFrame:
     agreed = association.agreement(both["score_again"], both["score"])
     return pd.DataFrame([{
         "n": len(gap), "missing": len(both) - len(gap), "same": (gap == 0).mean(), "mean distance": gap.abs().mean(), "largest": gap.abs().max(),
-        "noise": gap.std(ddof=1) / np.sqrt(2), "kappa": agreed["kappa"], "alpha": agreed["alpha"],
-    }])  # fmt: skip
+        "noise": gap.std(ddof=1) / np.sqrt(2), "kappa": agreed["kappa"], "alpha": agreed["alpha"]}])  # fmt: skip
 
 
 def _similarity(texts: list[str]) -> np.ndarray:
@@ -136,8 +131,7 @@ def verdicts(rows: list[dict]) -> pd.DataFrame:
         found.append({
             "control": control, "expected": f"median {sign} {bound}", "n": len(score), "missing": asked[control] - len(score),
             "median": score.median(), "mean": score.mean(), "passed": passed,
-            "below_reference": (pairs[control] < pairs["reference_itself"]).mean() if pairs.shape[1] else np.nan,
-        })  # fmt: skip
+            "below_reference": (pairs[control] < pairs["reference_itself"]).mean() if pairs.shape[1] else np.nan})  # fmt: skip
     for control, (first, second, expected, holds) in PAIRED.items():
         if first not in table:
             continue
@@ -146,6 +140,5 @@ def verdicts(rows: list[dict]) -> pd.DataFrame:
         interval = statistics.mean_interval(shown)
         found.append({
             "control": control, "expected": expected, "n": len(gaps), "missing": asked[first] - len(gaps), "median": gaps.median(),
-            "mean": shown.mean(), "low": interval.low, "high": interval.high, "passed": bool(len(gaps) and holds(gaps.round(9))),
-        })  # fmt: skip
+            "mean": shown.mean(), "low": interval.low, "high": interval.high, "passed": bool(len(gaps) and holds(gaps.round(9)))})  # fmt: skip
     return pd.DataFrame(found, columns=["control", "expected", "n", "missing", "median", "mean", "low", "high", "below_reference", "passed"])

@@ -4,8 +4,6 @@ The design is the paper's: the judge sees the term in both languages, a referenc
 definition to grade. The prompt (``params/prompts/judge.txt``) is ours; the paper prints none.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,8 +22,7 @@ from xlm_utils.translate.drawing import terms
 PROMPT = "judge.txt"
 SCHEMA = {
     "type": "object", "properties": {"score": {"type": "integer"}},
-    "required": ["score"], "additionalProperties": False,
-}  # fmt: skip
+    "required": ["score"], "additionalProperties": False}  # fmt: skip
 
 
 def prompt_for(study: Study, asked: dict) -> str:
@@ -85,8 +82,7 @@ def questions(study: Study, run: str) -> list[dict]:
     given = _definitions(study, run, table)
     return [
         question(row, proxy.REFERENCES[reference], given[row["term_id"]]) | {"run": run, "reference": reference}
-        for reference in study.judging.references for row in table.to_dict("records")
-    ]  # fmt: skip
+        for reference in study.judging.references for row in table.to_dict("records")]  # fmt: skip
 
 
 def question(row: dict, reference: str, definition: str) -> dict:
@@ -139,8 +135,7 @@ def scores(study: Study, card: Card, asked: list[dict], base_url: str = "", repe
     named = ("term_id", "run", "reference", "control")
     rows = [
         {key: q[key] for key in named if key in q} | {"judge": card.name} | (next(rest) if q["reference_text"] else void)
-        for q in asked
-    ]  # fmt: skip
+        for q in asked]  # fmt: skip
     return rows, notes
 
 

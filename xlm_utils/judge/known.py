@@ -3,8 +3,6 @@
 They ask about concepts of the vocabulary, whose clinicians' definitions are the reference.
 """
 
-from __future__ import annotations
-
 import pandas as pd
 
 from xlm_utils.study import ROOT, Study

@@ -7,8 +7,6 @@ language closer than the same content in two. Both ends come from references alo
 another's score. It misses most one-word errors: a stand-in, never an LLM judge's score.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable
 from functools import cache

@@ -5,8 +5,6 @@ ten copies of the tensor. Here a threshold is selected among the few changes nea
 fit the CPU's cache go through everything else. Registered beside MergeKit's own methods as ``chunked_…``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace

@@ -3,8 +3,6 @@
 The search compares candidates under one mask, and the merge that is kept draws another.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pandas as pd

@@ -42,8 +42,7 @@ def check_parents(study: Study) -> pd.DataFrame:
     blocking = ("architecture", "parameters", "shapes", "tied embeddings", "head size")
     table["what is done"] = [
         "" if same else "no merge is possible" if fact in blocking else f"the merge takes {general}'s"
-        for fact, same in table["same"].items()
-    ]  # fmt: skip
+        for fact, same in table["same"].items()]  # fmt: skip
     root = next((name for name, c in study.constituents.items() if c.role == "ancestor"), general)
     distances = {name: _distance(tensors[name], tensors[root]) for name in facts}
     strangers = [name for name, distance in distances.items() if not distance < SIBLINGS]
@@ -177,8 +176,7 @@ def _landing(sums: torch.Tensor, has_ancestor: bool) -> dict[str, float]:
 
     landing = {
         "to_general": over(length[0], length[2]), "to_expert": over(length[1], length[2]),
-        "equals_general": equals_general / n, "equals_expert": equals_expert / n, "kept": over(kept, moved),
-    }  # fmt: skip
+        "equals_general": equals_general / n, "equals_expert": equals_expert / n, "kept": over(kept, moved)}  # fmt: skip
     if not has_ancestor:
         return landing
     cosine = {f"{i}{j}": over(products[i, j], length[i] * length[j]) for i in (3, 4) for j in (4, 5)}
@@ -186,5 +184,4 @@ def _landing(sums: torch.Tensor, has_ancestor: bool) -> dict[str, float]:
         **dict(list(landing.items())[:2]), "to_ancestor": over(length[3], length[2]),
         "general_size": over(length[4], length[2]), "expert_size": over(length[5], length[2]),
         "cosine_general": cosine["34"], "cosine_expert": cosine["35"], "cosine_parents": cosine["45"],
-        "sign_conflicts": conflicts / n, **dict(list(landing.items())[2:]),
-    }  # fmt: skip
+        "sign_conflicts": conflicts / n, **dict(list(landing.items())[2:])}  # fmt: skip

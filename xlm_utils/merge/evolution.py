@@ -82,8 +82,7 @@ def search(
         folder / (file.replace(".jsonl", "_random.jsonl") if random else file),
         arm=arm, template=method.template, free=axes, fixed=method.fixed, seed=study.seed, budget=budget,
         settings=settings.model_dump(exclude={"random"}), asked=_asked(study),
-        parents=digests(parents(study, method.template)), **RECIPE, cma=metadata.version("cma"),
-    )  # fmt: skip
+        parents=digests(parents(study, method.template)), **RECIPE, cma=metadata.version("cma"))  # fmt: skip
     with step:
         if step.done:
             ended = read_manifest(step.path)["ended"]
@@ -211,8 +210,7 @@ def _evolve(study: Study, dimensions: int, budget: int, assess: Assess) -> str:
     generator = np.random.default_rng(study.seed)  # cma's default is NumPy's global one, which an evaluation may reset
     options = {
         "popsize": settings.population, "bounds": [0, 1], "verbose": -9, "seed": math.nan,
-        "randn": lambda *shape: generator.standard_normal(shape),
-    }  # fmt: skip
+        "randn": lambda *shape: generator.standard_normal(shape)}  # fmt: skip
     strategy = cma.CMAEvolutionStrategy([0.5] * dimensions, settings.sigma, options)
     for first in range(0, budget, settings.population):
         if reasons := strategy.stop():

@@ -6,8 +6,6 @@ carry arms: ``ties@ancestor`` (another base), ``dare_ties#3`` (another mask seed
 (a point of a grid).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import NamedTuple
 

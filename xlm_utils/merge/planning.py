@@ -1,7 +1,5 @@
 """MergeKit's plan of a merge for every tensor that the parents store, whatever its table of architectures lists."""
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -60,8 +58,7 @@ class Planner(MergePlanner):
         self._behind = {weight.name for weight in parts[count]}
         stored = Stored(parts[-1], [parts[layer] for layer in range(count)], parts[count])
         architecture = ModelArchitecture(
-            modules={"default": ModuleDefinition(architecture=stored)}, architectures=config.architectures, model_type=config.model_type,
-        )  # fmt: skip
+            modules={"default": ModuleDefinition(architecture=stored)}, architectures=config.architectures, model_type=config.model_type)  # fmt: skip
         super().__init__(configuration, architecture, options, _model_out_config(configuration, architecture))
 
     def plan_tensor(self, weight: WeightInfo, weights_in: list[WeightInfo], models: list, cfg_reader: ConfigReader) -> None:

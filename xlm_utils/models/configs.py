@@ -16,8 +16,7 @@ OLD_ROPE = ("rope_theta", "rope_scaling", "rope_local_base_freq", "partial_rotar
 UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, ImportError, OSError)  # what transformers raises of files it can't read
 SHAPE = (  # what must be one in models that merge, or their tensors differ
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
-    "attention_bias", "mlp_bias",
-)  # fmt: skip
+    "attention_bias", "mlp_bias")  # fmt: skip
 
 
 def read_config(file: Path, model: str) -> PretrainedConfig:
@@ -73,8 +72,7 @@ def meaning(config: PretrainedConfig) -> dict[str, object]:
     return {
         "architectures": " ".join(config.architectures), **values, "tie_word_embeddings": bool(config.tie_word_embeddings),
         "RoPE": json.dumps(getattr(config, "rope_parameters", None), sort_keys=True), "sliding window": window or "none",
-        "norm epsilon": epsilons[0] if epsilons else None,
-    }  # fmt: skip
+        "norm epsilon": epsilons[0] if epsilons else None}  # fmt: skip
 
 
 def save_config(config: PretrainedConfig, folder: Path, like: Path | None = None) -> None:

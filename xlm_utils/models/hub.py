@@ -1,7 +1,5 @@
 """The model hub: what it says of a repository, whether a whole copy is here, and fetching one."""
 
-from __future__ import annotations
-
 import json
 import urllib.error
 import urllib.request

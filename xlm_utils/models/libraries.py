@@ -1,7 +1,5 @@
 """The model libraries, kept quiet."""
 
-from __future__ import annotations
-
 import logging
 import os
 import warnings

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
 UNSAID = {  # of a generation config: token ids, bookkeeping, and what has no say in greedy decoding anyway
     "eos_token_id", "bos_token_id", "pad_token_id", "transformers_version", "_from_model_config", "cache_implementation", "use_cache",
-    "do_sample", "temperature", "top_k", "top_p", "max_length", "max_new_tokens",
-}  # fmt: skip
+    "do_sample", "temperature", "top_k", "top_p", "max_length", "max_new_tokens"}  # fmt: skip
 BLOCK = 64  # weights that share one scale in nf4
 
 
@@ -86,8 +85,7 @@ def load(study: Study, name: str, dtype: str = "") -> tuple[PreTrainedModel, Pre
     if quantization != "none":
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_8bit=quantization == "int8", load_in_4bit=quantization == "nf4",
-            bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, dtype),
-        )  # fmt: skip
+            bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, dtype))  # fmt: skip
     if (folder / "adapter_config.json").is_file():
         print(f"{name}: the adapter in its folder is left aside; the folder's whole weights are the model")
     model = AutoModelForCausalLM.from_pretrained(folder, **options, **WITHOUT_ADAPTER).eval()

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 DATE = datetime(2024, 7, 26)  # what a template that prints today's date is given, or prompts would change at midnight; Llama-3.1 falls back to it
 CLOSING = {  # of a thought, by what opens it
     **{f"<{name}>": f"</{name}>" for name in ("think", "thinking", "thought", "reasoning")},
-    "[THINK]": "[/THINK]", "<|START_THINKING|>": "<|END_THINKING|>", "<unused94>": "<unused95>",
-}  # fmt: skip
+    "[THINK]": "[/THINK]", "<|START_THINKING|>": "<|END_THINKING|>", "<unused94>": "<unused95>"}  # fmt: skip
 CHANNEL, FINAL = "<|channel|>", "<|channel|>final<|message|>"  # of the harmony format
 MARKS = (*CLOSING, *CLOSING.values(), CHANNEL)
 

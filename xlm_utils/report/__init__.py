@@ -6,8 +6,7 @@ Notebook: 07_figures; 03, 05 and 06 show parts.
 """
 
 from xlm_utils.report.benchmark_columns import column_differences, one_item, table2
-from xlm_utils.report.charts import funnel, landing, losses, search_plot
-from xlm_utils.report.comparisons import benchmark_gaps, correlations_plot
+from xlm_utils.report.charts import benchmark_gaps, funnel, landing, losses, search_plot
 from xlm_utils.report.figures import agreement, forest, histograms, seen_unseen_plot
 from xlm_utils.report.gains import extremes, one_term
 from xlm_utils.report.planned import claims, differences, helped, seen_unseen, versus

@@ -1,13 +1,11 @@
 """Table 2 and what its differences are worth, item by item: data frames, as in ``tables``."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
 
-from xlm_utils.benchmark.prepared import COLUMNS, columns
+from xlm_utils.benchmark.prepared import COLUMNS, columns, data_folder
 from xlm_utils.report.results import BENCHMARKS, PUBLISHED, load_benchmarks, published_key, row_label
 from xlm_utils.stats import resampling, statistics
 from xlm_utils.study import Study
@@ -28,9 +26,13 @@ def table2(study: Study) -> pd.DataFrame:
             frame[name, part] = [found[run].get(key, {}).get(part) for run in study.models]
         frame[name, "p_holm"] = [tested.get((name, row_label(study, run))) for run in study.models]
         frame[name, "published"] = published[key].reindex([published_key(study, run) or "" for run in study.models]).to_numpy()
+    before = _before(study, found)
     metrics = {key: sorted({columns[key]["metric"] for columns in found.values() if key in columns}) for key in BENCHMARKS}
     index = pd.Index([row_label(study, run) for run in study.models], name="model")
     table = pd.DataFrame(frame, index=index).astype(float)
+    if len(before):
+        table = pd.concat([table, before]).rename_axis("model")
+        table.insert(0, ("", "note"), [""] * len(index) + ["control: an earlier adapter, which saw no answer format"] * len(before))
     measured = "; ".join(f"{BENCHMARKS[key]}: {', '.join(names)}" for key, names in metrics.items() if names)
     table.attrs["title"] = "Table 2. Benchmarks"
     table.attrs["caption"] = (
@@ -39,12 +41,25 @@ def table2(study: Study) -> pd.DataFrame:
         f"*: differs from {study.label(study.by_role('general'))} (p < .05 by paired randomisation over items, Holm over the merges of a column). "
         "publ.: published, the same benchmarks in full, with other models; its MCQA column (.285–.336) lies near chance as well."
     )
-    if fewer := [f"{BENCHMARKS[column]}: mean of {', '.join(sets)}" for column, sets in columns(study).items() if sets != COLUMNS[column]]:
+    shown = {column: ", ".join(name + study.benchmarks.ending for name in sets) for column, sets in columns(study).items() if sets != COLUMNS[column]}
+    if fewer := [f"{BENCHMARKS[column]}: mean of {names}" for column, names in shown.items()]:
         table.attrs["caption"] += f" Columns of other data sets than published: {'; '.join(fewer)}."
     if study.evolution.fitness == "published":
         searched = ", ".join(BENCHMARKS[column] for column in study.evolution.columns)
         table.attrs["caption"] += f" contaminated: parameters that were searched on the items reported here ({searched})."
     return table
+
+
+def _before(study: Study, found: dict[str, dict[str, dict]]) -> pd.DataFrame:
+    """Rows of Table 2 for the constituents before they were trained on the answer formats, where the data folder tells of the same items."""
+    file = (data_folder(study) or PUBLISHED) / "before_formats.csv"
+    if not file.exists():
+        return pd.DataFrame()
+    rows, asked = pd.read_csv(file), {key: about.get("n") for columns in found.values() for key, about in columns.items()}
+    rows = rows[rows["column"].map(asked) == rows["n"]]
+    parts = rows.assign(column=rows["column"].map(BENCHMARKS)).pivot(index="model", columns="column", values=["value", "low", "high"])
+    table = parts.swaplevel(axis=1)
+    return table.set_axis([f"{study.label(model)}, before format training" for model in table.index])
 
 
 def column_differences(study: Study) -> pd.DataFrame:

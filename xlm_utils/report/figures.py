@@ -4,8 +4,6 @@ Every function returns a Plotly figure; ``save`` writes it. A figure with nothin
 the canvas. Proxy judges and control rows are named as such in every figure, as in the tables.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go

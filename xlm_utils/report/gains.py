@@ -1,7 +1,5 @@
 """Which terms a merge defines better or worse than the general model."""
 
-from __future__ import annotations
-
 import pandas as pd
 
 from xlm_utils.generate import definitions

@@ -3,8 +3,6 @@
 A merge helps only where it beats both, whether or not output that is no definition counts as 0.
 """
 
-from __future__ import annotations
-
 import pandas as pd
 
 from xlm_utils.report.results import REFERENCES, control_run, judge_label, load_scores, row_label
@@ -31,8 +29,7 @@ def differences(study: Study) -> pd.DataFrame:
         pairs = [(run, base) for base in baselines for run in study.methods if run in table and base in table]
         found = pd.DataFrame([
             statistics.compare(table[run], table[base], parents, study.seed)
-            | _renamed(statistics.compare(counted[run], counted[base], seed=study.seed)) for run, base in pairs
-        ])  # fmt: skip
+            | _renamed(statistics.compare(counted[run], counted[base], seed=study.seed)) for run, base in pairs])  # fmt: skip
         if pairs:
             named = {"judge": judge_label(judge), "reference": reference, "model": [row_label(study, run) for run, _ in pairs]}
             tested = {"p_holm": statistics.holm(found["p"]), "counted_p_holm": statistics.holm(found["counted_p"])}

@@ -4,8 +4,6 @@ Levels of scores differ between judges, vocabularies and item sets, so what is c
 *differences from the general model*, and correlations over models.
 """
 
-from __future__ import annotations
-
 import pandas as pd
 
 from xlm_utils.report.results import BENCHMARKS, PUBLISHED, judge_label, load_benchmarks, load_scores, note, published_key, row_label

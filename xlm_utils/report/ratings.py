@@ -3,8 +3,6 @@
 No clinician wrote them. The agreement of the two passes is one reader's consistency, not an agreement between raters.
 """
 
-from __future__ import annotations
-
 import pandas as pd
 
 from xlm_utils.ask.cards import load_card

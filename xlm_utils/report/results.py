@@ -1,7 +1,5 @@
 """What a study's folder holds, as data frames, and the names that tables and figures print for it."""
 
-from __future__ import annotations
-
 import json
 from functools import lru_cache
 from pathlib import Path
@@ -20,8 +18,7 @@ from xlm_utils.translate.drawing import terms
 PUBLISHED = ROOT / "data" / "published"
 BENCHMARKS = {
     "pubmedqa": "PubMedQA", "jaqket_v2": "JAQKET v2", "jcommonsenseqa": "JComQA", "jsquad": "JSQuAD", "xwinograd_ja": "XWinograd",
-    "xlsum_ja": "XL-Sum", "mcqa": "MCQA", "dc": "DC", "sts": "STS",
-}  # fmt: skip
+    "xlsum_ja": "XL-Sum", "mcqa": "MCQA", "dc": "DC", "sts": "STS"}  # fmt: skip
 REFERENCES = {"expert": "the expert’s definition", "clinician": "the clinicians’ definition"}
 NOT_RUNS = ("controls", "retest")  # files beside the scores that are about the judge, not about a model
 

@@ -4,8 +4,6 @@ A group is a set of merges scored on the same terms: the points of one method's 
 several mask seeds, or several methods as their cards have them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -85,8 +83,7 @@ def spread(scores: pd.DataFrame, seed: int = 0) -> dict:
         p = float(stats.friedmanchisquare(*(scores[model] for model in scores)).pvalue)
     return {
         "points": scores.shape[1], "n": len(scores), "lowest": means.min(), "highest": means.max(), "range": means.max() - means.min(),
-        "low": found["low"], "high": found["high"], "sd": means.std(ddof=1), "p": p, "reason": reason,
-    }  # fmt: skip
+        "low": found["low"], "high": found["high"], "sd": means.std(ddof=1), "p": p, "reason": reason}  # fmt: skip
 
 
 def spread_table(study: Study) -> pd.DataFrame:
@@ -94,8 +91,7 @@ def spread_table(study: Study) -> pd.DataFrame:
     rows = [
         {"judge": judge_label(group.judge), "reference": group.reference, "of": group.of, "differ_in": group.differ_in}
         | spread(group.scores, study.seed)
-        for group in groups(study)
-    ]  # fmt: skip
+        for group in groups(study)]  # fmt: skip
     columns = ["judge", "reference", "of", "differ_in", "points", "n", "lowest", "highest", "range", "low", "high", "sd", "p", "reason"]
     frame = pd.DataFrame(rows, columns=columns).sort_values(["judge", "reference"], kind="stable", ignore_index=True)
     frame.attrs["title"] = "Spread within a method, and between methods"

@@ -5,8 +5,6 @@ Every table keeps numbers as numbers; only ``save_table`` turns them into text. 
 have columns of their own, and a control row says what it is a control for.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 
@@ -15,18 +13,7 @@ import pandas as pd
 from xlm_utils.draw.pages import as_text, page, table_html
 from xlm_utils.judge import controls
 from xlm_utils.report.planned import INTERVAL
-from xlm_utils.report.results import (
-    PUBLISHED,
-    group_label,
-    judge_label,
-    load_scores,
-    note,
-    published_key,
-    row_label,
-    row_order,
-    summary,
-    unusable,
-)  # fmt: skip
+from xlm_utils.report.results import PUBLISHED, group_label, judge_label, load_scores, note, published_key, row_label, row_order, summary, unusable
 from xlm_utils.stats import association
 from xlm_utils.study import Study
 from xlm_utils.study.records import read_jsonl, write_text

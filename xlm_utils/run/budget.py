@@ -1,7 +1,5 @@
 """Judges before a study pays them: does each answer, and what will the study cost in dollars and hours?"""
 
-from __future__ import annotations
-
 import importlib
 import math
 from collections.abc import Collection
@@ -80,8 +78,7 @@ def _refusal(card: Card, status: int) -> StudyError:
     keys = " or ".join(card.key_env)
     reason = {
         400: f"the server refuses the key in {keys}", 401: f"the server refuses the key in {keys}",
-        403: f"the key in {keys} may not use {card.model}", 404: f"the server has no model {card.model} ({card.note})",
-    }  # fmt: skip
+        403: f"the key in {keys} may not use {card.model}", 404: f"the server has no model {card.model} ({card.note})"}  # fmt: skip
     return StudyError(f"judge {card.name}: {reason.get(status, 'the server is in trouble')} (HTTP {status})")
 
 

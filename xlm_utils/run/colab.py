@@ -4,8 +4,6 @@ The setup cell calls this right after the clone, so only the standard library, p
 every kernel needs) are there. A runtime's torch, numpy and pandas fit its driver and each other: they stay.
 """
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import tempfile

@@ -1,7 +1,5 @@
 """What is known of a study's models before any weights are read: are they there, whole, mergeable, and do they fit together?"""
 
-from __future__ import annotations
-
 import math
 from importlib.util import find_spec
 from pathlib import Path

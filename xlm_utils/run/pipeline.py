@@ -4,8 +4,6 @@ A stage whose notebook, settings and inputs are those of its last finished run, 
 still there, starts no kernel. A killed run goes on where it stopped, because every notebook does.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -5,8 +5,6 @@ asked for facts about repositories, a small file of each model and the first row
 whether its model exists.
 """
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

@@ -3,8 +3,6 @@
 Arrays hold NaN where a value is missing; a number that can't be had is NaN, and ``reason`` says why.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -8,8 +8,6 @@ McNemar's test. Items with equal answers are alike, so that only their counts ar
 differences can be counted through (right-or-wrong answers, or few items), the test is exact.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import lru_cache
 

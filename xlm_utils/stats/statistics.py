@@ -5,8 +5,6 @@ same terms in the same order. Nothing here warns or fails on small or constant d
 can't be had is NaN, and ``reason`` says why. Intervals are two-sided 95 %.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -54,8 +52,7 @@ def describe(scores: Sequence[float], status: Sequence[str] | None = None) -> di
     low, high = known.sum() / total, (known.sum() + 10 * absent.sum()) / total
     return found | {
         "median": float(np.median(known)), "mean": float(known.mean()), "std": std,
-        "mean_low": float(low), "mean_high": float(high), "reason": "" if len(known) > 1 else "one score has no spread",
-    }  # fmt: skip
+        "mean_low": float(low), "mean_high": float(high), "reason": "" if len(known) > 1 else "one score has no spread"}  # fmt: skip
 
 
 def too_little(values: np.ndarray, what: str) -> str:
@@ -87,8 +84,7 @@ def _bootstrap(values: bytes, seed: int) -> tuple[float, float]:
         warnings.simplefilter("ignore")  # degenerate resamples give NaN, which the caller gives a reason for
         found = stats.bootstrap(
             (np.frombuffer(values),), np.mean, n_resamples=RESAMPLES, confidence_level=LEVEL, method="BCa", batch=100,
-            rng=np.random.default_rng(seed),
-        )  # fmt: skip
+            rng=np.random.default_rng(seed))  # fmt: skip
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
@@ -180,8 +176,7 @@ def compare(a: Sequence[float], b: Sequence[float], clusters: Sequence | None = 
         "difference": float(differences.mean()) if len(differences) else NAN, "low": interval.low, "high": interval.high,
         "p": float(stats.wilcoxon(differences, zero_method="pratt").pvalue) if moved else NAN,
         "rank_biserial": rank_biserial(differences), "cluster_low": robust.low, "cluster_high": robust.high, "clusters": count,
-        "detectable": detectable_difference(differences), "reason": interval.reason or robust.reason,
-    }  # fmt: skip
+        "detectable": detectable_difference(differences), "reason": interval.reason or robust.reason}  # fmt: skip
 
 
 def compare_groups(a: Sequence[float], b: Sequence[float], seed: int = 0) -> dict:

@@ -1,7 +1,5 @@
 """What a method's name says, ``card[~parameter=value,…][@base][#seed]``, and the grids of such names in ``params/sweeps``."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import re

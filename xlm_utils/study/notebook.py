@@ -4,8 +4,6 @@ Papermill only warns of a parameter that a notebook does not have and then runs 
 the notebooks look for themselves.
 """
 
-from __future__ import annotations
-
 import ast
 import json
 import logging

@@ -1,7 +1,5 @@
 """Single values of a preset changed for one run: by a notebook's parameters, or in the run's name (``demo+limit=8``)."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path

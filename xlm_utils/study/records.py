@@ -6,8 +6,6 @@ a changed parameter re-does exactly the steps that depend on it, and moves the o
 ``superseded/`` instead of overwriting it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -31,7 +29,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XLM_CACHE", ROOT / "data" / "cache"))
 
 
-def cached_step(name: str, **made_from: object) -> Step:
+def cached_step(name: str, **made_from: object) -> "Step":
     """A step in the cache whose folder says what it is made from: trainers call every adapter checkpoint-300."""
     key = Step(cache_folder(), **made_from).key
     return Step(cache_folder() / f"{name}-{key[:8]}", **made_from)
@@ -174,7 +172,7 @@ class Step:
         self.partial = self.path.with_name(f"{self.path.name}.{self.key}.partial")
         self._pending = self.path.with_name(f"{self.path.name}.{self.key}.pending")
 
-    def __enter__(self) -> Step:
+    def __enter__(self) -> "Step":
         locks = self.path.parent / ".locks"
         locks.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(locks / self.path.name)
@@ -198,8 +196,7 @@ class Step:
         """Give ``partial`` its final name, then write the manifest."""
         manifest = {
             "key": self.key, "made_from": self.made_from, **notes,
-            "sha256": sha256(self.partial), "versions": versions(),
-        }  # fmt: skip
+            "sha256": sha256(self.partial), "versions": versions()}  # fmt: skip
         write_json(self._pending, manifest)
         self._set_aside()
         os.replace(self.partial, self.path)

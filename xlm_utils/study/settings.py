@@ -4,8 +4,6 @@ Unknown keys and impossible values are errors in one sentence that names the fil
 is valid.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -82,6 +80,8 @@ class Judging(_Part):
 class Benchmarks(_Part):
     items: Whole = Field(0, ge=0, le=MILLION)  # per data set, a seeded spread sample; 0: all
     data_dir: str | None = None  # None: from the hub
+    shots: Whole | None = Field(None, ge=0)  # at most so many few-shot examples; None: as many as published
+    ending: str = ""  # of data sets' names in tables, where their items are not the public ones
     sets: dict[str, tuple[str, ...]] = {}  # column → the data sets that it is the mean of, such as mcqa: [igakuqa]; others of it are not asked
     chat_template: bool = False
     batch_tokens: Whole = Field(4096, ge=128, le=10**8)
@@ -126,7 +126,7 @@ class Settings(_Part):
     sweep: Sweep | None = None
 
     @model_validator(mode="after")
-    def _consistent(self) -> Settings:
+    def _consistent(self) -> "Settings":
         for role in ("general", "expert", "ancestor"):
             named = [name for name, c in self.constituents.items() if c.role == role]
             if len(named) != 1 and not (role == "ancestor" and not named):

@@ -4,8 +4,6 @@ Everything that a run depends on is in the preset (``params/<study>.yaml``); a n
 parameters override single values, and a run with overrides gets a folder of its own.
 """
 
-from __future__ import annotations
-
 import os
 import shlex
 from collections.abc import Mapping
@@ -25,7 +23,7 @@ from xlm_utils.study.settings import Language, Settings, validate
 class Study:
     """A validated preset with overrides applied; its parts are attributes (``study.generation``)."""
 
-    sweep_of: Study | None = None  # the study whose hyper-parameters this one varies
+    sweep_of: "Study | None" = None  # the study whose hyper-parameters this one varies
 
     def __init__(self, preset: str, settings: Settings, changed: Mapping[str, object], method: str, judge: str, home: str = ""):
         self.preset, self.settings, self.changed, self.home = preset, settings, dict(changed), home
@@ -80,7 +78,7 @@ class Study:
         """Whether a run of the whole study has the sweep's stages."""
         return bool(self.sweep and self.sweep.run)
 
-    def swept(self) -> Study:
+    def swept(self) -> "Study":
         """This study with the points of its sweep's grids for methods, on terms of its own, in a run folder of its own.
 
         Raises:

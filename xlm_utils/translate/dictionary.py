@@ -1,7 +1,5 @@
 """English terms in JMdict, the Japanese-English dictionary, offline."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import sqlite3
@@ -16,8 +14,7 @@ MEDICAL = {"medicine", "anatomy", "physiology", "pathology", "psychology, psychi
 DATED = {"archaism", "obsolete term", "obscure term", "rare", "dated term", "historical term"}
 MARKED = {
     "abbreviation", "slang", "Internet slang", "manga slang", "sensitive", "derogatory", "colloquialism", "vulgar expression or word",
-    "jocular, humorous term", "familiar language", "children's language", "onomatopoeic or mimetic word",
-}  # fmt: skip
+    "jocular, humorous term", "familiar language", "children's language", "onomatopoeic or mimetic word"}  # fmt: skip
 KANA = "word usually written using kana alone"
 BROAD = 4  # other glosses that make a sense too broad for a term, unless it is a medical one
 ORDER = {"dated": True, "marked": True, "shared": False, "common": False, "vague": True, "medical": False, "first_sense": False, "entry": True}

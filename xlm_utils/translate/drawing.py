@@ -1,7 +1,5 @@
 """The terms that a study runs, drawn from the translated ones."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

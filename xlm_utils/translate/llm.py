@@ -1,7 +1,5 @@
 """English terms translated by an LLM: a card of ``params/judges``, through the judges' runner."""
 
-from __future__ import annotations
-
 import json
 import unicodedata
 
@@ -15,8 +13,7 @@ from xlm_utils.study.inputs import fill, read_prompt
 
 SCHEMA = {
     "type": "object", "properties": {"translation": {"type": "string"}, "established": {"type": "boolean"}},
-    "required": ["translation", "established"], "additionalProperties": False,
-}  # fmt: skip
+    "required": ["translation", "established"], "additionalProperties": False}  # fmt: skip
 
 
 def parse(text: str) -> tuple[dict | None, str]:

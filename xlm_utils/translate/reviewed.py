@@ -1,7 +1,5 @@
 """A list of translations that somebody has read one by one, in the place of the dictionary's automatic choice."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

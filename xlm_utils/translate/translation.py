@@ -4,8 +4,6 @@ A term without a translation stays in the table, marked; the terms a study runs 
 translated ones.
 """
 
-from __future__ import annotations
-
 from importlib import metadata
 from pathlib import Path
 

@@ -133,8 +133,7 @@ class XLSum(BaseModel):
 
 SHAPES: dict[str, type[BaseModel]] = {
     "pubmedqa": PubMedQA, "jaqket_v2": Jaqket, "jcommonsenseqa": JCommonsenseQA, "jsquad": JSQuAD,
-    "xwinograd_ja": XWinograd, "xlsum_ja": XLSum, "jcsts": Similarity,
-}  # fmt: skip
+    "xwinograd_ja": XWinograd, "xlsum_ja": XLSum, "jcsts": Similarity}  # fmt: skip
 
 
 def load(name: str, path: str, files: dict, needs: list, config: str | None = None, raw: dict | None = None, data_dir: str | None = None, **_):

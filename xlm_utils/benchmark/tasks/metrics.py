@@ -1,7 +1,5 @@
 """What the similarity task needs beside the harness's own metrics."""
 
-from __future__ import annotations
-
 
 def similarity_pair(doc: dict, results: list[tuple[float, bool]]) -> dict:
     """The similarity the model finds likeliest, 0–5, beside the gold one."""
