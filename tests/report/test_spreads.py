@@ -87,7 +87,7 @@ def test_a_grid_outside_of_a_card_names_the_file(tmp_path, monkeypatch):
     for folder in ("sweeps", "methods"):
         (tmp_path / folder).mkdir()
     (tmp_path / "methods" / "ties.yaml").write_text((PARAMS / "methods" / "ties.yaml").read_text(encoding="utf-8"), encoding="utf-8")
-    wrong = {"density: [0.3, 1.2]": "density = 1.2 must be a number from 0.01 to 1", "t: [0.1]": "no parameter 't'; it has weight, density"}
+    wrong = {"density: [0.3, 1.2]": "density = 1.2: must be a number from 0.01 to 1", "t: [0.1]": "no parameter 't'; it has weight, density"}
     for text, words in wrong.items():
         (tmp_path / "sweeps" / "ties.yaml").write_text(text, encoding="utf-8")
         with pytest.raises(StudyError, match=words):

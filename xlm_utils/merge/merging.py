@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from xlm_utils.merge.methods import DTYPES, check_keys, render, resolve
+from xlm_utils.merge.methods import DTYPES, check_specification, render, resolve
 from xlm_utils.models.configs import read_config, read_tokenizer, save_config
 from xlm_utils.models.constituents import locate, source
 from xlm_utils.models.libraries import quiet
@@ -159,22 +159,6 @@ def merge_into(model: PreTrainedModel, study: Study, name: str, values: Mapping[
         for task, tensor in Executor(list(names), math_device=device, storage_device=device).run(quiet=True):
             name = names[task] if names[task] in live else f"{model.base_model_prefix}.{names[task]}"  # as GPT-2's are stored
             live[name].copy_(tensor.to(getattr(torch, DTYPES["out_dtype"])))
-
-
-def check_specification(template: dict, file: str = "") -> dict:
-    """MergeKit's specifications by method; a StudyError if a card's template has a method or parameter that is not among them."""
-    from mergekit.merge_methods.registry import registered_methods
-
-    from xlm_utils.merge import chunked  # noqa: F401  (registers its methods)
-
-    specs = {method.spec.name: method.spec for method in registered_methods()}
-    name = template["merge_method"]
-    if name not in specs:
-        raise StudyError(f"{file}MergeKit has no method {name[:80]!r}; valid are {', '.join(sorted(specs))}")
-    check_keys(f"{file}MergeKit's {name}, parameters", template["parameters"], {p.name for p in specs[name].shared_parameters})
-    for entry in template["models"]:
-        check_keys(f"{file}MergeKit's {name}, models.parameters", entry.get("parameters", {}), {p.name for p in specs[name].input_parameters})
-    return specs
 
 
 @contextmanager

@@ -38,6 +38,22 @@ def check_keys(where: str, given: Mapping[str, object], needed: set[str]) -> Non
         raise StudyError(f"{where}: {min(missing)} is missing; needed are {valid}")
 
 
+def check_specification(template: dict, file: str = "") -> dict:
+    """MergeKit's specifications by method; a StudyError if a card's template has a method or parameter that is not among them."""
+    from mergekit.merge_methods.registry import registered_methods
+
+    from xlm_utils.merge import chunked  # noqa: F401  (registers its methods)
+
+    specs = {method.spec.name: method.spec for method in registered_methods()}
+    name = template["merge_method"]
+    if name not in specs:
+        raise StudyError(f"{file}MergeKit has no method {name[:80]!r}; valid are {', '.join(sorted(specs))}")
+    check_keys(f"{file}MergeKit's {name}, parameters", template["parameters"], {p.name for p in specs[name].shared_parameters})
+    for entry in template["models"]:
+        check_keys(f"{file}MergeKit's {name}, models.parameters", entry.get("parameters", {}), {p.name for p in specs[name].input_parameters})
+    return specs
+
+
 def _fill(part: object, values: Mapping[str, float | list[float]]) -> object:
     if isinstance(part, dict):
         return {key: _fill(item, values) for key, item in part.items()}

@@ -19,7 +19,8 @@ from xlm_utils.ask.cards import load_card
 from xlm_utils.benchmark import probe
 from xlm_utils.benchmark.tasks import data
 from xlm_utils.merge import evolution, fitness
-from xlm_utils.merge.merging import check_specification, is_searched
+from xlm_utils.merge.merging import is_searched
+from xlm_utils.merge.methods import check_specification
 from xlm_utils.models import hub
 from xlm_utils.run import budget, parents
 from xlm_utils.run.parents import GIB, Facts, in_gib, largest

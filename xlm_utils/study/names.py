@@ -8,7 +8,7 @@ from typing import NamedTuple
 from xlm_utils.study.inputs import PARAMS, StudyError, read_yaml, short
 from xlm_utils.study.method_cards import in_range, read_card
 
-GRAMMAR = re.compile(r"(?P<card>\w[\w.-]*)(~(?P<values>[\w.=,+-]+))?(@(?P<base>\w[\w.-]*))?(#(?P<seed>[\w.-]+))?")
+GRAMMAR = re.compile(r"(?P<card>\w[\w.-]*)(~(?P<values>[\w.=,+-]+))?(@(?P<base>\w[\w.-]*))?(#(?P<seed>[\w.@-]+))?")
 POINTS = 1000  # of a grid: each is a whole merge, generated with and judged
 
 
