@@ -2,208 +2,27 @@
 
     python -m measure.bad_input [--only S03,M01]
 
-A case is an id, the input's builder and what is right: words that the sentence must hold, or a value that the
-input must be taken as. Wrong is a traceback, a hang, an acceptance where a sentence is due, or a sentence without
-those words. Add cases to ``CASES``; a builder gets a ``Scratch``, whose methods write files and open or check studies.
+Wrong is a traceback, a hang, an acceptance where a sentence is due, or a sentence without the words that must be in it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import re
 import shutil
-import signal
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
 from pathlib import Path
-from typing import NamedTuple
 
-import yaml
-
-from tests.support.loopback import Loopback
-from xlm_utils.ask import cards
-from xlm_utils.ask.calls import run_calls
-from xlm_utils.benchmark.tasks import data
-from xlm_utils.judge import judging
-from xlm_utils.run import pipeline
-from xlm_utils.run.preflight import preflight
-from xlm_utils.study import PARAMS, ROOT, StudyError, inputs, method_cards, names, open_study, settings
-from xlm_utils.study import study as study_module
-from xlm_utils.translate import llm
-
-LIMIT = 60  # s for a case
-HOLDERS = [inputs, method_cards, names, settings, study_module, cards, pipeline]  # modules that look into params
-
-
-class Scratch:
-    """A folder of its own with a copy of ``params``, in which a case writes its input."""
-
-    def __init__(self, folder: Path):
-        self.folder, self.params = folder, folder / "params"
-        shutil.copytree(PARAMS_OF_THE_KIT, self.params)
-        for module in HOLDERS:
-            module.PARAMS = self.params
-        os.environ["XLM_HOME"] = str(folder / "home")
-
-    def write(self, file: str, content: str | bytes | dict) -> Path:
-        """A file of ``params`` from a text, bytes or a mapping."""
-        path = self.params / file
-        text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False) if isinstance(content, dict) else content
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return path
-
-    def demo(self, edit: Callable[[dict], object] | None = None) -> dict:
-        """The demo's preset, edited in place."""
-        preset = yaml.safe_load((self.params / "demo.yaml").read_text(encoding="utf-8"))
-        if edit:
-            edit(preset)
-        return preset
-
-    def check(self, content: str | bytes | dict, *stages: str) -> str:
-        """``--check`` of a study with this content, for some of its stages (by default, the ones without a model)."""
-        path = self.write("case.yaml", content)
-        study = open_study(str(path))
-        pipeline.outputs(study)
-        said = StringIO()
-        with redirect_stdout(said):
-            preflight(study, stages or ("01_curate", "02_translate", "05_judge"))
-        return said.getvalue().strip().splitlines()[-1].strip()
-
-
-class Case(NamedTuple):
-    """One bad input: what is done with it, and what is right."""
-
-    id: str
-    act: Callable[[Scratch], object]
-    right: str | tuple = ""  # a pattern that the sentence must hold, or (value,): what must come instead of a sentence
-
-
-def at(path: str, value: object) -> Callable[[dict], None]:
-    """An edit of a preset or card: ``generation.dtype`` → value."""
-
-    def edit(found: dict) -> None:
-        *parts, last = path.split(".")
-        for part in parts:
-            found = found[part]
-        found[last] = value
-
-    return edit
-
-
-def study(id: str, edit: str | Callable, value: object, right: str | tuple, *stages: str) -> Case:
-    """A case of the demo's preset with one value changed."""
-    change = at(edit, value) if isinstance(edit, str) else edit
-    return Case(id, lambda s: s.check(s.demo(change), *stages), right)
-
-
-def raw(id: str, make: Callable[[str], str | bytes], right: str | tuple) -> Case:
-    """A case of the demo's file with its text changed."""
-    return Case(id, lambda s: s.check(make((s.params / "demo.yaml").read_text(encoding="utf-8"))), right)
-
-
-def kept(table: str, id: str, make: Callable[[dict], object] | str | bytes, right: str | tuple, *, name: str = "mine", of: str = "ties") -> Case:
-    """A case of a method's card (or, with ``table`` judges, a judge's), used by the demo and checked."""
-
-    def act(s: Scratch) -> object:
-        content: object = make
-        if callable(make):
-            content = yaml.safe_load((s.params / table / f"{of}.yaml").read_text(encoding="utf-8"))
-            content = new if (new := make(content)) is not None else content
-        text = content if isinstance(content, (str, bytes)) else yaml.safe_dump(content, sort_keys=False)
-        s.write(f"{table}/{name}.yaml", text)
-        where, stage = ("methods", "03_merge") if table == "methods" else ("judging.judges", "05_judge")
-        preset = s.demo(at(where, [name]))
-        preset["evolution"] |= {"evaluations": 1}
-        return only(s, preset, stage)
-
-    return Case(id, act, right)
-
-
-def only(s: Scratch, preset: dict, stage: str) -> str:
-    """The checks of one stage that concern cards, without models or downloads."""
-    from xlm_utils.run import budget
-    from xlm_utils.run.preflight import _methods
-
-    found = open_study(str(s.write("case.yaml", preset)))
-    if stage == "03_merge":
-        return _methods(found)
-    return " ".join(budget.answers(cards.load_card(name)) for name in budget.cards(found, [stage]))
-
-
-def one_call(s: Scratch, edit: Callable[[dict], object], scenario: str = "ok") -> list:
-    """One prompt to a loopback server through a card edited: (value, status)."""
-    with Loopback([scenario]) as server:
-        card = yaml.safe_load((s.params / "judges" / "local.yaml").read_text(encoding="utf-8")) | {"base_url": server.openai}
-        edit(card)
-        s.write("judges/mine.yaml", card)
-        rows = run_calls(cards.load_card("mine"), ["prompt"], judging.SCHEMA, judging.parse, s.folder / "replies.sqlite", max_cost_usd=1)
-    return [(row["value"], row["status"]) for row in rows]
-
-
-def sweep(id: str, content: str | bytes, right: str | tuple) -> Case:
-    """A case of the grid of ``ties``."""
-    return Case(id, lambda s: (s.write("sweeps/ties.yaml", content), s.check(s.demo()))[1], right)
-
-
-def prompt(id: str, file: str, content: str | bytes, right: str | tuple) -> Case:
-    """A case of a prompt's file: what goes out to models or judges."""
-
-    def act(s: Scratch) -> object:
-        path = s.params / "prompts" / file
-        if isinstance(content, str):
-            path.write_text(content, encoding="utf-8")
-        else:
-            path.write_bytes(content)
-        found = open_study("demo")
-        if file == "judge.txt":
-            return judging.prompt_for(found, {"term": "a", "translation": "b", "reference_text": "c", "definition": "d"})[:9]
-        return llm.prompts(found, ["a"]) if file == "translate.txt" else found.prompt(found.target, "喘息")
-
-    return Case(id, act, right)
-
-
-def rows(id: str, dataset: str, edit: Callable[[dict], object] | None, right: str | tuple, *, break_it: str = "") -> Case:
-    """A case of a benchmark's file in ``data_dir``, through ``--check``; ``edit`` None: an empty folder."""
-
-    def act(s: Scratch) -> str:
-        from xlm_utils.run.preflight import _folder
-
-        folder = s.folder / "items"
-        folder.mkdir()
-        if edit:
-            for file in (ROOT / "data" / "demo" / "benchmarks").glob("*.jsonl"):
-                shutil.copy(file, folder)
-            file = next(folder.glob(f"{dataset}*"))
-            lines = file.read_text(encoding="utf-8").splitlines()
-            first = json.loads(lines[0])
-            edit(first)
-            file.write_text("\n".join([break_it or json.dumps(first, ensure_ascii=False), *lines[1:]]) + "\n", encoding="utf-8")
-        return _folder(open_study(str(s.write("case.yaml", s.demo(at("benchmarks.data_dir", str(folder)))))))
-
-    return Case(id, act, right)
-
-
-def opened(id: str, right: str | tuple, show: str = "folder", **parameters: object) -> Case:
-    """A case of a notebook's parameters."""
-    return Case(id, lambda s: getattr(open_study(**parameters), show) if show != "folder" else open_study(**parameters).folder.name, right)
-
-
-def twice(path: str) -> Callable[[str], str]:
-    """A text with its last line doubled by another value."""
-    return lambda text: f"{text.rstrip()}\n{path}\n"
-
+from measure.scratch import Case, at, kept, live, one_call, opened, outcome, prompt, raw, rows, study, sweep
+from measure.scratch_parents import change, model, release, rename, terms, text
+from xlm_utils.study import PARAMS
 
 TIES = (PARAMS / "methods" / "ties.yaml").read_text(encoding="utf-8")
 LOCAL = (PARAMS / "judges" / "local.yaml").read_text(encoding="utf-8")
 JUDGE = (PARAMS / "prompts" / "judge.txt").read_text(encoding="utf-8")
-PARAMS_OF_THE_KIT = PARAMS
 MANY = [round(0.01 + number / 1e5, 6) for number in range(1000)]
 
 CASES = [
@@ -265,7 +84,7 @@ CASES = [
     kept("judges", "J20", LOCAL + "\nx:\n\ty: 1\n", "a tab"),
     kept("judges", "J27", at("model", "nope==1"), "encoder is .*fast-universal.*nope==1", of="proxy"),
     Case("J06b", lambda s: one_call(s, at("requests_per_minute", float("inf"))), "requests_per_minute = inf"),
-    Case("J11b", lambda s: _live(s, at("params", {"tempretaure": 0})), "params.tempretaure is not one of"),
+    Case("J11b", lambda s: live(s, at("params", {"tempretaure": 0})), "params.tempretaure is not one of"),
     kept("judges", "J22b", LOCAL + "\nprice_in: 5\nprice_in: 0\n", "'price_in' is there twice"),
     Case("J28b", lambda s: one_call(s, at("params", {"model": "x"})), "model is no sampling parameter"),
     kept("judges", "J28c", at("params", {"model": "x"}), "model is no sampling parameter", of="local"),
@@ -284,8 +103,31 @@ CASES = [
     prompt("P17", "judge.txt", "", "judge.txt has no {"),
     rows("B06", "jcommonsenseqa", at("label", True), "jcommonsenseqa.*line 1: label: .*number"),
     rows("B20", "jcommonsenseqa", at("question", ""), "jcommonsenseqa.*line 1: question"),
-    rows("B35", "", None, "none of the 17 data sets"),
+    rows("B35", "", None, "none of the .. data sets is in"),
     rows("B36", "jcommonsenseqa", at("label", 1), "jcommonsenseqa.*line 1: not JSON", break_it="{"),
+    terms("C34", "csv", text("term,concept,translation\nBradycardia,007,徐脈\nTachycardia,7,頻脈\n"), (["007", "7"],), "concept"),
+    terms("C38", "csv", text("term,translation\nMe\u0301nvieritis,z\nBradycardia,徐脈\n"), (["Bradycardia", "Ménvieritis"],)),
+    terms("C43", "csv", lambda folder: folder, "that is a folder; source csv needs a CSV file"),
+    terms("H26", "hpo", text("[Term]\nid: HP:0000252\nis_obsolete: true\n\n[Term]\nid: HP:1\nname: Bradycardia\ndef: \"Slow.\" []\n"
+                             "is_a: HP:0000252 ! Microcephaly\n"), (["Bradycardia"],)),
+    terms("R05", "snomed", release(lambda file, date: shutil.copy(file, str(file).replace(date, "20240131"))), "are one file of two releases"),
+    terms("R23", "snomed", release(lambda file, _: file.write_text(file.read_text(encoding="utf-8").replace("20240131\t1", "20240131\t2", 1))),
+          "line 2: active is '2', not 0 or 1"),
+    model("D01", lambda f: (f / "model.safetensors").unlink(), "no model.safetensors is there"),
+    model("D02", lambda f: ((f / "model.safetensors").unlink(), (f / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"lm_head.weight": "model-00002-of-00002.safetensors"}}))), "model-00002-of-00002.safetensors"),
+    model("D06", lambda f: [file.unlink() for file in f.glob("*token*")], "no tokenizer that can be read"),
+    model("D08", lambda f: (f / "config.json").write_text("{"), "config.json is not JSON"),
+    model("D11", lambda f: (f / "model.safetensors").write_bytes(b""), "model.safetensors is cut off"),
+    model("D14", lambda f: change(f / "config.json", model_type="own", auto_map={"AutoModel": "own.Own"}), "code of its own, which is not run"),
+    model("A02", lambda f: (f / "adapter_model.safetensors").unlink(), "there is no adapter_model.safetensors", adapter=True),
+    model("A03", lambda f: (f / "adapter_config.json").unlink(), "there is no adapter_config.json", adapter=True),
+    model("A04", lambda f: (f / "adapter_config.json").write_text("{"), "adapter_config.json is not JSON", adapter=True),
+    model("A05", lambda f: change(f / "adapter_config.json", base_model_name_or_path="a/b"),
+          (["adapter adapter: it names a/b as its base, and the study gives it …/expert"],), adapter=True),
+    model("A07", lambda f: rename(f / "adapter_model.safetensors", narrow=True), "has the shape .*, and its place", adapter=True),
+    model("A09", lambda f: rename(f / "adapter_model.safetensors", "model.model.", "other."), "no key of the adapter fits the base", adapter=True),
+    model("A12", lambda f: rename(f / "adapter_model.safetensors", "q_proj", "query"), "don't fit the base", adapter=True),
     opened("PP05", "limit = True: must be a number", limit="true"),
     opened("PP07", "limit = 10{20,}", limit=10**30),
     opened("PP40", "study '../params/demo': must be the name", study="../params/demo"),
@@ -305,41 +147,6 @@ CASES = [
     study("F67", "evolution.columns", [], "columns"),
     study("F15", "evolution.sigma", float("inf"), "sigma = inf"),
 ]  # fmt: skip
-
-
-def _live(s: Scratch, edit: Callable[[dict], object]) -> str:
-    """``--check`` of a judge whose server answers."""
-    with Loopback(["ok"]) as server:
-        card = yaml.safe_load(LOCAL) | {"base_url": server.openai}
-        edit(card)
-        s.write("judges/mine.yaml", card)
-        return only(s, s.demo(at("judging.judges", ["mine"])), "05_judge")
-
-
-def outcome(case: Case, folder: Path) -> tuple[bool, str]:
-    """Whether what comes is right, and what comes in one line."""
-
-    def late(*_: object) -> None:
-        raise TimeoutError
-
-    signal.signal(signal.SIGALRM, late)
-    signal.alarm(LIMIT)
-    try:
-        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-            came = case.act(Scratch(folder))
-    except StudyError as error:
-        said = str(error)
-        plain = isinstance(case.right, str) and re.search(case.right, said, re.DOTALL) and len(said) < 1500
-        return bool(plain), f"sentence: {said}"
-    except data.DataError as error:
-        return isinstance(case.right, str) and bool(re.search(case.right, str(error))), f"sentence: {error}"
-    except TimeoutError:
-        return False, f"hangs for {LIMIT} s"
-    except Exception as error:
-        return False, f"traceback: {type(error).__name__}: {error}"
-    finally:
-        signal.alarm(0)
-    return isinstance(case.right, tuple) and came == case.right[0], f"accepted: {came!r}"
 
 
 def main() -> None:

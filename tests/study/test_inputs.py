@@ -2,21 +2,20 @@
 
 import pytest
 
-from measure.bad_input import CASES, outcome
+from measure import scratch
+from measure.bad_input import CASES
 from xlm_utils.study import open_study
 from xlm_utils.study.inputs import read_text, read_yaml
 
-SLOW = ("M15", "M16", "J11b", "S-deep")  # MergeKit, an SDK or the tagger is loaded; ``measure`` runs them
+SLOW = ("M15", "M16", "J11b", "S-deep", "C34")  # MergeKit, an SDK or the tagger is loaded, or models are made; ``measure`` runs them
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.id not in SLOW], ids=lambda case: case.id)
+@pytest.mark.parametrize("case", [case for case in CASES if case.id not in SLOW and case.id[0] not in "DA"], ids=lambda case: case.id)
 def test_bad_input_is_one_sentence_or_taken_as_meant(case, tmp_path, monkeypatch):
-    import measure.bad_input as measured
-
-    for module in measured.HOLDERS:
+    for module in scratch.HOLDERS:
         monkeypatch.setattr(module, "PARAMS", module.PARAMS)  # the case's scratch copy is taken back afterwards
     monkeypatch.setenv("XLM_HOME", "")
-    right, came = outcome(case, tmp_path)
+    right, came = scratch.outcome(case, tmp_path)
     assert right, came
 
 

@@ -58,9 +58,16 @@ def test_a_study_by_path_has_the_file_s_name(tmp_path):
         ({"methods": ["tise"]}, ["methods", "tise", "ties"]),
         ({"constituents": {}}, ["constituents", "general"]),
         ({"source": {"code": "en", "name": "English", "prompt": "judge.txt"}}, ["prompt: params/prompts/judge.txt has no {term}"]),
-        ({"constituents": {
-            "a": {"role": "general", "label": "A", "weights": "b"}, "b": {"role": "expert", "label": "B", "weights": "a"},
-        }, "base": "a"}, ["constituents.a.weights", "leads back to itself"]),
+        (
+            {
+                "constituents": {
+                    "a": {"role": "general", "label": "A", "weights": "b"},
+                    "b": {"role": "expert", "label": "B", "weights": "a"},
+                },
+                "base": "a",
+            },
+            ["constituents.a.weights", "leads back to itself"],
+        ),
     ],
 )
 def test_a_wrong_preset_names_file_key_and_choices(tmp_path, changes, words):
