@@ -277,7 +277,7 @@ def test_weights_0_and_1_give_back_a_parent(pico_study, name, values, parent):
     assert_equal(weights(merging.merge(study, name, values)), of(study, parent))
 
 
-@pytest.mark.parametrize("name", sorted({*methods.cards()} | {f"{c}@ancestor" for c in methods.cards() if "base_model: base" in
+@pytest.mark.parametrize("name", sorted({*method_cards.cards()} | {f"{c}@ancestor" for c in method_cards.cards() if "base_model: base" in
                                         (PARAMS / "methods" / f"{c}.yaml").read_text()}))  # fmt: skip
 def test_every_card_makes_a_new_model_that_runs(pico_study, name):
     study = pico_study("gemma")
