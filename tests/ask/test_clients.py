@@ -6,8 +6,10 @@ import json
 import logging
 import subprocess
 import sys
+import threading
 import traceback
 import types
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -224,3 +226,41 @@ def test_the_announced_shutdown_date_is_read_from_the_servers_model():
     with Loopback() as server:
         assert shutdown_date(card(), server.openai) == "none announced"
     assert shutdown_date(card("google-genai")) == "not told by this API"
+
+
+@pytest.mark.parametrize(
+    "echo", ["{key}", "sk-t...{tail}", "{head}…{tail}", "{head}****{tail}", "{head8} is wrong", "at http://user:pass@host/v1?key={key} x"]
+)
+def test_a_key_is_hidden_however_a_server_echoes_it(echo):
+    key = "sk-test-0123456789abcdef"
+    told = clients._clean("the key " + echo.format(key=key, head=key[:4], head8=key[:9], tail=key[-4:]), key)
+    assert key[-4:] not in told
+    assert key[:8] not in told
+    assert "pass" not in told
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_no_client_follows_a_redirect(client, tmp_path):
+    seen = []
+
+    class Away(BaseHTTPRequestHandler):
+        def do_POST(self):
+            seen.append(self.path)
+            self.send_response(307)
+            self.send_header("Location", f"http://localhost:{server.server_port}/elsewhere")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Away)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        asked = card(client, base_url=f"http://127.0.0.1:{server.server_port}", requests_per_minute=6000)
+        with pytest.raises(StudyError, match="sends on to another address"):
+            calls.run_calls(asked, ["p"], SCHEMA, parse, tmp_path / "replies.sqlite", max_cost_usd=1)
+    finally:
+        server.shutdown()
+    assert len(seen) == 1
+    assert "/elsewhere" not in seen

@@ -22,7 +22,7 @@ from xlm_utils.merge import distances, merging, methods
 from xlm_utils.models.constituents import locate
 from xlm_utils.report import benchmark_columns, figures, published, tables
 from xlm_utils.report.charts import benchmark_gaps
-from xlm_utils.study import PARAMS, ROOT, StudyError, settings
+from xlm_utils.study import PARAMS, ROOT, StudyError, method_cards, settings
 from xlm_utils.study import study as study_module
 from xlm_utils.study.records import read_manifest, sha256
 
@@ -277,7 +277,7 @@ def test_weights_0_and_1_give_back_a_parent(pico_study, name, values, parent):
     assert_equal(weights(merging.merge(study, name, values)), of(study, parent))
 
 
-@pytest.mark.parametrize("name", sorted({*methods.cards()} | {f"{c}@ancestor" for c in methods.cards() if "base_model: base" in
+@pytest.mark.parametrize("name", sorted({*method_cards.cards()} | {f"{c}@ancestor" for c in method_cards.cards() if "base_model: base" in
                                         (PARAMS / "methods" / f"{c}.yaml").read_text()}))  # fmt: skip
 def test_every_card_makes_a_new_model_that_runs(pico_study, name):
     study = pico_study("gemma")
@@ -491,7 +491,7 @@ def test_a_wrong_card_is_one_sentence_before_anything_is_merged(pico_study, tmp_
     change(card)
     (tmp_path / "methods").mkdir()
     (tmp_path / "methods" / "ties.yaml").write_text(yaml.safe_dump(card))
-    monkeypatch.setattr(methods, "PARAMS", tmp_path)
+    monkeypatch.setattr(method_cards, "PARAMS", tmp_path)
     with pytest.raises(StudyError) as error:
         merging.merge(study, "ties")
     for word in words:
@@ -503,7 +503,7 @@ def test_every_method_of_mergekit_for_two_fine_tunes_has_a_card():
     from mergekit.merge_methods.registry import registered_methods
 
     offered = {method.spec.name for method in registered_methods()} - {"passthrough"}  # which merges nothing
-    assert {methods.read_card(name)["mergekit"]["merge_method"] for name in methods.cards()} == {n for n in offered if "chunked_" not in n}
+    assert {method_cards.read_card(name)["mergekit"]["merge_method"] for name in method_cards.cards()} == {n for n in offered if "chunked_" not in n}
 
 
 def test_one_new_file_is_a_new_method_in_every_table_and_figure(tmp_path, monkeypatch, pico_study):
@@ -514,7 +514,7 @@ def test_one_new_file_is_a_new_method_in_every_table_and_figure(tmp_path, monkey
     demo = (params / "demo.yaml").read_text(encoding="utf-8")
     preset = yaml.safe_load(demo)
     (params / "demo.yaml").write_text(yaml.safe_dump(preset | {"methods": [*preset["methods"], "gentle@ancestor"]}), encoding="utf-8")
-    for module in (methods, settings, study_module):
+    for module in (method_cards, settings, study_module):
         monkeypatch.setattr(module, "PARAMS", params)
     assert merging.merge(pico_study("llama"), "gentle@ancestor").name == "gentle@ancestor"
     study, label = make_study(tmp_path / "made", monkeypatch), "Gentle TIES (base: ancestor)"

@@ -15,10 +15,10 @@ from xlm_utils.generate import generation
 from xlm_utils.merge import merging, methods
 from xlm_utils.merge.methods import resolve
 from xlm_utils.report import benchmark_columns, results, spreads, tables
-from xlm_utils.study import PARAMS, names, open_study
+from xlm_utils.study import PARAMS, method_cards, names, open_study
+from xlm_utils.study.inputs import StudyError
 from xlm_utils.study.names import parse
 from xlm_utils.study.records import Step, read_manifest
-from xlm_utils.study.settings import StudyError
 from xlm_utils.translate import drawing
 
 
@@ -82,11 +82,12 @@ def test_a_grid_of_two_parameters_is_every_combination_with_its_base():
 
 
 def test_a_grid_outside_of_a_card_names_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(names, "PARAMS", tmp_path)
+    for module in (names, method_cards):
+        monkeypatch.setattr(module, "PARAMS", tmp_path)
     for folder in ("sweeps", "methods"):
         (tmp_path / folder).mkdir()
     (tmp_path / "methods" / "ties.yaml").write_text((PARAMS / "methods" / "ties.yaml").read_text(encoding="utf-8"), encoding="utf-8")
-    wrong = {"density: [0.3, 1.2]": "density = 1.2 must be a number from 0.01 to 1", "t: [0.1]": "no parameter 't'; it has weight, density"}
+    wrong = {"density: [0.3, 1.2]": "density = 1.2: must be a number from 0.01 to 1", "t: [0.1]": "no parameter 't'; it has weight, density"}
     for text, words in wrong.items():
         (tmp_path / "sweeps" / "ties.yaml").write_text(text, encoding="utf-8")
         with pytest.raises(StudyError, match=words):

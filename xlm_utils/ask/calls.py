@@ -19,7 +19,7 @@ from typing import Any
 from xlm_utils.ask.cards import Card
 from xlm_utils.ask.clients import Ask, Fatal, Reply, Retry, open_client, shutdown_date
 from xlm_utils.ask.pacing import HEADROOM, Pacer
-from xlm_utils.ask.replies import identity, open_store, spent, spent_in, stored
+from xlm_utils.ask.replies import INSERT, identity, mended, open_store, set_aside, spent, spent_in, stored, told
 from xlm_utils.study import Study, StudyError
 from xlm_utils.study.notebook import Progress
 
@@ -129,11 +129,13 @@ class _Run:
         self.ask: Ask = open_client(card, base_url)
         self.identity = identity(card, schema, base_url)
         self.pacer = Pacer(card.requests_per_minute, card.tokens_per_minute)
-        self.database, self.lock = open_store(store), threading.Lock()
+        self.store, self.database, self.lock = store, open_store(store), threading.Lock()
+        with told(store):  # written to before anything is paid for
+            self.database.execute(f"pragma user_version = {int(time.time())}")
         found = self.database.execute("select served_model from replies where identity = ? and served_model is not null limit 1", (self.identity,))
         self.served_model = next((row[0] for row in found), None)
         self.usd = spent_in(self.database)
-        self.kept, self.reason, self.trouble = 0, "", ""
+        self.kept, self.reason, self.trouble, self.aside = 0, "", "", False
         self.last_reply, self.patience = time.monotonic(), max(PATIENCE / 5, 2 * card.timeout)
 
     def finish(self, prompts: list[str]) -> None:
@@ -180,26 +182,38 @@ class _Run:
 
     def keep(self, prompt: str, reply: Reply) -> bool:
         """Store a reply the moment it is there, unless another model than before has answered."""
-        value, status = _outcome(reply.text, reply.finish, self.parse)
+        text = reply.text and mended(reply.text)
+        value, status = _outcome(text, reply.finish, self.parse)
         usd = self.card.usd(reply.tokens_in, reply.tokens_out)
         key = hashlib.sha256(json.dumps([self.identity, self.repeat, prompt]).encode()).hexdigest()
         row = (
-            key, self.identity, self.card.name, self.repeat, prompt, reply.text, reply.finish, reply.served_model,
+            key, self.identity, self.card.name, self.repeat, prompt, text, reply.finish, reply.served_model,
             json.dumps(value), status, reply.tokens_in, reply.tokens_out, usd, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))  # fmt: skip
         with self.lock:
             self.served_model = self.served_model or reply.served_model
             if reply.served_model not in (None, self.served_model):
                 self.stop(f"{reply.served_model} answers, and {self.served_model} did before: one table can't mix them, name one in the card")
                 return False
-            with self.database:
-                self.database.execute(f"insert or ignore into replies values ({','.join('?' * len(row))})", row)
-                self.usd = spent_in(self.database)  # by other processes, too: two judges at once share the limit
+            self.save(row)
             self.kept += 1
             self.last_reply, self.patience = time.monotonic(), max(PATIENCE, 2 * self.card.timeout)
             if self.usd > self.max_cost:
                 self.stop(f"{self.usd:.2f} USD are spent, above judging.max_cost_usd = {self.max_cost:g}")
         self.pacer.ease()
         return True
+
+    def save(self, row: tuple) -> None:
+        """Put a paid reply into the file; if it does not take it, stop, and set it and those still in flight aside."""
+        try:
+            if not self.aside:
+                with told(self.store), self.database:
+                    self.database.execute(INSERT, row)
+                    self.usd = spent_in(self.database)  # by other processes, too: two judges at once share the limit
+        except StudyError as error:
+            self.aside = True
+            self.stop(str(error))
+        if self.aside:
+            set_aside(self.store, row)
 
     def stop(self, reason: str) -> None:
         """Let no further call start; the first reason is the one told."""

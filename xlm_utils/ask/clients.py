@@ -19,6 +19,7 @@ from typing import Any
 
 from xlm_utils.ask.cards import Card, address, find_key
 from xlm_utils.study import StudyError
+from xlm_utils.study.inputs import shown
 
 # errors 400 that concern one prompt, not the run: they are outcomes, like a blocked reply
 PROMPT_ERRORS = {"content_filter": "blocked", "invalid_prompt": "blocked", "context_length_exceeded": "too_long"}
@@ -50,14 +51,30 @@ class Retry(Exception):
         self.after, self.limited = after, limited or after is not None
 
 
+ELSEWHERE = "the server sends on to another address, which is not followed; put the final one into base_url"
 Ask = Callable[[str, dict], Reply]
+
+
+def openai_sdk(key: str, url: str, timeout: float) -> Any:
+    """OpenAI's client without retries, and without redirects: another address would get the prompts, and perhaps the key."""
+    from openai import DefaultHttpxClient, OpenAI
+
+    return OpenAI(api_key=key, base_url=url or None, max_retries=0, timeout=timeout, http_client=DefaultHttpxClient(follow_redirects=False))
+
+
+def genai_sdk(key: str, url: str, timeout: float) -> Any:
+    """Google's present client, without redirects."""
+    from google.genai import Client, types
+
+    http = types.HttpOptions(base_url=url or None, api_version="v1beta", timeout=int(timeout * 1000), client_args={"follow_redirects": False})
+    return Client(api_key=key, http_options=http)
 
 
 def openai(card: Card, key: str, url: str) -> Ask:
     """OpenAI's SDK, and every server that speaks its protocol."""
     import openai as sdk
 
-    create = sdk.OpenAI(api_key=key, base_url=url or None, max_retries=0, timeout=card.timeout).chat.completions.create
+    create = openai_sdk(key, url, card.timeout).chat.completions.create
     _check_params(card, inspect.signature(create).parameters)
 
     def ask(prompt: str, schema: dict) -> Reply:
@@ -71,7 +88,7 @@ def openai(card: Card, key: str, url: str) -> Ask:
         except (sdk.APIError, json.JSONDecodeError) as error:
             raise Retry(_clean(f"{type(error).__name__}: {error}", key)) from None
         if not getattr(answer, "choices", None):  # the SDK hands over a page of HTML as a string
-            raise Retry(f"no chat completion from {url or 'the server'} (is the address right?)")
+            raise Retry(f"no chat completion from {shown(url) or 'the server'} (is the address right?)")
         choice, usage = answer.choices[0], answer.usage
         tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
         if choice.message.refusal:
@@ -97,6 +114,7 @@ def generativeai(card: Card, key: str, url: str) -> Ask:
     sdk.configure(api_key=key, transport="rest", client_options={"api_endpoint": url} if url else None)
     model = sdk.GenerativeModel(card.model)
     model._client = get_default_generative_client()  # `configure` is global: bind now, before another judge opens
+    model._client.transport._session.max_redirects = 0  # it would take the key along to another address
 
     def ask(prompt: str, schema: dict) -> Reply:
         shape = {name: value for name, value in schema.items() if name != "additionalProperties"}  # unknown to this SDK
@@ -105,6 +123,8 @@ def generativeai(card: Card, key: str, url: str) -> Ask:
             answer = model.generate_content(prompt, generation_config=config, request_options={"timeout": card.timeout, "retry": None})
         except GoogleAPICallError as error:
             raise _failure(card, key, error.code, f"{error.message} {error.details}", error.response.headers) from None
+        except requests.TooManyRedirects:
+            raise Fatal(ELSEWHERE) from None
         except (requests.RequestException, TransportError, ParseError, ValueError) as error:
             raise Retry(_clean(f"{type(error).__name__}: {error}", key)) from None
         return _gemini_reply(answer._result)  # `.text` raises where there is none
@@ -114,12 +134,10 @@ def generativeai(card: Card, key: str, url: str) -> Ask:
 
 def genai(card: Card, key: str, url: str) -> Ask:
     """Google's present SDK."""
-    from google import genai as sdk
     from google.genai import errors, types
 
     _check_params(card, types.GenerateContentConfig.model_fields)
-    http = types.HttpOptions(base_url=url or None, api_version="v1beta", timeout=int(card.timeout * 1000))
-    client = sdk.Client(api_key=key, http_options=http)
+    client = genai_sdk(key, url, card.timeout)
     # the SDK moved from httpx to its fork httpx2
     transport = tuple(importlib.import_module(name).HTTPError for name in ("httpx", "httpx2") if find_spec(name))
 
@@ -159,15 +177,19 @@ def _check_params(card: Card, valid: Iterable[str]) -> None:
 
 
 def _clean(text: str, key: str) -> str:
-    """A server's message as one short line, without tags and without the key, whole or masked."""
-    text = text if key == "none" else text.replace(key, "<key>")
+    """A server's message as one short line, without tags, passwords and the key, whole, cut short or masked."""
+    text = shown(text if key == "none" else text.replace(key, "<key>"))
     text = re.sub(r"\S*\*{3,}\S*", "<key>", re.sub(r"<(?!key>)[^>]*>", " ", text))
+    if len(key) >= 12:  # cut short or masked with dots: its beginning or end alone
+        text = " ".join("<key>" if key[:4] in word or key[-4:] in word else word for word in text.split())
     return " ".join(text.split())[:200]
 
 
 def _failure(card: Card, key: str, status: int, text: str, headers: Any) -> Exception:
     """What an HTTP error means: another try, or the end of the run."""
     keys = " or ".join(card.key_env) or "the key"
+    if 300 <= status < 400:
+        return Fatal(f"{ELSEWHERE} (HTTP {status})")
     if status == 401 or re.search("API_KEY_INVALID|invalid_api_key|API key not valid", text):
         return Fatal(f"the server refuses the key in {keys} (HTTP {status})")
     if status == 404:
@@ -213,7 +235,7 @@ def shutdown_date(card: Card, base_url: str = "") -> str:
     import openai as sdk
 
     url = address(card, base_url)
-    client = sdk.OpenAI(api_key=find_key(card, url), base_url=url or None, max_retries=0, timeout=card.timeout)
+    client = openai_sdk(find_key(card, url), url, card.timeout)
     try:
         model = client.models.retrieve(card.model)
     except sdk.APIError as error:  # the first call will tell what is wrong, if anything is

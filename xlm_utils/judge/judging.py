@@ -5,7 +5,6 @@ definition to grade. The prompt (``params/prompts/judge.txt``) is ours; the pape
 """
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,38 +14,23 @@ from xlm_utils.ask.calls import announce, run_calls
 from xlm_utils.ask.cards import Card, load_card
 from xlm_utils.ask.replies import identity
 from xlm_utils.judge import known, proxy
-from xlm_utils.study import PARAMS, Study, StudyError
+from xlm_utils.study import Study, StudyError
+from xlm_utils.study.inputs import fill, read_prompt
 from xlm_utils.study.records import Step, digest, fingerprint, read_jsonl, read_manifest, write_text
 from xlm_utils.translate.drawing import terms
 
+PROMPT = "judge.txt"
 SCHEMA = {
     "type": "object", "properties": {"score": {"type": "integer"}},
     "required": ["score"], "additionalProperties": False}  # fmt: skip
 
 
-def fill(template: str, **fields: str) -> str:
-    """Put fields into a template in one pass; a field's text is never looked at again.
-
-    Raises:
-        StudyError: the template names a field that there is none of, or leaves one out.
-    """
-    if absent := [name for name in fields if f"{{{name}}}" not in template]:
-        raise StudyError(f"prompt template: {{{absent[0]}}} is not in it")
-
-    def field(match: re.Match) -> str:
-        if match[1] not in fields:
-            raise StudyError(f"prompt template: {{{match[1]}}} is not one of {', '.join(fields)}")
-        return fields[match[1]]
-
-    return re.sub(r"\{(\w+)\}", field, template)
-
-
 def prompt_for(study: Study, asked: dict) -> str:
     """The judge's prompt; terms and definitions go in as JSON strings, so that each stays on its line, in its quotes."""
-    template = (PARAMS / "prompts" / "judge.txt").read_text(encoding="utf-8")
     texts = {"term_source": "term", "term_target": "translation", "reference": "reference_text", "definition": "definition"}
     quoted = {field: json.dumps(asked[column], ensure_ascii=False) for field, column in texts.items()}
-    return fill(template, source_language=study.source.name, target_language=study.target.name, **quoted)
+    fields = {"source_language": study.source.name, "target_language": study.target.name, **quoted}
+    return fill(read_prompt(PROMPT, *fields), PROMPT, fields)
 
 
 def parse(text: str) -> tuple[int | None, str]:
@@ -124,7 +108,7 @@ def write_scores(study: Study, card: Card, output: str, asked: list[dict], base_
     if card.proxy:
         made_from |= proxy.open_encoder(card.model)[1] | {"right": fingerprint(known.setting_pairs(study)), "form": "term deleted, minus the others"}
     else:
-        prompt = (PARAMS / "prompts" / "judge.txt").read_text(encoding="utf-8")
+        prompt = read_prompt(PROMPT)
         made_from |= {"judge": identity(card, SCHEMA, base_url), "model": card.model, "params": card.params, "prompt": fingerprint(prompt)}
     step = Step(study.folder / "scores" / card.name / f"{output}.jsonl", **made_from)
     with step:

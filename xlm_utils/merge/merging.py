@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from xlm_utils.merge.methods import DTYPES, check_keys, render, resolve
+from xlm_utils.merge.methods import DTYPES, check_specification, render, resolve
 from xlm_utils.models.configs import read_config, read_tokenizer, save_config
 from xlm_utils.models.constituents import locate, source
 from xlm_utils.models.libraries import quiet
@@ -171,18 +171,9 @@ def _mergekit(with_folders: dict, seed: int | None, device: str) -> Iterator[tup
     import torch
     from mergekit.config import MergeConfiguration
     from mergekit.io.tasks import LoaderCache
-    from mergekit.merge_methods.registry import registered_methods
     from mergekit.options import MergeOptions
 
-    from xlm_utils.merge import chunked  # noqa: F401  (registers its methods)
-
-    specs = {method.spec.name: method.spec for method in registered_methods()}
-    name = with_folders["merge_method"]
-    if name not in specs:
-        raise StudyError(f"MergeKit has no method {name!r}; valid are {', '.join(sorted(specs))}")
-    check_keys(f"MergeKit's {name}, parameters", with_folders["parameters"], {p.name for p in specs[name].shared_parameters})
-    for entry in with_folders["models"]:
-        check_keys(f"MergeKit's {name}, models.parameters", entry.get("parameters", {}), {p.name for p in specs[name].input_parameters})
+    name, specs = with_folders["merge_method"], check_specification(with_folders)
     try:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.no_grad():
             torch.manual_seed(seed or 0)

@@ -19,7 +19,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from xlm_utils import __version__
-from xlm_utils.study.settings import ROOT
+from xlm_utils.study.inputs import ROOT, StudyError
 
 RECORDED_PACKAGES = ("torch", "transformers", "mergekit", "lm_eval", "tokenizers", "numpy")
 
@@ -152,7 +152,10 @@ def manifest_path(path: Path) -> Path:
 def read_manifest(path: Path) -> dict | None:
     """Manifest of a finished output, or None."""
     sidecar = manifest_path(path)
-    return json.loads(sidecar.read_text(encoding="utf-8")) if sidecar.exists() else None
+    try:
+        return json.loads(sidecar.read_text(encoding="utf-8")) if sidecar.exists() else None
+    except ValueError:
+        raise StudyError(f"{sidecar}: damaged; delete it, and what it belongs to is made again") from None
 
 
 class Step:
