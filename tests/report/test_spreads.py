@@ -273,21 +273,8 @@ def test_points_without_a_common_term_are_a_row_that_says_so(scored):
         write_lines(file, [row | {"score": None, "status": "refusal"} for row in rows])
     row = spreads.spread_table(scored).set_index("of").loc["TIES, the sweep’s terms"].iloc[0]
     assert (row["n"], row["reason"]) == (0, "no term that all of them have a score on")
-    spreads.spread_plot(scored).to_json()
 
 
-def test_the_figure_draws_every_merge_once_a_panel_and_a_band_a_group(scored):
-    fig = spreads.spread_plot(scored)
-    assert sum(len(trace.x) for trace in fig.data) == 2 * (6 + 4 + 2 + 3 + 3)
-    assert len(fig.layout.shapes) == 2 * 5
-    band = [shape for shape in fig.layout.shapes if shape.xref == "x"][-1]
-    row = spreads.spread_table(scored).query("reference == 'expert' and of == 'TIES, the sweep’s terms'").iloc[0]
-    assert (band.x0, band.x1) == (row["lowest"], row["highest"])
-    for trace in fig.data:
-        assert trace.error_x.array is not None
-
-
-def test_without_a_sweep_and_seeds_the_figure_says_so(tmp_path, monkeypatch):
+def test_without_a_sweep_and_seeds_only_methods_are_compared(tmp_path, monkeypatch):
     study = make_study(tmp_path, monkeypatch)
     assert list(spreads.spread_table(study)["differ_in"]) == ["methods"] * 2
-    assert "No sweep and no further mask seeds" in spreads.spread_plot(study).layout.annotations[0].text

@@ -3,8 +3,6 @@
 Imported inside functions only: it loads torch and lm_eval.
 """
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import io
@@ -80,7 +78,7 @@ class SharedPromptLM(HFLM):
     tokenised requests; hand the same dict to models that share a tokenizer.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_tokens: int, pairs: dict | None = None):
+    def __init__(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", batch_tokens: int, pairs: dict | None = None):
         super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=1)
         self.batch_tokens = batch_tokens
         self.truncated: set[str] = set()
@@ -113,7 +111,7 @@ class SharedPromptLM(HFLM):
             self._pairs[key] = self._pairs.setdefault(context, prompt), option  # one list for all options
         return self._pairs[key]
 
-    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Answer]:
+    def loglikelihood(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[Answer]:
         return super().loglikelihood(requests, disable_tqdm=True)
 
     def _loglikelihood_tokens(self, requests: list, disable_tqdm: bool = False, override_bs: int | None = None) -> list[Answer]:
@@ -158,9 +156,7 @@ class SharedPromptLM(HFLM):
                 before, also_greedy = wanted[prompts[row]][option]
                 wanted[prompts[row]][option] = before + likelihood, also_greedy and greedy
 
-    def _continue(
-        self, cache: DynamicCache, mask: torch.Tensor, lengths: torch.Tensor, rows: torch.Tensor, options: list[Tokens]
-    ) -> list[Answer]:
+    def _continue(self, cache: "DynamicCache", mask: torch.Tensor, lengths: torch.Tensor, rows: torch.Tensor, options: list[Tokens]) -> list[Answer]:
         """Log-likelihood of each option after its first token, given the prompt of its row in the cache."""
         inputs, targets = self._pad([option[:-1] for option in options]), self._pad([option[1:] for option in options])
         steps = torch.arange(inputs.shape[1], device=self.device)
@@ -181,7 +177,7 @@ class SharedPromptLM(HFLM):
         fill = [(self.tokenizer.pad_token_id or 0,) * (width - len(row)) for row in rows]
         return torch.tensor([pad + row if left else row + pad for row, pad in zip(rows, fill, strict=True)], device=self.device)
 
-    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+    def generate_until(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[str]:
         """Stock generation in batches of ``batch_tokens`` tokens, an identical request once."""
         keys = [(request.args[0], json.dumps(request.args[1], sort_keys=True)) for request in requests]
         distinct = dict(zip(keys, requests, strict=True))

@@ -5,8 +5,6 @@ arithmetic takes over; and definitions differ in length, so a batch that waits f
 computes mostly padding. Hence large batches that shrink as their rows finish.
 """
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,7 +28,7 @@ OUT_OF_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA er
 class Writer:
     """A model that is ready to write: what it runs on, and its two functions."""
 
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: "PreTrainedTokenizerBase"
     how: str  # one line to print
     facts: dict  # for the manifest: device, dtype, quantization, stop_tokens
     complete: Callable[[list[str]], list[dict]]
@@ -49,7 +47,7 @@ def writer(study: Study, name: str) -> Writer:
 
 
 def complete(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], max_new_tokens: int, templated: bool = False,
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", texts: list[str], max_new_tokens: int, templated: bool = False,
     stop_at_loop: bool = False,
 ) -> list[dict]:  # fmt: skip
     """Greedy continuations of one batch, by ``generate`` in segments of a few steps; rows that have finished leave between two.
@@ -95,7 +93,7 @@ def complete(
     return [_row(tokenizer, tokens, stops, stop_at_loop) for tokens in said]
 
 
-def _row(tokenizer: PreTrainedTokenizerBase, tokens: list[int], stops: list[int], stop_at_loop: bool = False) -> dict:
+def _row(tokenizer: "PreTrainedTokenizerBase", tokens: list[int], stops: list[int], stop_at_loop: bool = False) -> dict:
     end = next((i for i, token in enumerate(tokens) if token in stops), None)
     kept = tokens if end is None else tokens[:end]
     finish = "length" if end is None else "stop"
@@ -117,7 +115,7 @@ def _loop(tokens: list[int]) -> int | None:
     return None
 
 
-def pick_batch_size(study: Study, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> tuple[int, str]:
+def pick_batch_size(study: Study, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> tuple[int, str]:
     """Batch size and the reason for it: the study's own, or what the free memory holds (a power of two)."""
     if study.generation.batch_size:
         return study.generation.batch_size, "set by the study"
@@ -143,7 +141,7 @@ def free_memory(device: str) -> int:
     return psutil.virtual_memory().available
 
 
-def row_bytes(model: PreTrainedModel, prompt_tokens: int, new_tokens: int) -> int:
+def row_bytes(model: "PreTrainedModel", prompt_tokens: int, new_tokens: int) -> int:
     """Most memory that one row needs: its keys and values, its prompt's activations, its scores over the vocabulary."""
     config, size = model.config.get_text_config(), model.dtype.itemsize
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

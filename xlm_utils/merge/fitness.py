@@ -3,8 +3,6 @@
 Prompts are built and tokenised as for Table 2 (room ``benchmarks``), and put to candidates that never touch the disk.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -34,7 +32,7 @@ def check_columns(study: Study) -> None:
             raise StudyError(f"evolution.columns: {column!r} has no choices to search on; there are {', '.join(valid)}")
 
 
-def _searched(study: Study) -> Iterator[tuple[str, dict, DatasetDict, str, list[int], tuple[str, list[int]]]]:
+def _searched(study: Study) -> "Iterator[tuple[str, dict, DatasetDict, str, list[int], tuple[str, list[int]]]]":
     """Data set, its configuration and splits, the split and the items that a search looks at, and (split, rows) that are reported.
 
     Raises:
@@ -65,7 +63,7 @@ def fitness_rows(study: Study) -> pd.DataFrame:
     return pd.DataFrame(found, columns=["column", "data set", "split", "searched on", "left to report", "both"])
 
 
-def scorer(study: Study) -> Callable[[PreTrainedModel, PreTrainedTokenizerBase], dict[str, float]]:
+def scorer(study: Study) -> "Callable[[PreTrainedModel, PreTrainedTokenizerBase], dict[str, float]]":
     """What a search maximises, on ``evolution.items`` items of each data set of ``evolution.columns``.
 
     Returns:
@@ -83,7 +81,7 @@ def scorer(study: Study) -> Callable[[PreTrainedModel, PreTrainedTokenizerBase],
     every = [pair for own in tasks.values() for pair in own]
     pairs: dict = {}
 
-    def score(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
+    def score(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> dict[str, float]:
         from xlm_utils.benchmark.harness import SharedPromptLM
 
         with quiet_harness():
@@ -98,7 +96,7 @@ def scorer(study: Study) -> Callable[[PreTrainedModel, PreTrainedTokenizerBase],
     return score
 
 
-def _gold_scores(task: PreparedTask, answers: Iterator[tuple[float, bool]]) -> dict[str, float]:
+def _gold_scores(task: "PreparedTask", answers: Iterator[tuple[float, bool]]) -> dict[str, float]:
     """Means over a task's items, taking the task's share of the answers."""
     docs, likelihoods = {}, {}
     for instance in task.instances:

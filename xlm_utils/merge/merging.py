@@ -1,7 +1,5 @@
 """From a method's MergeKit configuration to a merged checkpoint, or into a live model."""
 
-from __future__ import annotations
-
 import math
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -135,7 +133,7 @@ def identical(study: Study, names: Sequence[str]) -> list[list[str]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def merge_into(model: PreTrainedModel, study: Study, name: str, values: Mapping[str, float], seed: int | None = None) -> None:
+def merge_into(model: "PreTrainedModel", study: Study, name: str, values: Mapping[str, float], seed: int | None = None) -> None:
     """Merge tensor by tensor into a live model: the same weights as in the checkpoint that ``merge`` writes.
 
     Args:
@@ -162,7 +160,7 @@ def merge_into(model: PreTrainedModel, study: Study, name: str, values: Mapping[
 
 
 @contextmanager
-def _mergekit(with_folders: dict, seed: int | None, device: str) -> Iterator[tuple[MergeConfiguration, MergeOptions]]:
+def _mergekit(with_folders: dict, seed: int | None, device: str) -> "Iterator[tuple[MergeConfiguration, MergeOptions]]":
     """The configuration, checked against MergeKit's own specification of the method, while the masks are seeded.
 
     MergeKit itself gets no seed: it would reset the generators of Python and NumPy as well.

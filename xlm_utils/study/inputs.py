@@ -1,7 +1,5 @@
 """What people write, read strictly: every mistake is one sentence with file, line and what to do; ``1:30`` and dates stay text."""
 
-from __future__ import annotations
-
 import re
 import reprlib
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Method cards: every key of ``params/methods/<card>.yaml``, checked as far as a study without MergeKit can."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal

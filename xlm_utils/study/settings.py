@@ -89,7 +89,6 @@ class Benchmarks(_Part):
 
 class Evolution(_Part):
     evaluations: Whole = Field(ge=1, le=MILLION)
-    minutes: Number = Field(0, ge=0)  # no generation is begun after so many; 0: no limit
     random: bool = False  # a random search over as many candidates beside it
     layer_groups: Whole = Field(1, ge=1, le=1000)  # values of each parameter from the first to the last layer; those between are interpolated
     population: Whole = Field(4, ge=2, le=10_000)
