@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -36,14 +37,14 @@ def pico_tokenizer():
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<pad>", "<eos>", "<bos>", "<|im_start|>", "<|im_end|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(SENTENCES, trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=sorted(alphabet)))
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=sorted(alphabet), show_progress=False)
+    tokenizer.train_from_iterator(SENTENCES, trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>")
     fast.chat_template = CHAT
     return fast
 
 
-@pytest.fixture(scope="session")
-def pico_siblings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def write_siblings(root: Path) -> dict[str, Path]:
     """Folders ``llama`` and ``gemma``, each with an ``ancestor`` and its fine-tunes ``japanese`` and ``expert`` (bf16)."""
     import torch
     from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
@@ -58,7 +59,6 @@ def pico_siblings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "llama": (LlamaForCausalLM, LlamaConfig(**size, **tokens, max_position_embeddings=512)),
         "gemma": (Gemma3ForCausalLM, Gemma3TextConfig(**size, **tokens, head_dim=8, sliding_window=64, max_position_embeddings=512)),
     }
-    root = tmp_path_factory.mktemp("pico")
     for family, (model_class, config) in configs.items():
         generator = torch.Generator().manual_seed(7)
         torch.manual_seed(7)
@@ -76,26 +76,37 @@ def pico_siblings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {family: root / family for family in configs}
 
 
+def write_study(
+    folder: Path, siblings: dict[str, Path], family: str = "llama", *, weights: dict[str, Path] | None = None,
+    adapters: dict[str, Path | str] | None = None, evolution: dict | None = None, **settings: object,
+):  # fmt: skip
+    """A study over pico siblings: ``adapters`` of constituents, and any of a preset's settings."""
+    from xlm_utils.study import PARAMS, open_study
+
+    preset = yaml.safe_load((PARAMS / "demo.yaml").read_text(encoding="utf-8")) | settings
+    for name, constituent in preset["constituents"].items():
+        constituent.pop("adapter", None)
+        constituent.pop("tokens", None)
+        constituent["weights"] = str((weights or {}).get(name, siblings[family] / name))
+        constituent |= {"adapter": str(adapters[name])} if name in (adapters or {}) else {}
+    preset["evolution"] |= evolution or {}
+    shutil.rmtree(path := folder / "preset", ignore_errors=True)
+    path.mkdir()
+    (path / "pico.yaml").write_text(yaml.safe_dump(preset, sort_keys=False), encoding="utf-8")
+    return open_study(str(path / "pico.yaml"))
+
+
+@pytest.fixture(scope="session")
+def pico_siblings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of ``write_siblings``, made once."""
+    return write_siblings(tmp_path_factory.mktemp("pico"))
+
+
 @pytest.fixture
 def pico_study(pico_siblings: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
     """A study over pico siblings in a run folder of its own: ``pico_study("llama", base="ancestor")``."""
-    from xlm_utils.study import PARAMS, Study, open_study
-
     monkeypatch.setenv("XLM_HOME", str(tmp_path / "home"))
-
-    def make(family: str = "llama", *, weights: dict[str, Path] | None = None, evolution: dict | None = None, **settings: object) -> Study:
-        preset = yaml.safe_load((PARAMS / "demo.yaml").read_text(encoding="utf-8")) | settings
-        for name, constituent in preset["constituents"].items():
-            constituent.pop("adapter", None)
-            constituent.pop("tokens", None)
-            constituent["weights"] = str((weights or {}).get(name, pico_siblings[family] / name))
-        preset["evolution"] |= evolution or {}
-        shutil.rmtree(path := tmp_path / "preset", ignore_errors=True)
-        path.mkdir()
-        (path / "pico.yaml").write_text(yaml.safe_dump(preset, sort_keys=False), encoding="utf-8")
-        return open_study(str(path / "pico.yaml"))
-
-    return make
+    return partial(write_study, tmp_path, pico_siblings)
 
 
 @pytest.fixture

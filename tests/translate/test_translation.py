@@ -45,6 +45,8 @@ def test_a_medical_sense_comes_first():
         ("impulsive", "衝動的"),  # not 無謀, whose first sense has five other glosses
         ("sneeze", "くしゃみ"),  # usually written in kana
         ("hypoglycemia", "低血糖"),  # not 低血圧症, whose other gloss is hypotension
+        ("harelip", ""),  # obsolete or sensitive, every one
+        ("hoarding", ""),  # five entries, of signboards and of stores
         *((term, "") for term in ("hypercapnia", "hypocapnia", "exodeviation", "exstrophy", "spasticity", "contracture", "fisting", "hypotension")),
     ],
 )
@@ -73,8 +75,8 @@ def test_agreement_with_the_official_labels_is_as_reported(automatic):
     equal = pairs["ours"] == pairs["official"]
     alike = pairs[pairs["name"]].apply(lambda row: SequenceMatcher(None, row["ours"], row["official"]).ratio(), axis=1).mean()
     print(f"equal: {equal.sum()} of {len(pairs)} labels, {equal[pairs['name']].sum()} of {pairs['name'].sum()} names; shared characters {alike:.3f}")
-    assert (equal.sum(), len(pairs)) == (215, 403)
-    assert (equal[pairs["name"]].sum(), pairs["name"].sum()) == (187, 308)  # as notebook 02 says
+    assert (equal.sum(), len(pairs)) == (214, 393)
+    assert (equal[pairs["name"]].sum(), pairs["name"].sum()) == (187, 304)  # as notebook 02 says
 
 
 def test_the_sample_is_seeded_and_half_seen(study):

@@ -71,7 +71,7 @@ def _distance(tensors: Tensors, root: Tensors) -> float:
     """L2 distance over L2 norm, on the first rows of every matrix of the layers; NaN without a common one."""
     distance = norm = 0.0
     for name, shape in root.shapes.items():
-        if len(shape) == 2 and "layers." in name and tensors.shapes.get(name) == shape:
+        if len(shape) == 2 and re.search(r"\.\d+\.", f".{name}") and tensors.shapes.get(name) == shape:
             ours, theirs = tensors.head(name), root.head(name)
             distance += float((ours - theirs).square().sum())
             norm += float(theirs.square().sum())

@@ -153,10 +153,13 @@ def merge_into(model: "PreTrainedModel", study: Study, name: str, values: Mappin
         planner = Planner(configuration, options, folders)
         planner._plan()  # MergeKit 0.1.5's public plan_in_memory ends in a TypeError of pydantic's
         names, live = {task: weight.name for weight, task in planner._tensors}, dict(model.named_parameters(remove_duplicate=False))
-        live.setdefault("embed_out.weight", model.get_output_embeddings().weight)  # GPT-NeoX's head, which transformers 5 calls lm_head in memory
-        for task, tensor in Executor(list(names), math_device=device, storage_device=device).run(quiet=True):
-            name = names[task] if names[task] in live else f"{model.base_model_prefix}.{names[task]}"  # as GPT-2's are stored
-            live[name].copy_(tensor.to(getattr(torch, DTYPES["out_dtype"])))
+        out = getattr(torch, DTYPES["out_dtype"])
+        made = ((names[task], tensor.to(out)) for task, tensor in Executor(list(names), math_device=device, storage_device=device).run(quiet=True))
+        if not set(names.values()) <= live.keys():  # GPT-2's and GPT-NeoX's have other names in memory, and the experts of a mixture are one there
+            stored = {name: tensor.cpu() for name, tensor in made}
+            made = type(model).from_pretrained(None, config=model.config, state_dict=stored).named_parameters()
+        for name, tensor in made:
+            live[name].copy_(tensor)
 
 
 @contextmanager

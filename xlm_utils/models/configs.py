@@ -61,10 +61,10 @@ def read_config(file: Path, model: str) -> "PretrainedConfig":
 
 def meaning(config: "PretrainedConfig") -> dict[str, object]:
     """What parents must share or should: property → value, defaults filled in."""
-    heads = config.num_attention_heads
+    heads = getattr(config, "num_attention_heads", None)  # Mamba has none
     values = {key: getattr(config, key, None) for key in SHAPE}
     values["num_key_value_heads"] = values["num_key_value_heads"] or heads
-    values["head_dim"] = values["head_dim"] or config.hidden_size // heads
+    values["head_dim"] = values["head_dim"] or (config.hidden_size // heads if heads else None)
     epsilons = [getattr(config, key) for key in ("rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps", "norm_eps") if hasattr(config, key)]
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
     return {

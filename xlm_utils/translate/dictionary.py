@@ -11,13 +11,13 @@ import pandas as pd
 from xlm_utils.study import StudyError
 
 MEDICAL = {"medicine", "anatomy", "physiology", "pathology", "psychology, psychiatry"}  # fields of a sense, as JMdict names them
-DATED = {"archaism", "obsolete term", "obscure term", "rare", "dated term", "historical term"}
 MARKED = {
+    "archaism", "obsolete term", "obscure term", "rare", "dated term", "historical term",
     "abbreviation", "slang", "Internet slang", "manga slang", "sensitive", "derogatory", "colloquialism", "vulgar expression or word",
     "jocular, humorous term", "familiar language", "children's language", "onomatopoeic or mimetic word"}  # fmt: skip
 KANA = "word usually written using kana alone"
-BROAD = 4  # other glosses that make a sense too broad for a term, unless it is a medical one
-ORDER = {"dated": True, "marked": True, "shared": False, "common": False, "vague": True, "medical": False, "first_sense": False, "entry": True}
+BROAD = 4  # other glosses that make a sense, or entries that make a term, too broad, unless the sense is a medical one
+ORDER = {"shared": False, "common": False, "vague": True, "medical": False, "first_sense": False, "entry": True}
 QUERY = """
 select lower(g.text) as gloss, s.idseq as entry, s.ID as sense,
        s.ID = (select min(ID) from Sense where idseq = s.idseq) as first_sense,
@@ -49,14 +49,14 @@ def query(sql: str, *parameters: object) -> pd.DataFrame:
 def jmdict(terms: list[str], concepts: list[str] | None = None) -> pd.DataFrame:
     """Dictionary entries whose English gloss *is* the term (no fuzzy match), best entry per term.
 
-    A sense of another field, or one that is not medical and either not its entry's first or of many
-    other glosses (``BROAD``), translates nothing. Nor does a sense with terms of two concepts among its
-    glosses, or a word that is the best one for two. Of the others (``ORDER``): a current word before an
-    obsolete one, an unmarked one before slang, abbreviations and sensitive words; a sense that more terms
-    of the concept find; a word that JMdict marks as common; a sense with at most one other gloss; a
-    medical one; an entry's first. Words usually written in kana are given so. The order was
-    chosen among some sixty by agreement with HPO's official Japanese labels (a test has the numbers), so
-    that agreement is no independent measure; without the refusals a few more words would equal them.
+    Obsolete and sensitive words, slang and abbreviations translate nothing; nor does a sense of another
+    field, one that is not medical and either not its entry's first or of many other glosses (``BROAD``), or
+    a vague one of a term with as many entries; nor one with terms of two concepts among its glosses, or a
+    word that is the best one for two. Of the others (``ORDER``): a sense that more terms of the concept
+    find; a word that JMdict marks as common; a sense with at most one other gloss; a medical one; an
+    entry's first. Words usually written in kana are given so. The order was chosen among some sixty by
+    agreement with HPO's official Japanese labels (a test has the numbers), so that agreement is no
+    independent measure; without the refusals a few more words would equal them.
 
     Args:
         terms: words, in any case.
@@ -70,9 +70,8 @@ def jmdict(terms: list[str], concepts: list[str] | None = None) -> pd.DataFrame:
     rows = query(QUERY, json.dumps(wanted["term"].tolist()))
     misc, field = (rows[column].fillna("").str.split(";").map(set) for column in ("misc", "field"))
     rows["medical"] = field.map(lambda names: bool(names & MEDICAL))
-    rows["dated"], rows["marked"] = misc.map(lambda names: bool(names & DATED)), misc.map(lambda names: bool(names & MARKED))
     rows["translation"] = rows["kanji"].where(rows["kanji"].notna() & ~misc.map(lambda names: KANA in names), rows["kana"])
-    usable = rows["medical"] | (rows["field"].isna() & (rows["first_sense"] == 1))
+    usable = (rows["medical"] | (rows["field"].isna() & (rows["first_sense"] == 1))) & ~misc.map(lambda names: bool(names & MARKED))
     rows = rows.merge(wanted, left_on="gloss", right_on="term", how="left")
     sense = rows.groupby("sense")
     rows["shared"] = sense["term"].transform("nunique")
@@ -83,5 +82,6 @@ def jmdict(terms: list[str], concepts: list[str] | None = None) -> pd.DataFrame:
     rows = rows.assign(candidates=rows.groupby("term")["entry"].transform("nunique"))
     best = rows.sort_values(list(ORDER), ascending=list(ORDER.values()), kind="stable").drop_duplicates("term")
     best = best[best.groupby("translation")["concept"].transform("nunique") == 1]
+    best = best[best["medical"] | ~best["vague"] | (best["candidates"] < BROAD)]
     best = best.assign(kind=best["medical"].map({True: "medical", False: "general"}))
     return best[["term", "translation", "kind", "candidates"]].sort_values("term", ignore_index=True)
