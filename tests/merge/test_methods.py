@@ -64,6 +64,24 @@ def test_methods_on_the_ancestor_follow_their_formulas(pico_study, pico_siblings
     assert_equal(merged, {n: base[n] + formula(general[n] - base[n], expert[n] - base[n]) for n in base})
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma"])
+@pytest.mark.parametrize(("card", "modules"), [("mlp_swap", (".mlp.",)), ("attention_swap", (".self_attn.", ".attn."))])
+def test_a_swap_takes_whole_modules_and_nothing_else(pico_study, family, card, modules):
+    study = pico_study(family)
+    a, b = of(study, "japanese"), of(study, "expert")
+    taken = {n for n in a if any(module in n for module in modules)}
+    assert len(taken) >= 2 * (2 if card == "mlp_swap" else 1)
+    for name, share in ((card, 1.0), (f"{card}~share=0.25", 0.25)):
+        assert_equal(weights(merging.merge(study, name)), {n: a[n] + share * (b[n] - a[n]) if n in taken else a[n] for n in a})
+
+
+def test_the_experts_task_vector_is_added_to_the_whole_general_model(pico_study):
+    study = pico_study("llama")
+    base, a, b = (of(study, n) for n in ("ancestor", "japanese", "expert"))
+    for name, weight in (("chat_vector", 1.0), ("chat_vector~expert_weight=0.5", 0.5)):
+        assert_equal(weights(merging.merge(study, name)), {n: a[n] + weight * (b[n] - base[n]) for n in a})
+
+
 def test_nearswap_steps_towards_the_expert_by_t_at_most(pico_study):
     study = pico_study("gemma")
     a, b = of(study, "japanese"), of(study, "expert")
