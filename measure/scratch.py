@@ -26,12 +26,12 @@ from xlm_utils.benchmark.tasks import data
 from xlm_utils.judge import judging
 from xlm_utils.run import pipeline
 from xlm_utils.run.preflight import preflight
-from xlm_utils.study import PARAMS, ROOT, StudyError, inputs, method_cards, names, open_study, settings
+from xlm_utils.study import PARAMS, ROOT, StudyError, inputs, method_cards, names, open_study
 from xlm_utils.study import study as study_module
 from xlm_utils.translate import llm
 
 LIMIT = 60  # s for a case
-HOLDERS = [inputs, method_cards, names, settings, study_module, cards, pipeline]  # modules that look into params
+HOLDERS = [inputs, method_cards, names, study_module, cards, pipeline]  # modules that look into params
 
 
 class Scratch:
