@@ -19,7 +19,7 @@ from xlm_utils.ask import calls, cards, clients
 from xlm_utils.ask.cards import Card, find_key, load_card
 from xlm_utils.ask.clients import Reply, open_client, shutdown_date
 from xlm_utils.judge.judging import SCHEMA, parse
-from xlm_utils.study import PARAMS, StudyError
+from xlm_utils.study import PARAMS, StudyError, inputs
 
 KEY = "sk-secret0123456789abcdefXYZ"
 CLIENTS = ("openai", "google-generativeai", "google-genai")
