@@ -99,9 +99,7 @@ def render(study: Study, name: str, **values: float | list[float]) -> dict:
     """MergeKit configuration of a method: every parameter written out, models by their names in the study.
 
     A list instead of a number is MergeKit's gradient: values from the first to the last layer, those between interpolated.
-
-    Raises:
-        StudyError: an unknown, missing, out-of-range or ineffective parameter.
+    A StudyError: a parameter is unknown, missing, out of range or without effect.
     """
     method = resolve(study, name)
     for parameter in values:

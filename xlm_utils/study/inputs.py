@@ -112,13 +112,9 @@ def read_prompt(name: str, *needed: str) -> str:
 
 def fill(template: str, file: str, fields: Mapping[str, str]) -> str:
     """Put fields into a file's template in one pass, so that a field's text is never looked at again; a StudyError names an unknown one."""
-
-    def field(match: re.Match) -> str:
-        if match[1] not in fields:
-            raise StudyError(f"params/prompts/{file}: {{{match[1]}}} is not one of {', '.join(fields)}")
-        return fields[match[1]]
-
-    return re.sub(r"\{(\w+)\}", field, template)
+    if unknown := [name for name in re.findall(r"\{(\w+)\}", template) if name not in fields]:
+        raise StudyError(f"params/prompts/{file}: {{{unknown[0]}}} is not one of {', '.join(fields)}")
+    return re.sub(r"\{(\w+)\}", lambda found: fields[found[1]], template)
 
 
 def _no_truth(value: object) -> object:
@@ -153,13 +149,9 @@ def plain(error: Mapping[str, Any]) -> str:
 
 
 def checked(model: type[Model], found: dict, file: str, parameters: Mapping[tuple[str, ...], str] = {}) -> Model:
-    """What a file says, as an instance of the model.
+    """What a file says, as an instance of the model; a StudyError says the first thing that is wrong.
 
-    Args:
-        parameters: place in the file → notebook parameter that overrode it, to be named in its stead.
-
-    Raises:
-        StudyError: the first thing that is wrong, in one sentence.
+    ``parameters``: place in the file → notebook parameter that overrode it, to be named in its stead.
     """
     try:
         return model.model_validate(found)

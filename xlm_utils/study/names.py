@@ -45,16 +45,13 @@ def parse(name: str) -> Name:
 
 
 def grid(name: str) -> list[str]:
-    """Every combination of the values in ``params/sweeps/<card>.yaml``, as names of methods.
+    """Every combination of the values in ``params/sweeps/<card>.yaml``, as names of methods; a StudyError says what is wrong there.
 
     A value that is the card's default is left out of the name, so that the point of all defaults is
     the method itself, and its merge is not made twice.
 
     Args:
         name: of the method whose parameters vary, with its base and seed: ``ties@ancestor``.
-
-    Raises:
-        StudyError: one sentence naming the file, the parameter or value, and what is valid.
     """
     method = parse(name)
     if method.card not in listed("sweeps"):

@@ -79,11 +79,7 @@ class Study:
         return bool(self.sweep and self.sweep.run)
 
     def swept(self) -> "Study":
-        """This study with the points of its sweep's grids for methods, on terms of its own, in a run folder of its own.
-
-        Raises:
-            StudyError: the study has no sweep, or a grid is no good.
-        """
+        """This study with its grids' points for methods, on terms and in a run folder of its own; a StudyError: no sweep, or a grid is no good."""
         if self.sweep is None:
             raise StudyError(f"study {self.name}: it has no sweep; add sweep: {{grids: [ties], terms: 12}}; grids: {', '.join(listed('sweeps'))}")
         points = dict.fromkeys(point for name in self.sweep.grids for point in grid(name))
@@ -174,10 +170,7 @@ def open_study(
     the project's own (``XLM_HOME`` where it is empty); every other parameter is one of ``OVERRIDES`` and gets
     a run folder of its own, unless it only adds results. Called in a notebook, it also
     looks at the parameters cells just above: a name injected there that the notebook does not have
-    (``-p methd ties``) is an error here, not a silent default.
-
-    Raises:
-        StudyError: one sentence that names the value and what is valid.
+    (``-p methd ties``) is an error here, not a silent default. A StudyError names the value and what is valid.
     """
     tidy_kernel()
     if str(sweep).lower() not in ("true", "false"):  # Papermill passes a string

@@ -19,7 +19,7 @@ PUBMEDQA_TEST = Path(__file__).with_name("pubmedqa_test_pmids.txt")  # official 
 Said = Annotated[str, Field(min_length=1)]
 
 
-class DataError(Exception):
+class DataError(StudyError):
     """A data set that can't be reached or read; one sentence with the way out."""
 
 
