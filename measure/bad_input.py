@@ -48,7 +48,7 @@ CASES = [
     study("S83", "dare_seeds", 100_000, "dare_seeds = 100000: .*1000"),
     raw("S89", lambda t: 'title: "open\n' + t, r"line \d+: while (scanning a quoted scalar|parsing)"),
     raw("S90", lambda t: t.replace("sample: 160", "sample: 1:30"), "sample = '1:30': must be a whole number"),
-    study("S93", "vocabulary", {"source": "csv", "path": "data/demo", "sample": 4}, "that is a folder.*CSV"),
+    study("S93", "vocabulary", {"source": "csv", "path": "data/demo", "sample": 4}, "a folder.*CSV"),
     raw("S96", lambda t: f"{t}\n---\ntitle: other\n", r"line \d+: .*another document"),
     study("S98", "constituents.expert.label", "", "expert.label = '': must not be empty"),
     raw("S-dup", lambda t: t + "\nseed: 1\n", r"line \d+: the key 'seed' is there twice"),
@@ -107,7 +107,7 @@ CASES = [
     rows("B36", "jcommonsenseqa", at("label", 1), "jcommonsenseqa.*line 1: not JSON", break_it="{"),
     terms("C34", "csv", text("term,concept,translation\nBradycardia,007,徐脈\nTachycardia,7,頻脈\n"), (["007", "7"],), "concept"),
     terms("C38", "csv", text("term,translation\nMe\u0301nvieritis,z\nBradycardia,徐脈\n"), (["Bradycardia", "Ménvieritis"],)),
-    terms("C43", "csv", lambda folder: folder, "that is a folder; source csv needs a CSV file"),
+    terms("C43", "csv", lambda folder: folder, "a folder; source csv needs a CSV file"),
     terms("H26", "hpo", text("[Term]\nid: HP:0000252\nis_obsolete: true\n\n[Term]\nid: HP:1\nname: Bradycardia\ndef: \"Slow.\" []\n"
                              "is_a: HP:0000252 ! Microcephaly\n"), (["Bradycardia"],)),
     terms("R05", "snomed", release(lambda file, date: shutil.copy(file, str(file).replace(date, "20240131"))), "are one file of two releases"),

@@ -22,16 +22,15 @@ import yaml
 from tests.support.loopback import Loopback
 from xlm_utils.ask import cards
 from xlm_utils.ask.calls import run_calls
-from xlm_utils.benchmark.tasks import data
 from xlm_utils.judge import judging
 from xlm_utils.run import pipeline
 from xlm_utils.run.preflight import preflight
-from xlm_utils.study import PARAMS, ROOT, StudyError, inputs, method_cards, names, open_study, settings
+from xlm_utils.study import PARAMS, ROOT, StudyError, inputs, method_cards, names, open_study
 from xlm_utils.study import study as study_module
 from xlm_utils.translate import llm
 
 LIMIT = 60  # s for a case
-HOLDERS = [inputs, method_cards, names, settings, study_module, cards, pipeline]  # modules that look into params
+HOLDERS = [inputs, method_cards, names, study_module, cards, pipeline]  # modules that look into params
 
 
 class Scratch:
@@ -216,8 +215,6 @@ def outcome(case: Case, folder: Path) -> tuple[bool, str]:
         said = str(error)
         plain = isinstance(case.right, str) and re.search(case.right, said, re.DOTALL) and len(said) < 1500
         return bool(plain), f"sentence: {said}"
-    except data.DataError as error:
-        return isinstance(case.right, str) and bool(re.search(case.right, str(error))), f"sentence: {error}"
     except TimeoutError:
         return False, f"hangs for {LIMIT} s"
     except Exception as error:

@@ -19,7 +19,7 @@ from xlm_utils.ask import calls, cards, clients
 from xlm_utils.ask.cards import Card, find_key, load_card
 from xlm_utils.ask.clients import Reply, open_client, shutdown_date
 from xlm_utils.judge.judging import SCHEMA, parse
-from xlm_utils.study import PARAMS, StudyError
+from xlm_utils.study import PARAMS, StudyError, inputs
 
 KEY = "sk-secret0123456789abcdefXYZ"
 CLIENTS = ("openai", "google-generativeai", "google-genai")
@@ -167,7 +167,8 @@ def test_all_shipped_cards_are_valid_and_the_published_ones_name_the_published_m
 
 
 def test_a_card_with_a_mistake_names_file_key_and_valid_keys(tmp_path, monkeypatch):
-    monkeypatch.setattr(cards, "PARAMS", tmp_path)
+    for module in (cards, inputs):
+        monkeypatch.setattr(module, "PARAMS", tmp_path)
     (tmp_path / "judges").mkdir()
     (tmp_path / "judges" / "odd.yaml").write_text("label: x\nclient: openai\nmodel: m\nprize_in: 1\n")
     with pytest.raises(StudyError, match=r"odd\.yaml: unknown key prize_in; valid are .*price_in"):

@@ -15,7 +15,7 @@ from xlm_utils.generate import generation
 from xlm_utils.merge import merging, methods
 from xlm_utils.merge.methods import resolve
 from xlm_utils.report import benchmark_columns, results, spreads, tables
-from xlm_utils.study import PARAMS, method_cards, names, open_study
+from xlm_utils.study import PARAMS, inputs, method_cards, names, open_study
 from xlm_utils.study.inputs import StudyError
 from xlm_utils.study.names import parse
 from xlm_utils.study.records import Step, read_manifest
@@ -65,8 +65,8 @@ def test_a_point_merges_as_its_values_given_by_hand(pico_study):
 
 def test_every_shipped_grid_belongs_to_a_card_and_holds_the_published_default(pico_study):
     study = pico_study()
-    assert names.grids() == ["dare_ties", "linear", "slerp", "task_arithmetic", "ties"], "the published methods with free parameters"
-    for card in names.grids():
+    assert inputs.listed("sweeps") == ["dare_ties", "linear", "slerp", "task_arithmetic", "ties"], "the published methods with free parameters"
+    for card in inputs.listed("sweeps"):
         points = names.grid(card)
         assert card in points, "all defaults: the method itself, whose merge is not made twice"
         assert len(set(points)) == len(points) >= 3
@@ -82,7 +82,7 @@ def test_a_grid_of_two_parameters_is_every_combination_with_its_base():
 
 
 def test_a_grid_outside_of_a_card_names_the_file(tmp_path, monkeypatch):
-    for module in (names, method_cards):
+    for module in (inputs, names, method_cards):
         monkeypatch.setattr(module, "PARAMS", tmp_path)
     for folder in ("sweeps", "methods"):
         (tmp_path / folder).mkdir()

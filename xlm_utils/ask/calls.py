@@ -67,11 +67,7 @@ def announce(study: Study, card: Card, prompts: Iterable[tuple[str, int]], schem
 
 
 def afford(study: Study, usd: float) -> None:
-    """Stop before the first call if so much more, for all judges together, is above the study's limit.
-
-    Raises:
-        StudyError: it is.
-    """
+    """Stop with a StudyError, before the first call, if so much more is, for all judges together, above the study's limit."""
     limit, before = study.judging.max_cost_usd, spent(study.replies)
     if before + usd > limit:
         raise StudyError(

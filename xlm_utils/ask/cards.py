@@ -10,10 +10,10 @@ import re
 import sys
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from xlm_utils.study import PARAMS, StudyError
-from xlm_utils.study.inputs import Number, Once, Text, Whole, mistake, read_yaml, short
+from xlm_utils.study.inputs import Number, Once, Part, Text, Whole, checked, listed, read_yaml, short
 
 BASE_URL_VARIABLES = {"openai": "OPENAI_BASE_URL", "google-generativeai": "GOOGLE_GEMINI_BASE_URL", "google-genai": "GOOGLE_GEMINI_BASE_URL"}
 OURS = {  # parameters that the kit sets itself, or counts on what they are by default
@@ -21,10 +21,8 @@ OURS = {  # parameters that the kit sets itself, or counts on what they are by d
 }  # fmt: skip
 
 
-class Card(BaseModel):
+class Card(Part):
     """One judge (or translator), as its YAML file describes it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     label: Text
@@ -32,7 +30,7 @@ class Card(BaseModel):
     model: Text
     base_url: Annotated[str, Field(pattern=r"^(https?://\S+)?$")] = ""  # "": the SDK's own address
     key_env: Annotated[tuple[Text, ...], Once] = ()  # variables (or Colab secrets) to look for the key in, in this order
-    params: dict[str, Any] = {}  # sampling parameters, passed as they are; reasoning models take none
+    params: dict[str, Any] = Field({})  # sampling parameters, passed as they are; reasoning models take none
     requests_per_minute: Number = Field(60, gt=0, le=10**6)
     tokens_per_minute: Number = Field(0, ge=0)  # 0: the server has no such limit
     price_in: Number = Field(0, ge=0)  # USD per million tokens
@@ -52,20 +50,13 @@ class Card(BaseModel):
 
 
 def load_card(name: str) -> Card:
-    """Read and validate ``params/judges/<name>.yaml``.
-
-    Raises:
-        StudyError: no such card, an unknown key, or an impossible value.
-    """
+    """``params/judges/<name>.yaml``; a StudyError if there is none, or says what is wrong there."""
     path = PARAMS / "judges" / f"{name}.yaml"
     if not path.is_file():
-        raise StudyError(f"judge {short(name)} is not one of {', '.join(sorted(p.stem for p in path.parent.glob('*.yaml')))}")
+        raise StudyError(f"judge {short(name)} is not one of {', '.join(listed('judges'))}")
     if "name" in (found := read_yaml(path)):
         raise StudyError(f"{path.name}: unknown key name; the file's name is the judge's")
-    try:
-        card = Card.model_validate(found | {"name": name})
-    except ValidationError as error:
-        raise mistake(error, Card, path.name) from None
+    card = checked(Card, found | {"name": name}, path.name)
     if taken := OURS & {*card.params, *card.params.get("extra_body", ())}:
         raise StudyError(f"{path.name}: params.{min(taken)} is no sampling parameter; the kit sets it itself, so leave it out")
     return card
@@ -77,11 +68,7 @@ def address(card: Card, base_url: str = "") -> str:
 
 
 def find_key(card: Card, url: str) -> str:
-    """The key, from the environment or Colab's secrets; a server named by URL may do without.
-
-    Raises:
-        StudyError: no key, or one that can't be a key (its text is not shown).
-    """
+    """The key, from the environment or Colab's secrets; a server named by URL may do without. A StudyError never shows a key's text."""
     for variable in card.key_env:
         key = (os.environ.get(variable) or _colab_secret(variable) or "").strip()
         if key and not re.fullmatch(r"[!-~]+", key):  # an SDK would quote the bad header, key and all

@@ -218,11 +218,7 @@ def _retry_after(headers: Any, text: str) -> float | None:
 
 
 def open_client(card: Card, base_url: str = "") -> Ask:
-    """The card's ``ask(prompt, schema)``; ``schema`` is a flat JSON schema that the reply has to follow.
-
-    Raises:
-        StudyError: no key, or a sampling parameter that the SDK does not know.
-    """
+    """The card's ``ask(prompt, schema)`` with a flat JSON schema; a StudyError: no key, or a sampling parameter that the SDK does not know."""
     url = address(card, base_url)
     make = {"openai": openai, "google-generativeai": generativeai, "google-genai": genai}[card.client]
     return make(card, find_key(card, url), url)

@@ -56,7 +56,7 @@ def source_path(study: Study) -> Path:
     found = project_path(settings.path or "")
     if not settings.path or not found.exists() or (found.is_dir() and settings.source != "snomed"):
         what = {"hpo": "an hp.obo", "snomed": "the folder or the zip of a SNOMED CT release (RF2)", "csv": "a CSV file"}[settings.source]
-        there = "that is a folder" if settings.path and found.is_dir() else "there is no such file"
+        there = "a folder" if settings.path and found.is_dir() else "there is no such file"
         raise StudyError(f"vocabulary.path = {settings.path!r}: {there}; source {settings.source} needs {what}")
     return found
 

@@ -49,11 +49,7 @@ def parse(text: str) -> tuple[int | None, str]:
 
 
 def definitions_file(study: Study, run: str) -> Path:
-    """Finished definitions of one run.
-
-    Raises:
-        StudyError: notebook 04 has not made them yet.
-    """
+    """Finished definitions of one run; a StudyError before notebook 04 has made them."""
     path = study.folder / "definitions" / f"{run}.jsonl"
     if read_manifest(path) is None:
         expert = study.by_role("expert")
@@ -158,11 +154,7 @@ def _proxy(study: Study, card: Card, asked: list[dict]) -> tuple[list[dict], dic
 
 
 def score(study: Study, term: str, definition: str, name: str = "proxy", base_url: str = "") -> pd.DataFrame:
-    """One's own definition of one of the study's terms, in either language, through a judge: a row per reference.
-
-    Raises:
-        StudyError: the study has no such term.
-    """
+    """One's own definition of a term of the study, in either language, through a judge: a row per reference. A StudyError: no such term."""
     table = graded_terms(study)
     chosen = table[(table["term"].str.lower() == term.lower()) | (table["translation"] == term)]
     if chosen.empty:

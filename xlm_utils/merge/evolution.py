@@ -112,11 +112,7 @@ def search(
 
 
 def check(study: Study) -> None:
-    """Stop before anything costly if the study could not search.
-
-    Raises:
-        StudyError: its models are quantised.
-    """
+    """Stop with a StudyError, before anything costly, if the models that a search writes into would be quantised."""
     if study.generation.quantization != "none":
         raise StudyError(
             f"generation.quantization = {study.generation.quantization!r}: a search writes its candidates into a live model, which must not be"

@@ -10,7 +10,6 @@ import pandas as pd
 
 from xlm_utils.benchmark import scores
 from xlm_utils.benchmark.prepared import COLUMN_OF, NO_CHOICES, columns, load_task, make_task, pools, quiet_harness, spread
-from xlm_utils.benchmark.tasks import data
 from xlm_utils.study import Study, StudyError
 
 if TYPE_CHECKING:
@@ -21,11 +20,7 @@ if TYPE_CHECKING:
 
 
 def check_columns(study: Study) -> None:
-    """Stop if a search could not look at the columns that it is to look at.
-
-    Raises:
-        StudyError: a column is unknown or scored by generation.
-    """
+    """Stop with a StudyError if a column that a search is to look at is unknown or scored by generation."""
     valid = [column for column, sets in columns(study).items() if not set(sets) & set(NO_CHOICES)]
     for column in study.evolution.columns:
         if column not in valid:
@@ -41,10 +36,7 @@ def _searched(study: Study) -> "Iterator[tuple[str, dict, DatasetDict, str, list
     check_columns(study)
     for column in study.evolution.columns:
         for dataset in columns(study)[column]:
-            try:
-                config, splits = load_task(study, dataset)
-            except data.DataError as error:
-                raise StudyError(str(error)) from None
+            config, splits = load_task(study, dataset)
             reported, (split, pool) = pools(study, dataset, config, splits)
             if not pool:
                 raise StudyError(f"evolution.columns: {dataset} has too few rows to set some aside; take fitness: published or another column")

@@ -29,15 +29,6 @@ class Method(NamedTuple):
     seed: int | None  # of the random mask, if the method draws one
 
 
-def check_keys(where: str, given: Mapping[str, object], needed: set[str]) -> None:
-    """Raise a StudyError that names ``where`` unless the mapping has the needed keys and no others."""
-    valid = ", ".join(sorted(needed)) or "none"
-    if unknown := set(given) - needed:
-        raise StudyError(f"{where}: unknown key {min(unknown)}; valid are {valid}")
-    if missing := needed - set(given):
-        raise StudyError(f"{where}: {min(missing)} is missing; needed are {valid}")
-
-
 def check_specification(template: dict, file: str = "") -> dict:
     """MergeKit's specifications by method; a StudyError if a card's template has a method or parameter that is not among them."""
     from mergekit.merge_methods.registry import registered_methods
@@ -48,9 +39,12 @@ def check_specification(template: dict, file: str = "") -> dict:
     name = template["merge_method"]
     if name not in specs:
         raise StudyError(f"{file}MergeKit has no method {name[:80]!r}; valid are {', '.join(sorted(specs))}")
-    check_keys(f"{file}MergeKit's {name}, parameters", template["parameters"], {p.name for p in specs[name].shared_parameters})
-    for entry in template["models"]:
-        check_keys(f"{file}MergeKit's {name}, models.parameters", entry.get("parameters", {}), {p.name for p in specs[name].input_parameters})
+    given = [(template["parameters"], specs[name].shared_parameters)]
+    given += [(entry.get("parameters", {}), specs[name].input_parameters) for entry in template["models"]]
+    for found, known in given:
+        if odd := set(found) ^ (names := {parameter.name for parameter in known}):
+            wrong = "is missing" if min(odd) in names else "is unknown"
+            raise StudyError(f"{file}MergeKit's {name}: the parameter {min(odd)} {wrong}; it has {', '.join(sorted(names)) or 'none'}")
     return specs
 
 
@@ -105,9 +99,7 @@ def render(study: Study, name: str, **values: float | list[float]) -> dict:
     """MergeKit configuration of a method: every parameter written out, models by their names in the study.
 
     A list instead of a number is MergeKit's gradient: values from the first to the last layer, those between interpolated.
-
-    Raises:
-        StudyError: an unknown, missing, out-of-range or ineffective parameter.
+    A StudyError: a parameter is unknown, missing, out of range or without effect.
     """
     method = resolve(study, name)
     for parameter in values:

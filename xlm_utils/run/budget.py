@@ -29,11 +29,7 @@ def cards(study: Study, stages: Collection[str]) -> list[str]:
 
 
 def answers(card: Card) -> str:
-    """Ask a judge's server whether it serves the model, without paying for a reply; what to print where it does.
-
-    Raises:
-        StudyError: no key, no server, or no such model there.
-    """
+    """Ask a judge's server, unpaid, whether it serves the model; what to print where it does. A StudyError: no key, no server, no such model."""
     if card.proxy:
         from xlm_utils.judge.proxy import open_encoder
 
@@ -83,11 +79,7 @@ def _refusal(card: Card, status: int) -> StudyError:
 
 
 def cost(study: Study, stages: Collection[str], parameters: float) -> str:
-    """Hours and dollars that the coming stages take; the terminology is curated for it where calls are to be paid.
-
-    Raises:
-        StudyError: more than ``judging.max_cost_usd``.
-    """
+    """Hours and dollars of the coming stages, for which the terminology may be curated; a StudyError above ``judging.max_cost_usd``."""
     paid = [load_card(name) for name in cards(study, stages) if not load_card(name).proxy]
     terms, counted = _terms(study) if paid else (study.vocabulary.sample, "")
     asked, needed = len(runs(study)), []

@@ -52,7 +52,7 @@ def preflight(study: Study, stages: Collection[str], here: bool = True) -> None:
     def attempt(check: Callable[[], str]) -> bool:
         try:
             print(f"  ok  {check()}", flush=True)
-        except (StudyError, data.DataError) as error:
+        except StudyError as error:
             failures.append(str(error))
             return False
         return True

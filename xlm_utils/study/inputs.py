@@ -4,14 +4,21 @@ import re
 import reprlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
 ROOT = Path(__file__).resolve().parents[2]
 PARAMS = ROOT / "params"
 NAME = re.compile(r"(?!all$)\w[\w.-]{0,79}")  # of what becomes a file or a folder; all means every one
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Part(BaseModel):
+    """Of what a file says: no key but these."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class StudyError(Exception):
@@ -32,6 +39,11 @@ def relative(path: Path) -> str:
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
 
 
+def listed(folder: str) -> list[str]:
+    """Names of the YAML files in a folder of ``params``."""
+    return sorted(path.stem for path in (PARAMS / folder).glob("*.yaml"))
+
+
 def read_text(path: Path) -> str:
     """A text file that a person wrote, without a byte order mark; a StudyError if it is no UTF-8 or holds control characters."""
     raw = path.read_bytes()
@@ -40,7 +52,7 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise StudyError(f"{relative(path)}, line {line}: not UTF-8 text; save the file as UTF-8") from None
-    if odd := re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", text):
+    if odd := re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f]", text):
         line = text.count("\n", 0, odd.start()) + 1
         raise StudyError(f"{relative(path)}, line {line}: the control character U+{ord(odd[0]):04X} is no text; delete it")
     return text.replace("\r\n", "\n").replace("\r", "\n")
@@ -100,13 +112,9 @@ def read_prompt(name: str, *needed: str) -> str:
 
 def fill(template: str, file: str, fields: Mapping[str, str]) -> str:
     """Put fields into a file's template in one pass, so that a field's text is never looked at again; a StudyError names an unknown one."""
-
-    def field(match: re.Match) -> str:
-        if match[1] not in fields:
-            raise StudyError(f"params/prompts/{file}: {{{match[1]}}} is not one of {', '.join(fields)}")
-        return fields[match[1]]
-
-    return re.sub(r"\{(\w+)\}", field, template)
+    if unknown := [name for name in re.findall(r"\{(\w+)\}", template) if name not in fields]:
+        raise StudyError(f"params/prompts/{file}: {{{unknown[0]}}} is not one of {', '.join(fields)}")
+    return re.sub(r"\{(\w+)\}", lambda found: fields[found[1]], template)
 
 
 def _no_truth(value: object) -> object:
@@ -140,16 +148,22 @@ def plain(error: Mapping[str, Any]) -> str:
     return _PLAIN.get(error["type"]) or re.sub("^(Value error, |Input (?=should)|Tuple (?=should)|String (?=should))", "", error["msg"])[:500]
 
 
-def mistake(error: ValidationError, model: type[BaseModel], file: str, parameters: Mapping[tuple[str, ...], str] = {}) -> StudyError:
-    """The first thing wrong with what a file says, in one sentence; ``parameters``: place there → notebook parameter to name instead."""
-    first = error.errors()[0]
+def checked(model: type[Model], found: dict, file: str, parameters: Mapping[tuple[str, ...], str] = {}) -> Model:
+    """What a file says, as an instance of the model; a StudyError says the first thing that is wrong.
+
+    ``parameters``: place in the file → notebook parameter that overrode it, to be named in its stead.
+    """
+    try:
+        return model.model_validate(found)
+    except ValidationError as error:
+        first = error.errors()[0]
     where = tuple(map(str, first["loc"]))
     key = parameters.get(where) or f"{file}: {'.'.join(where)[:80]}"
     if first["type"] == "extra_forbidden":
-        return StudyError(f"{file}: unknown key {'.'.join(where)[:80]}; valid are {', '.join(_fields(model, where[:-1]))}")
+        raise StudyError(f"{file}: unknown key {'.'.join(where)[:80]}; valid are {', '.join(_fields(model, where[:-1]))}")
     if not where or first["type"] == "missing":
-        return StudyError(f"{key} is missing" if where else f"{file}: {plain(first)}")
-    return StudyError(f"{key} = {shown(short(first['input']))}: {plain(first)}")
+        raise StudyError(f"{key} is missing" if where else f"{file}: {plain(first)}")
+    raise StudyError(f"{key} = {shown(short(first['input']))}: {plain(first)}")
 
 
 def _fields(model: Any, where: tuple[str, ...]) -> list[str]:

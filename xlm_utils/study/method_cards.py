@@ -4,36 +4,32 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
+from pydantic import Field, StrictBool
 
-from xlm_utils.study.inputs import NAME, PARAMS, Number, StudyError, Text, mistake, read_yaml, relative, short
+from xlm_utils.study.inputs import NAME, PARAMS, Number, Part, StudyError, Text, checked, listed, read_yaml, relative, short
 
 Role = Literal["general", "expert", "ancestor", "base"]  # "base": whichever model the study or the arm says
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class _Parameter(_Part):
+class _Parameter(Part):
     default: Number | None = None  # none: to be searched
     range: tuple[Number, Number]
     note: Text
 
 
-class _Entry(_Part):
+class _Entry(Part):
     model: Role
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field({})
 
 
-class _Template(_Part):  # MergeKit's configuration; $name stands for a parameter of the card
+class _Template(Part):  # MergeKit's configuration; $name stands for a parameter of the card
     merge_method: Text
     base_model: Role
     models: list[_Entry] = Field(min_length=1)
     parameters: dict[str, Any]
 
 
-class _Card(_Part):
+class _Card(Part):
     label: Text
     concept: Text
     use: Text
@@ -44,15 +40,10 @@ class _Card(_Part):
     mergekit: _Template
 
 
-def cards() -> list[str]:
-    """Names of the method cards in ``params/methods``."""
-    return sorted(path.stem for path in (PARAMS / "methods").glob("*.yaml"))
-
-
 def read_card(name: str) -> dict:
     """A method card, checked; a StudyError names the file, what is wrong there, and what is valid."""
-    if name not in cards() or not NAME.fullmatch(name):
-        raise StudyError(f"method {short(name)} has no card in params/methods, or can't be named so; there are {', '.join(cards())}")
+    if name not in listed("methods") or not NAME.fullmatch(name):
+        raise StudyError(f"method {short(name)} has no card in params/methods, or can't be named so; there are {', '.join(listed('methods'))}")
     path = PARAMS / "methods" / f"{name}.yaml"
     return _read(path, path.stat().st_mtime_ns)
 
@@ -60,10 +51,7 @@ def read_card(name: str) -> dict:
 @lru_cache  # until the file changes
 def _read(path: Path, _changed: int) -> dict:
     file = relative(path)
-    try:
-        card = _Card.model_validate(read_yaml(path)).model_dump(exclude_unset=True)
-    except ValidationError as error:
-        raise mistake(error, _Card, file) from None
+    card = checked(_Card, read_yaml(path), file).model_dump(exclude_unset=True)
     for parameter, about in card["parameters"].items():
         if about.get("default") is not None:
             in_range(f"{file}: parameters.{parameter}.default", about["default"], about["range"])

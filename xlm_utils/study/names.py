@@ -5,7 +5,7 @@ import math
 import re
 from typing import NamedTuple
 
-from xlm_utils.study.inputs import PARAMS, StudyError, read_yaml, short
+from xlm_utils.study.inputs import PARAMS, StudyError, listed, read_yaml, short
 from xlm_utils.study.method_cards import in_range, read_card
 
 GRAMMAR = re.compile(r"(?P<card>\w[\w.-]*)(~(?P<values>[\w.=,+-]+))?(@(?P<base>\w[\w.-]*))?(#(?P<seed>[\w.@-]+))?")
@@ -26,13 +26,10 @@ class Name(NamedTuple):
 
 
 def parse(name: str) -> Name:
-    """A method's name → its parts.
+    """A method's name → its parts; a StudyError if it does not follow the grammar.
 
     >>> parse("ties~density=0.3@ancestor")
     Name(card='ties', values={'density': 0.3}, base='ancestor', seed='')
-
-    Raises:
-        StudyError: it does not follow the grammar.
     """
     found = GRAMMAR.fullmatch(name)
     if not found or len(name) > 150:  # it names files
@@ -47,26 +44,18 @@ def parse(name: str) -> Name:
     return Name(found["card"], values, found["base"] or "", str(int(found["seed"])) if (found["seed"] or "").isdecimal() else found["seed"] or "")
 
 
-def grids() -> list[str]:
-    """Names of the cards that have a grid in ``params/sweeps``."""
-    return sorted(path.stem for path in (PARAMS / "sweeps").glob("*.yaml"))
-
-
 def grid(name: str) -> list[str]:
-    """Every combination of the values in ``params/sweeps/<card>.yaml``, as names of methods.
+    """Every combination of the values in ``params/sweeps/<card>.yaml``, as names of methods; a StudyError says what is wrong there.
 
     A value that is the card's default is left out of the name, so that the point of all defaults is
     the method itself, and its merge is not made twice.
 
     Args:
         name: of the method whose parameters vary, with its base and seed: ``ties@ancestor``.
-
-    Raises:
-        StudyError: one sentence naming the file, the parameter or value, and what is valid.
     """
     method = parse(name)
-    if method.card not in grids():
-        raise StudyError(f"sweep.grids: {short(method.card)} has no file in params/sweeps; there are {', '.join(grids())}")
+    if method.card not in listed("sweeps"):
+        raise StudyError(f"sweep.grids: {short(method.card)} has no file in params/sweeps; there are {', '.join(listed('sweeps'))}")
     file = f"params/sweeps/{method.card}.yaml"
     axes = read_yaml(PARAMS / "sweeps" / f"{method.card}.yaml")
     card = read_card(method.card)["parameters"]

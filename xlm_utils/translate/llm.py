@@ -29,11 +29,7 @@ def parse(text: str) -> tuple[dict | None, str]:
 
 
 def translator_card(study: Study) -> Card:
-    """The card of the study's translator, an LLM.
-
-    Raises:
-        StudyError: the card is a proxy's.
-    """
+    """The card of the study's translator, an LLM; a StudyError if it is a proxy's."""
     card = load_card(study.translation.translator)
     if card.proxy:
         raise StudyError(f"translation.translator: {card.name!r} is no LLM; use jmdict or an LLM's card of params/judges")

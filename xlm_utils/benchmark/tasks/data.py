@@ -11,8 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, computed_field, model_validator
 
-from xlm_utils.study.inputs import Whole, plain
-from xlm_utils.study.records import first_undecodable
+from xlm_utils.study.inputs import StudyError, Whole, plain, read_text
 
 HUB = "https://huggingface.co/datasets/"
 SEARCHED = 1000  # rows, about, of a split that only a search may look at: medmcqa_jp has 182,000 of them
@@ -20,7 +19,7 @@ PUBMEDQA_TEST = Path(__file__).with_name("pubmedqa_test_pmids.txt")  # official 
 Said = Annotated[str, Field(min_length=1)]
 
 
-class DataError(Exception):
+class DataError(StudyError):
     """A data set that can't be reached or read; one sentence with the way out."""
 
 
@@ -195,9 +194,9 @@ def _from_folder(name: str, path: str, files: dict, needs: list, raw: dict, data
 def _read(name: str, path: str, file: Path) -> list[tuple[str, object]]:
     """Rows of a JSON Lines file (or of one JSON list), each with the place it stands at."""
     try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise DataError(f"data set {name}: {file.name}, line {first_undecodable(file)}: not UTF-8 text; a good copy is at {HUB}{path}") from None
+        text = read_text(file)
+    except StudyError as error:
+        raise DataError(f"data set {name}: {error}; a good copy is at {HUB}{path}") from None
     rows, whole = [], file.suffix == ".json"
     for number, line in [(0, text)] if whole else enumerate(text.split("\n"), 1):
         if line.strip():
