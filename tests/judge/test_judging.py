@@ -256,11 +256,13 @@ def test_a_template_with_an_unknown_field_is_an_error_naming_the_valid_ones():
     [
         ('{"score": 0}', (0, "ok")), ('{"score": 10}', (10, "ok")), ('{"score": 7.0}', (7, "ok")), ('{"score": 7.5}', (None, "unparsable")),
         ('{"score": -1}', (None, "out_of_range")), ('{"score": 11}', (None, "out_of_range")), ('{"score": true}', (None, "unparsable")),
-        ('{"score": "7"}', (None, "unparsable")), ('{"score": NaN}', (None, "unparsable")), ("7", (None, "unparsable")),
+        ('{"score": "7"}', (7, "ok")), ('{"score": "7/10"}', (7, "ok")), ('{"score": NaN}', (None, "unparsable")), ("7", (7, "ok")),
         ("[7]", (None, "unparsable")), ("", (None, "unparsable")), ('{"points": 7}', (None, "unparsable")),
+        ('{"score": 7} and {"score": 3}', (None, "unparsable")), ('{"score": 7}, so {"score": 7}', (7, "ok")), ("Good. {'score': 7}", (7, "ok")),
+        (f'{{"score": {"7" * 5000}}}', (None, "unparsable")), ("[" * 3000, (None, "unparsable")), ('{"score": 7/100}', (None, "unparsable")),
     ],
 )  # fmt: skip
-def test_a_reply_becomes_a_score_only_if_it_is_an_integer_from_0_to_10(text, outcome):
+def test_a_reply_becomes_a_score_only_if_it_holds_one_whole_number_from_0_to_10(text, outcome):
     assert parse(text) == outcome
 
 

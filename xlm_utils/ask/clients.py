@@ -23,9 +23,11 @@ from xlm_utils.study.inputs import shown
 
 # errors 400 that concern one prompt, not the run: they are outcomes, like a blocked reply
 PROMPT_ERRORS = {"content_filter": "blocked", "invalid_prompt": "blocked", "context_length_exceeded": "too_long"}
+TOO_LONG = re.compile("context (?:length|size|window)|n_ctx|too long", re.IGNORECASE)  # how vLLM and llama.cpp say it
 FINISHES = {"max_tokens": "length", "content_filter": "blocked"} | dict.fromkeys(
     ("safety", "recitation", "blocklist", "prohibited_content", "spii", "model_armor"), "blocked"
-)
+) | dict.fromkeys(("", "eos", "eos_token", "end", "end_turn", "stop_sequence"), "stop")
+LOCAL = re.compile(r"https?://(localhost|127\.|\[::1\])")
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,11 @@ def openai_sdk(key: str, url: str, timeout: float) -> Any:
     """OpenAI's client without retries, and without redirects: another address would get the prompts, and perhaps the key."""
     from openai import DefaultHttpxClient, OpenAI
 
-    return OpenAI(api_key=key, base_url=url or None, max_retries=0, timeout=timeout, http_client=DefaultHttpxClient(follow_redirects=False))
+    try:  # no proxy stands between this machine and itself
+        http = DefaultHttpxClient(follow_redirects=False, trust_env=not LOCAL.match(url))
+        return OpenAI(api_key=key, base_url=url or None, max_retries=0, timeout=timeout, http_client=http)
+    except (ImportError, ValueError) as error:  # a proxy that httpx can't use, an address that is none
+        raise StudyError(f"no client for {shown(url) or 'the server'}: {error} (look at ALL_PROXY, HTTP_PROXY and HTTPS_PROXY)") from None
 
 
 def genai_sdk(key: str, url: str, timeout: float) -> Any:
@@ -82,20 +88,33 @@ def openai(card: Card, key: str, url: str) -> Ask:
         try:  # not `parse`: it drops the raw text of a reply that breaks the schema
             answer = create(model=card.model, messages=[{"role": "user", "content": prompt}], response_format=shape, **card.params)
         except sdk.APIStatusError as error:
-            if error.code in PROMPT_ERRORS:
-                return Reply(None, PROMPT_ERRORS[error.code], None, 0, 0)
-            raise _failure(card, key, error.status_code, f"{error.code} {error.message}", error.response.headers) from None
+            if error.code in PROMPT_ERRORS or (error.status_code == 400 and TOO_LONG.search(error.message)):
+                return Reply(None, PROMPT_ERRORS.get(error.code, "too_long"), None, 0, 0)
+            told = error.body.get("detail", "") if isinstance(error.body, dict) else ""  # FastAPI's
+            text = f"{error.code or ''} {error.message} {told}".strip()
+            raise _failure(card, key, error.status_code, text, error.response.headers, url) from None
         except (sdk.APIError, json.JSONDecodeError) as error:
             raise Retry(_clean(f"{type(error).__name__}: {error}", key)) from None
         if not getattr(answer, "choices", None):  # the SDK hands over a page of HTML as a string
-            raise Retry(f"no chat completion from {shown(url) or 'the server'} (is the address right?)")
+            said = getattr(answer, "error", None) or (answer if isinstance(answer, str) else "")
+            said = f"; it says: {_clean(str(said), key)}" if said else ""
+            raise Retry(f"no chat completion from {shown(url) or 'the server'} (is the address right? most end in /v1){said}")
         choice, usage = answer.choices[0], answer.usage
-        tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
-        if choice.message.refusal:
-            return Reply(choice.message.refusal, "refusal", answer.model, *tokens)
-        return Reply(choice.message.content, FINISHES.get(choice.finish_reason, choice.finish_reason), answer.model, *tokens)
+        tokens = ((usage and usage.prompt_tokens) or 0, (usage and usage.completion_tokens) or 0)
+        if choice.message is None or choice.message.refusal:
+            return Reply(choice.message and choice.message.refusal, "refusal" if choice.message else "empty", answer.model, *tokens)
+        finish = (choice.finish_reason or "").lower()
+        return Reply(_content(choice.message), FINISHES.get(finish, finish), answer.model, *tokens)
 
     return ask
+
+
+def _content(message: Any) -> str | None:
+    """An answer's text, its parts put together; a thought that stands in a field of its own is kept before it, as a thought."""
+    parts = message.content if isinstance(message.content, list) else [message.content]
+    text = "".join(part if isinstance(part, str) else part.get("text") or "" for part in parts if part) or None
+    thought = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
+    return f"<think>{thought}</think>{text or ''}" if isinstance(thought, str) else text
 
 
 def generativeai(card: Card, key: str, url: str) -> Ask:
@@ -185,7 +204,7 @@ def _clean(text: str, key: str) -> str:
     return " ".join(text.split())[:200]
 
 
-def _failure(card: Card, key: str, status: int, text: str, headers: Any) -> Exception:
+def _failure(card: Card, key: str, status: int, text: str, headers: Any, url: str = "") -> Exception:
     """What an HTTP error means: another try, or the end of the run."""
     keys = " or ".join(card.key_env) or "the key"
     if 300 <= status < 400:
@@ -193,7 +212,8 @@ def _failure(card: Card, key: str, status: int, text: str, headers: Any) -> Exce
     if status == 401 or re.search("API_KEY_INVALID|invalid_api_key|API key not valid", text):
         return Fatal(f"the server refuses the key in {keys} (HTTP {status})")
     if status == 404:
-        return Fatal(f"the server knows no model {card.model!r} (HTTP 404)")
+        there = f" at {shown(url)}, or the address is wrong: does it end in /v1?" if url and not url.rstrip("/").endswith("/v1") else ""
+        return Fatal(f"the server knows no model {card.model!r}{there} (HTTP 404)")
     if re.search("insufficient_quota|billing_hard_limit|PerDay", text):
         return Fatal(f"the quota of this key is used up (HTTP {status})")
     message = f"HTTP {status}: {_clean(text, key)}"
@@ -203,16 +223,17 @@ def _failure(card: Card, key: str, status: int, text: str, headers: Any) -> Exce
 
 
 def _retry_after(headers: Any, text: str) -> float | None:
-    """Seconds to wait, where the server says so: OpenAI in a header, Gemini in the error's details."""
+    """Seconds to wait, where the server says so: OpenAI in a header, Gemini in the error's details; no wait at all says nothing."""
     if re.fullmatch(r"\d+(\.\d+)?", said := headers.get("retry-after-ms") or ""):
-        return float(said) / 1000
+        return float(said) / 1000 or None
     if delay := re.search(r"retryDelay\W+(\d+(?:\.\d+)?)s", text):
         return float(delay[1])
     said = headers.get("retry-after") or ""
     if re.fullmatch(r"\d+(\.\d+)?", said):
-        return float(said)
+        return float(said) or None
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(said).timestamp() - time.time())
+        left = email.utils.parsedate_to_datetime(said).timestamp() - time.time()
+        return left if left > 0 else None
     except ValueError:  # neither seconds nor a date: as if nothing had been said
         return None
 

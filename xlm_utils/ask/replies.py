@@ -23,7 +23,13 @@ INSERT = f"insert or ignore into replies values ({','.join('?' * 14)})"
 
 def identity(card: Card, schema: dict, base_url: str = "") -> str:
     """Hash of all that makes two calls with one prompt the same call (limits and prices don't)."""
-    return fingerprint([card.name, card.client, card.model, address(card, base_url), card.params, schema])
+    at = re.sub("(?<=://)localhost(?=[:/]|$)", "127.0.0.1", address(card, base_url).rstrip("/"))  # one server, however it is spelt
+    return fingerprint([card.name, card.client, card.model, at, card.params, schema])
+
+
+def same_model(first: str, second: str) -> bool:
+    """Whether two names are one model's: routers change case and provider (``org/m``, ``ORG/M``)."""
+    return first.lower().rpartition("/")[2] == second.lower().rpartition("/")[2]
 
 
 def mended(text: str) -> str:

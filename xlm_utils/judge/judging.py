@@ -5,6 +5,7 @@ definition to grade. The prompt (``params/prompts/judge.txt``) is ours; the pape
 """
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +26,11 @@ SCHEMA = {
     "required": ["score"], "additionalProperties": False}  # fmt: skip
 
 
+NUMBER = r"(-?\d{1,9}(?:\.\d{1,9})?)(?![\d.]*\d)(?:\s*/\s*10(?!\d))?"
+SCORE = re.compile(rf"""["']score["']\s*:\s*["']?\s*{NUMBER}\s*["']?\s*[,}}]""")
+BARE = re.compile(rf"""\A\s*["']?{NUMBER}["']?\s*\Z""")
+
+
 def prompt_for(study: Study, asked: dict) -> str:
     """The judge's prompt; terms and definitions go in as JSON strings, so that each stays on its line, in its quotes."""
     texts = {"term_source": "term", "term_target": "translation", "reference": "reference_text", "definition": "definition"}
@@ -36,14 +42,13 @@ def prompt_for(study: Study, asked: dict) -> str:
 def parse(text: str) -> tuple[int | None, str]:
     """A whole reply → (score, status); a missing score is a status, never 0.
 
-    >>> parse('{"score": 7}'), parse('{"score": 11}'), parse('{"score": "7"}')
-    ((7, 'ok'), (None, 'out_of_range'), (None, 'unparsable'))
+    The score may stand among words, as text or out of ten; two different ones are none.
+
+    >>> parse('{"score": 7}'), parse('{"score": "7/10"}'), parse('{"score": 11}'), parse('{"score": 7.5}')
+    ((7, 'ok'), (7, 'ok'), (None, 'out_of_range'), (None, 'unparsable'))
     """
-    try:
-        score = json.loads(text)["score"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return None, "unparsable"
-    if isinstance(score, bool) or not isinstance(score, int | float) or (isinstance(score, float) and not score.is_integer()):
+    found = {float(score) for score in SCORE.findall(text) or BARE.findall(text)}
+    if len(found) != 1 or not (score := found.pop()).is_integer():
         return None, "unparsable"
     return (int(score), "ok") if 0 <= score <= 10 else (None, "out_of_range")
 

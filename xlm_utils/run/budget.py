@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from xlm_utils.ask.calls import estimate
 from xlm_utils.ask.cards import Card, address, find_key, load_card
 from xlm_utils.ask.clients import genai_sdk, open_client, openai_sdk, shutdown_date
-from xlm_utils.ask.replies import spent
+from xlm_utils.ask.replies import same_model, spent
 from xlm_utils.curate import vocabulary
 from xlm_utils.generate.generation import runs
 from xlm_utils.judge import controls, judging
@@ -48,8 +48,17 @@ def answers(card: Card) -> str:
 def _openai_knows(card: Card, key: str, url: str) -> None:
     import openai
 
+    client = openai_sdk(key, url, 20)
     try:
-        openai_sdk(key, url, 20).models.retrieve(card.model)
+        try:
+            found = [client.models.retrieve(card.model)]
+        except openai.NotFoundError:  # vLLM and llama.cpp have the list alone
+            found = list(client.models.list())
+            if found and not any(same_model(model.id, card.model) for model in found):
+                names = ", ".join(str(model.id) for model in found[:8])
+                raise StudyError(f"judge {card.name}: the server has no model {card.model}; it has {names}") from None
+        if not all(getattr(model, "id", None) for model in found) or not found:
+            raise StudyError(f"judge {card.name}: no OpenAI-compatible server at {shown(url) or 'its usual address'} (most addresses end in /v1)")
     except openai.APIStatusError as error:
         raise _refusal(card, error.status_code) from None
     except openai.APIConnectionError:
