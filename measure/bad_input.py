@@ -1,6 +1,6 @@
 """What comes for bad input: every case as real input, in a scratch copy of ``params``; one line each, and the counts.
 
-    python -m measure.bad_input [--only S03,M01]
+    python measure/bad_input.py [--only S03,M01]
 
 Wrong is a traceback, a hang, an acceptance where a sentence is due, or a sentence without the words that must be in it.
 """
@@ -16,9 +16,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from measure.scratch import Case, at, kept, live, one_call, opened, outcome, prompt, raw, rows, study, sweep
-from measure.scratch_parents import change, model, release, rename, terms, text
-from xlm_utils.study import PARAMS
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests.support.scratch import Case, at, kept, live, one_call, opened, outcome, prompt, raw, rows, study, sweep  # noqa: E402
+from tests.support.scratch_parents import change, model, release, rename, terms, text  # noqa: E402
+from xlm_utils.study import PARAMS  # noqa: E402
 
 TIES = (PARAMS / "methods" / "ties.yaml").read_text(encoding="utf-8")
 LOCAL = (PARAMS / "judges" / "local.yaml").read_text(encoding="utf-8")

@@ -76,14 +76,13 @@ def measure(folder: Path, scratch: Path, method: str, dtype: str | None) -> dict
     peak, wall, cpu = Peak(), {}, {}
     peak.start()
     for stage in STAGES:
-        copy = folder / "notebooks" / f"_measured_{stage}.ipynb"  # there, so that it finds its project
+        copy = scratch / f"{stage}.ipynb"
         without_landing(folder / "notebooks" / f"{stage}.ipynb", copy)
         chosen = ["-p", "method", method] if stage[:2] in ("03", "04", "06") else []
         command = [sys.executable, "-m", "papermill", "--no-progress-bar", "--log-level", "ERROR", str(copy), os.devnull, "-p", "study", str(file)]
         started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run([*command, *chosen], env=environment, cwd=folder / "notebooks", capture_output=True, text=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        copy.unlink()
         wall[stage], cpu[stage] = time.monotonic() - started, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         print(f"  {stage:14} {wall[stage]:6.0f} s {cpu[stage]:6.0f} CPU s", flush=True)
         if done.returncode and method == "all":

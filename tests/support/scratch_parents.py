@@ -11,7 +11,7 @@ from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from measure.scratch import Case, Scratch, at
+from tests.support.scratch import Case, Scratch, at
 from tests.support import rf2
 from xlm_utils.curate import vocabulary
 from xlm_utils.run.preflight import preflight
