@@ -31,8 +31,8 @@ test: install  ## ruff, unit tests, and every notebook executed at smoke size
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-rehearse: install  ## run STUDY=paper from its first check to its last figure, with a loopback hub and loopback judges (minutes)
-	@$(BIN)/python -m tests.rehearse
+rehearse: install  ## run STUDY=paper from its first check to its last figure, with a loopback hub and loopback judges (minutes); PARENTS=--wild: an adapter, a tokenizer.model
+	@$(BIN)/python -m tests.rehearse $(PARENTS)
 
 test-colab: install  ## notebooks on a bare runtime with Colab's packages, in a scratch environment (downloads gigabytes)
 	@$(BIN)/python -m tests.colab

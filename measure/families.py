@@ -4,8 +4,9 @@
     python measure/families.py gemma       # those with this word in their name
 
 Each has the keys of its config.json on the hub, spelt as there, with sizes that are small; the weights are random. Three
-siblings of each go through the checks and the parents' table, are merged by TIES and Linear, on disk and in memory, and the
-TIES merge defines two terms.
+siblings of each go through the checks and the parents' table and are merged by TIES and Linear, on disk and in memory. The
+TIES merge defines two terms; its texts in a batch are compared with those of one prompt alone, and notebook 06's likelihoods
+with the stock model class's.
 """
 
 import json
@@ -20,11 +21,14 @@ from pathlib import Path
 import pandas as pd
 import torch
 import transformers
-from wild import ROOT, Scratch, define, refused  # noqa: F401  (first, as it finds the project)
+from lm_eval.models.huggingface import HFLM
+from wild import TEXTS, Scratch, define, options, refused  # and the project is found
 
 from tests.conftest import pico_tokenizer
 from tests.merge.test_planning import in_memory_as_on_disk
-from xlm_utils import merge
+from xlm_utils import merge, models
+from xlm_utils.benchmark.harness import SharedPromptLM
+from xlm_utils.generate import decoding
 from xlm_utils.models import libraries
 from xlm_utils.models.weights import Tensors
 
@@ -136,9 +140,17 @@ def look(scratch: Scratch, kind: str, architecture: str, about: dict) -> dict[st
         found[f"{method} out"] = f"{len(merged.shapes)}" + ("" if merged.shapes == expert else ", other names")
         found[f"{method} in memory"] = "equal" if in_memory_as_on_disk(study, method) else "other"
     note = (study.models_folder / "ties.mergekit.yml").read_text(encoding="utf-8").splitlines()[1]
-    ours = int(note.split()[2]) if note.startswith("# and ") else 0
+    unlisted = int(note.split()[2]) if note.startswith("# and ") else 0
     rows = define(study, "ties")
-    found |= {"by MergeKit": len(expert) - ours, "by ourselves": ours, "definitions": f"{len(rows)}, {max(row['tokens'] for row in rows)} tokens"}
+    model, tokenizer, _ = models.load(study, "ties", dtype="float32")
+    alone = [decoding.complete(model, tokenizer, [text], 12)[0] for text in TEXTS]
+    found["batch"] = "as alone" if decoding.complete(model, tokenizer, TEXTS, 12) == alone else "other texts"
+    asked = options(TEXTS[:2])
+    ours = SharedPromptLM(model, tokenizer, 512).loglikelihood(asked)
+    stock = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1, max_length=512).loglikelihood(asked, disable_tqdm=True)
+    found["06 off by"] = f"{max(abs(one[0] - other[0]) for one, other in zip(ours, stock, strict=True)):.0e}"
+    found |= {"by MergeKit": len(expert) - unlisted, "by ourselves": unlisted}
+    found |= {"definitions": f"{len(rows)}, {max(row['tokens'] for row in rows)} tokens"}
     return found | {"outcome": f"parents differ in {', '.join(differ)}" if differ else "merged"}
 
 

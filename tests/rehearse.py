@@ -3,6 +3,9 @@
 The working tree is copied to a scratch folder, so that nothing lands in the user's. There the same command runs
 the same notebooks with the same YAML; the hub, the two judges and the SNOMED CT release are stand-ins
 (``hub.py`` with ``published.py``, ``loopback.py``, ``rf2.py``), reached through the clients' own settings.
+
+With ``--wild`` the parents are as many are in the wild: the general model's tokenizer is a ``tokenizer.model`` alone, and
+the expert is an adapter of the ancestor, which the copy of ``params/paper.yaml`` then names.
 """
 
 from __future__ import annotations
@@ -72,7 +75,15 @@ def run(tree: Path, settings: dict[str, str]) -> str:
     return "".join(lines)
 
 
-def findings(tree: Path, hub: Hub) -> list[str]:
+def with_adapter(tree: Path) -> None:
+    """Let the copied study's expert be the ancestor with an adapter."""
+    file = tree / "params" / "paper.yaml"
+    text = file.read_text(encoding="utf-8")
+    assert text.count(f"weights: {published.EXPERT}}}") == 1
+    file.write_text(text.replace(f"weights: {published.EXPERT}}}", f"weights: ancestor, adapter: {published.ADAPTER}}}"), encoding="utf-8")
+
+
+def findings(tree: Path, hub: Hub, wild: bool = False) -> list[str]:
     """What is not as the paper's run must leave it, one line each."""
     folder = tree / "data" / "runs" / "paper"
     figures = folder / "figures"  # of SNOMED CT: not in the repository
@@ -99,8 +110,9 @@ def findings(tree: Path, hub: Hub) -> list[str]:
         if not path.with_name(f"{path.name}.manifest.json").is_file():
             wrong.append(f"{path.relative_to(tree)} has no manifest")
     sources = json.loads((folder / "models" / "ties.manifest.json").read_text(encoding="utf-8"))["sources"]
-    parents = {"japanese": published.JAPANESE, "expert": published.EXPERT}
+    parents = {"japanese": published.JAPANESE, "expert": published.ANCESTOR if wild else published.EXPERT}
     expected = {name: f"{id}@{hub.repositories['models', id].commit}" for name, id in parents.items()}
+    expected["expert"] += f" + {published.ADAPTER}" if wild else ""
     if sources != expected:
         wrong.append(f"the manifest of a merge names {sources}")
     fetched = [path for method, path in hub.requests if method == "GET" and "/storage/" in path and path.endswith(".safetensors")]
@@ -121,17 +133,19 @@ def complaints(tree: Path) -> list[str]:
 
 def main() -> None:
     """Rehearse, check what came out, and run once more: nothing may be left to do."""
-    started = time.monotonic()
+    wild, started = "--wild" in sys.argv[1:], time.monotonic()
     scratch = Path(tempfile.mkdtemp(prefix="rehearsal-"))
     with ExitStack() as servers:
-        hub = published.fill(servers.enter_context(Hub()))
+        hub = published.fill(servers.enter_context(Hub()), wild=wild)
         openai = servers.enter_context(Loopback(["ok"] * 40 + ["429_after", "ok"], answer=answer, shutdown_date="2027-01-14"))
         gemini = servers.enter_context(Loopback(answer=lambda prompt: answer(prompt, strictness=1.6)))
         tree = copy_of_the_tree(scratch / "tree")
         published.release().write(tree / "data" / "raw" / "snomed" / "SnomedCT_Rehearsal")
+        if wild:
+            with_adapter(tree)
         settings = environment(scratch, hub, openai, gemini)
         run(tree, settings)
-        wrong, calls = findings(tree, hub) + complaints(tree), len(openai.prompts) + len(gemini.prompts)
+        wrong, calls = findings(tree, hub, wild) + complaints(tree), len(openai.prompts) + len(gemini.prompts)
         second = run(tree, settings)
         if "running" in second or len(openai.prompts) + len(gemini.prompts) != calls:
             wrong.append("a second run did something again")

@@ -18,6 +18,7 @@ from tests.support.rf2 import Release
 from xlm_utils.benchmark.tasks.data import PUBMEDQA_TEST
 from xlm_utils.study import PARAMS, ROOT
 
+ADAPTER = "someone/bio-medical-lora"  # of the ancestor, where a rehearsal's expert is one
 JAPANESE, EXPERT, ANCESTOR = "lightblue/suzume-llama-3-8B-japanese", "ContactDoctor/Bio-Medical-Llama-3-8B", "meta-llama/Meta-Llama-3-8B-Instruct"
 SPECIAL = ["<|begin_of_text|>", "<|end_of_text|>", "<|reserved_special_token_0|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
 BEGIN, END, END_OF_TURN = 0, 1, 5
@@ -79,6 +80,29 @@ def tokenizer():
     return fast
 
 
+def sentencepiece(folder: Path):
+    """The same special tokens, rule and template over a ``tokenizer.model``, written to a folder as older repositories have it; read from there."""
+    from sentencepiece import SentencePieceTrainer
+    from transformers import AutoTokenizer
+
+    texts = [text for language in ("en", "ja") for pair in lesson(language) for text in pair]
+    (folder / "text.txt").write_text("\n".join(line for text in texts for line in text.split("\n")), encoding="utf-8")
+    SentencePieceTrainer.train(
+        input=str(folder / "text.txt"), model_prefix=str(folder / "tokenizer"), vocab_size=768, model_type="bpe", byte_fallback=True,
+        normalization_rule_name="identity", remove_extra_whitespaces=False, character_coverage=1.0, hard_vocab_limit=False, minloglevel=2,
+        bos_id=BEGIN, eos_id=END, unk_id=2, bos_piece=SPECIAL[BEGIN], eos_piece=SPECIAL[END], unk_piece=SPECIAL[2], user_defined_symbols=SPECIAL[3:],
+    )  # fmt: skip
+    for file in (folder / "text.txt", folder / "tokenizer.vocab"):
+        file.unlink()
+    added = {str(i): {"content": token, "special": True, "normalized": False} for i, token in enumerate(SPECIAL)}
+    about = {
+        "tokenizer_class": "LlamaTokenizer", "legacy": False, "add_bos_token": True, "add_eos_token": False, "bos_token": SPECIAL[BEGIN],
+        "eos_token": SPECIAL[END_OF_TURN], "unk_token": SPECIAL[2], "added_tokens_decoder": added, "chat_template": CHAT, "model_max_length": 8192,
+    }  # fmt: skip
+    (folder / "tokenizer_config.json").write_text(json.dumps(about), encoding="utf-8")
+    return AutoTokenizer.from_pretrained(folder)
+
+
 def teach(model, tokenizer, pairs: list[tuple[str, str]], steps: int, rate: float) -> None:
     """A few steps of fine-tuning on whole batches: the loss is of the answers only."""
     import torch
@@ -100,15 +124,21 @@ def teach(model, tokenizer, pairs: list[tuple[str, str]], steps: int, rate: floa
         optimizer.step()
 
 
-def models(trained: bool = True) -> dict[str, dict[str, bytes]]:
-    """Repository → file → content, for the ancestor and its two fine-tunes; untrained they are alike and say anything."""
+def models(trained: bool = True, wild: bool = False) -> dict[str, dict[str, bytes]]:
+    """Repository → file → content, for the ancestor and its two fine-tunes; untrained they are alike and say anything.
+
+    Args:
+        wild: the general model's tokenizer is a ``tokenizer.model`` alone, and there is an adapter of the ancestor (``ADAPTER``) besides.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from xlm_utils.models.libraries import quiet
 
     quiet()
-    words, both = tokenizer(), lesson("en") + lesson("ja")
+    with tempfile.TemporaryDirectory() as scratch:
+        words, both = sentencepiece(Path(scratch)) if wild else tokenizer(), lesson("en") + lesson("ja")
+        bare = {path.name: path.read_bytes() for path in Path(scratch).iterdir()}
     config = LlamaConfig(
         vocab_size=len(words), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
         max_position_embeddings=8192, rms_norm_eps=1e-5, rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
@@ -126,7 +156,22 @@ def models(trained: bool = True) -> dict[str, dict[str, bytes]]:
             if pairs and trained:
                 teach(model.train(), words, pairs, steps=10, rate=1e-3)
             found[repository] = _files(model, words)
+        if wild:
+            found[ADAPTER] = _adapter(ancestor, words)
+            found[JAPANESE] = {name: file for name, file in found[JAPANESE].items() if "token" not in name and not name.endswith(".jinja")} | bare
     return found
+
+
+def _adapter(ancestor, words) -> dict[str, bytes]:
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(ancestor, LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"))
+    teach(model.train(), words, lesson("en"), steps=20, rate=5e-3)
+    with tempfile.TemporaryDirectory() as scratch:
+        model.save_pretrained(scratch)
+        files = {path.name: path.read_bytes() for path in sorted(Path(scratch).iterdir())}
+    about = json.loads(files["adapter_config.json"]) | {"base_model_name_or_path": ANCESTOR}
+    return files | {"adapter_config.json": json.dumps(about).encode()}
 
 
 def _files(model, words) -> dict[str, bytes]:
@@ -229,9 +274,9 @@ def data_sets() -> dict[str, dict[str, bytes]]:
     return found
 
 
-def fill(hub: Hub, trained: bool = True) -> Hub:
-    """Put everything on a hub; Meta's ancestor is gated, as upstream."""
-    for repository, files in models(trained).items():
+def fill(hub: Hub, trained: bool = True, wild: bool = False) -> Hub:
+    """Put everything on a hub (see ``models``); Meta's ancestor is gated, as upstream."""
+    for repository, files in models(trained, wild).items():
         hub.add(repository, files, gated=repository == ANCESTOR)
     for repository, files in data_sets().items():
         hub.add(repository, {"README.md": b"---\nlicense: other\n---\n", **files}, kind="datasets")
