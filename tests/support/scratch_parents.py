@@ -11,8 +11,8 @@ from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.support.scratch import Case, Scratch, at
 from tests.support import rf2
+from tests.support.scratch import Case, Scratch, at
 from xlm_utils.curate import vocabulary
 from xlm_utils.run.preflight import preflight
 from xlm_utils.study import open_study
