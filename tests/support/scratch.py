@@ -29,7 +29,7 @@ from xlm_utils.study import PARAMS, ROOT, StudyError, inputs, method_cards, name
 from xlm_utils.study import study as study_module
 from xlm_utils.translate import llm
 
-LIMIT = 60  # s for a case
+LIMIT = 120  # s for a case; MergeKit or the tagger loads slowly where others use the cores, too
 HOLDERS = [inputs, method_cards, names, study_module, cards, pipeline]  # modules that look into params
 
 
