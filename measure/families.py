@@ -128,7 +128,7 @@ def siblings(root: Path, kind: str, architecture: str, about: dict) -> dict[str,
 def look(scratch: Scratch, kind: str, architecture: str, about: dict) -> dict[str, str]:
     """One row of the table."""
     folders = siblings(scratch.folder / "models", kind, architecture, about)
-    study = scratch.study(weights=folders, methods=list(METHODS), generation={"max_new_tokens": 12, "batch_size": 2, "dtype": "float32"})
+    study = scratch.study(weights=folders, methods=list(METHODS), generation={"max_new_tokens": 12, "dtype": "float32"})
     if sentence := refused(study, ("03_merge", "04_generate")):
         return {"outcome": sentence}
     table = merge.check_parents(study)

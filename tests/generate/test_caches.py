@@ -72,13 +72,15 @@ def test_a_config_that_keeps_no_cache_changes_no_text(pico_study, pico_siblings,
     assert decoding.complete(*none, TEXTS, 20) == decoding.complete(*plain, TEXTS, 20)
 
 
-@pytest.mark.parametrize("family", ["GPT2", "GPTNeoX"])
+@pytest.mark.parametrize("family", ["GPT2", "GPTNeoX", "Mamba"])
 def test_a_family_without_grouped_heads_gets_a_batch_size(pico_study, family):
     import transformers
 
     config = transformers.GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=300)
     if family == "GPTNeoX":
         config = transformers.GPTNeoXConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, vocab_size=300, intermediate_size=64)
+    if family == "Mamba":
+        config = transformers.MambaConfig(hidden_size=32, num_hidden_layers=2, vocab_size=300, state_size=8)
     model = transformers.AutoModelForCausalLM.from_config(config)
     size, _ = decoding.pick_batch_size(pico_study(), model, pico_tokenizer(), TEXTS * 40)
     assert size > 1

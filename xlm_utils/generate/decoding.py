@@ -144,8 +144,9 @@ def free_memory(device: str) -> int:
 def row_bytes(model: "PreTrainedModel", prompt_tokens: int, new_tokens: int) -> int:
     """Most memory that one row needs: its keys and values, its prompt's activations, its scores over the vocabulary."""
     config, size = model.config.get_text_config(), model.dtype.itemsize
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads  # GPT-2 and GPT-NeoX share none
+    queries = getattr(config, "num_attention_heads", None) or 1  # Mamba has none, and a state that is smaller
+    head = getattr(config, "head_dim", None) or config.hidden_size // queries
+    heads = getattr(config, "num_key_value_heads", None) or queries  # GPT-2 and GPT-NeoX share none
     inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size  # as GPT-2's is
     keys_values = 2 * config.num_hidden_layers * heads * head * (prompt_tokens + new_tokens) * size
     activations = prompt_tokens * (4 * inner + 8 * config.hidden_size) * size
