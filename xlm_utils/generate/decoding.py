@@ -17,7 +17,6 @@ from xlm_utils.study import Study
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-SEGMENT = {"cuda": 16, "cpu": 4}  # steps between two looks at which rows have finished; on a GPU a row costs little and a look a wait
 SHARE = {"cuda": 0.8, "cpu": 0.5}  # of the free memory; on a CPU other programs live there, too, and overstepping kills without a word
 MOST_ROWS = {"cuda": 512, "cpu": 256}  # more gain little, and a killed run loses a batch
 LOOP = 8  # tokens; a row that says so many again, in the same order, has begun to repeat itself
@@ -50,9 +49,7 @@ def complete(
     model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", texts: list[str], max_new_tokens: int, templated: bool = False,
     stop_at_loop: bool = False,
 ) -> list[dict]:  # fmt: skip
-    """Greedy continuations of one batch, by ``generate`` in segments of a few steps; rows that have finished leave between two.
-
-    The cache goes on from segment to segment, so nothing is computed twice.
+    """Greedy continuations of one batch.
 
     Args:
         templated: the prompts bring their own beginning-of-text token.
@@ -62,34 +59,11 @@ def complete(
         one dict a text: definition (stripped, without thoughts), tokens (generated and kept, without the
         stop token), finish (``stop``, ``length``, ``loop`` or ``empty``; a thought that never ends is ``length``).
     """
-    import torch
-
     batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not templated).to(model.device)
-    ids, mask, cache = batch["input_ids"], batch["attention_mask"], None
-    # a hybrid's state (Qwen3.5, LFM2) can't be cut by row, so its batches stay whole
-    last, segment = ids.shape[1] + max_new_tokens, SEGMENT[ids.device.type] if models.can_drop_rows(model) else max_new_tokens
     stops = models.as_list(model.generation_config.eos_token_id)
-    ends = torch.tensor(stops, device=ids.device)
-    said: list[list[int]] = [[] for _ in texts]
-    rows = list(range(len(texts)))  # of ``texts``, that are not finished
-    with torch.inference_mode():
-        while rows and ids.shape[1] < last:
-            output = model.generate(
-                input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=min(segment, last - ids.shape[1]),
-                do_sample=False, num_beams=1, use_cache=True, pad_token_id=tokenizer.pad_token_id, return_dict_in_generate=True)  # fmt: skip
-            new = output.sequences[:, ids.shape[1] :]
-            for row, tokens in zip(rows, new.tolist(), strict=True):
-                said[row] += tokens
-            ids, cache = output.sequences, output.past_key_values
-            mask = torch.nn.functional.pad(mask, (0, new.shape[1]), value=1)
-            ended = torch.isin(new, ends).any(dim=1).tolist()
-            going = torch.tensor(
-                [i for i, row in enumerate(rows) if not ended[i] and not (stop_at_loop and _loop(said[row]))], dtype=torch.long, device=ids.device
-            )
-            if 0 < len(going) < len(rows) and ids.shape[1] < last:
-                cache.batch_select_indices(going)
-                ids, mask = ids[going], mask[going]
-            rows = [rows[i] for i in going.tolist()]
+    said = models.continuations(
+        model, batch["input_ids"], batch["attention_mask"], max_new_tokens, lambda tokens: stop_at_loop and _loop(tokens) is not None
+    )
     return [_row(tokenizer, tokens, stops, stop_at_loop) for tokens in said]
 
 
