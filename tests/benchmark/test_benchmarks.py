@@ -129,7 +129,8 @@ def test_a_beginning_that_prompts_share_is_read_once_and_changes_nothing(item_st
     def asked(filler):
         prompts = [f"{beginning}{filler}{'ab ' * (2 + i)}{i}" for i in range(6)]
         texts = [(prompt, {"until": ["\n\n"], "do_sample": False, "max_gen_toks": 6}) for prompt in prompts]
-        pairs = [Instance("loglikelihood", {}, (prompt, f" {option}"), i) for prompt in prompts for i, option in enumerate(("yes", "no way", "maybe so"))]
+        options = ("yes", "no way", "maybe so")
+        pairs = [Instance("loglikelihood", {}, (prompt, f" {option}"), i) for prompt in prompts for i, option in enumerate(options)]
         lm = harness.SharedPromptLM(model, tokenizer, 2048)
         read.clear()
         with monkeypatch.context() as patch:

@@ -14,8 +14,8 @@ SEGMENT = {"cuda": 16, "cpu": 4}  # steps between two looks at which rows have f
 
 
 def continuations(
-    model: "PreTrainedModel", ids: "torch.Tensor", mask: "torch.Tensor", most: int, done: Callable[[list[int]], bool], cache: "DynamicCache | None" = None
-) -> list[list[int]]:
+    model: "PreTrainedModel", ids: "torch.Tensor", mask: "torch.Tensor", most: int, done: Callable[[list[int]], bool],
+    cache: "DynamicCache | None" = None) -> list[list[int]]:
     """The tokens that ``generate`` puts behind each row, at most ``most``; what a row says after it is done may be among them.
 
     The cache goes on from segment to segment, so nothing is computed twice.
