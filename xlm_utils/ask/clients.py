@@ -1,8 +1,7 @@
 """One function per SDK: a card, its key and address → ``ask(prompt, schema)``, which returns a reply or raises.
 
-The SDKs' own retries are off: pacing and retries are one place's work (``calls.py``). An SDK is
-imported when a judge that needs it is opened. What is raised is :class:`Retry` (worth another try) or
-:class:`Fatal` (stop all), in one line without tags and without the key.
+The SDKs' own retries are off: they are ``calls``' work. What is raised is :class:`Retry` (worth another try) or :class:`Fatal`
+(stop all), in one line without tags and without the key.
 """
 
 import email.utils
@@ -24,10 +23,9 @@ from xlm_utils.study.inputs import shown
 # errors 400 that concern one prompt, not the run: they are outcomes, like a blocked reply
 PROMPT_ERRORS = {"content_filter": "blocked", "invalid_prompt": "blocked", "context_length_exceeded": "too_long"}
 TOO_LONG = re.compile("context (?:length|size|window)|n_ctx|too long", re.IGNORECASE)  # how vLLM and llama.cpp say it
-FINISHES = {"max_tokens": "length", "content_filter": "blocked"} | dict.fromkeys(
-    ("safety", "recitation", "blocklist", "prohibited_content", "spii", "model_armor"), "blocked"
-) | dict.fromkeys(("", "eos", "eos_token", "end", "end_turn", "stop_sequence"), "stop")
-LOCAL = re.compile(r"https?://(localhost|127\.|\[::1\])")
+BLOCKED = ("content_filter", "safety", "recitation", "blocklist", "prohibited_content", "spii", "model_armor")
+STOPPED = ("", "eos", "eos_token", "end", "end_turn", "stop_sequence")
+FINISHES = {"max_tokens": "length"} | dict.fromkeys(BLOCKED, "blocked") | dict.fromkeys(STOPPED, "stop")
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ def openai_sdk(key: str, url: str, timeout: float) -> Any:
     from openai import DefaultHttpxClient, OpenAI
 
     try:  # no proxy stands between this machine and itself
-        http = DefaultHttpxClient(follow_redirects=False, trust_env=not LOCAL.match(url))
+        http = DefaultHttpxClient(follow_redirects=False, trust_env=not re.match(r"https?://(localhost|127\.|\[::1\])", url))
         return OpenAI(api_key=key, base_url=url or None, max_retries=0, timeout=timeout, http_client=http)
     except (ImportError, ValueError) as error:  # a proxy that httpx can't use, an address that is none
         raise StudyError(f"no client for {shown(url) or 'the server'}: {error} (look at ALL_PROXY, HTTP_PROXY and HTTPS_PROXY)") from None
@@ -91,14 +89,12 @@ def openai(card: Card, key: str, url: str) -> Ask:
             if error.code in PROMPT_ERRORS or (error.status_code == 400 and TOO_LONG.search(error.message)):
                 return Reply(None, PROMPT_ERRORS.get(error.code, "too_long"), None, 0, 0)
             told = error.body.get("detail", "") if isinstance(error.body, dict) else ""  # FastAPI's
-            text = f"{error.code or ''} {error.message} {told}".strip()
-            raise _failure(card, key, error.status_code, text, error.response.headers, url) from None
+            raise _failure(card, key, error.status_code, f"{error.code or ''} {error.message} {told}", error.response.headers, url) from None
         except (sdk.APIError, json.JSONDecodeError) as error:
             raise Retry(_clean(f"{type(error).__name__}: {error}", key)) from None
         if not getattr(answer, "choices", None):  # the SDK hands over a page of HTML as a string
-            said = getattr(answer, "error", None) or (answer if isinstance(answer, str) else "")
-            said = f"; it says: {_clean(str(said), key)}" if said else ""
-            raise Retry(f"no chat completion from {shown(url) or 'the server'} (is the address right? most end in /v1){said}")
+            said = _clean(str(getattr(answer, "error", answer)), key)
+            raise Retry(f"no chat completion from {shown(url) or 'the server'} (is the address right? most end in /v1); it says: {said}")
         choice, usage = answer.choices[0], answer.usage
         tokens = ((usage and usage.prompt_tokens) or 0, (usage and usage.completion_tokens) or 0)
         if choice.message is None or choice.message.refusal:
@@ -111,8 +107,8 @@ def openai(card: Card, key: str, url: str) -> Ask:
 
 def _content(message: Any) -> str | None:
     """An answer's text, its parts put together; a thought that stands in a field of its own is kept before it, as a thought."""
-    parts = message.content if isinstance(message.content, list) else [message.content]
-    text = "".join(part if isinstance(part, str) else part.get("text") or "" for part in parts if part) or None
+    parts = message.content if isinstance(message.content, list) else [{"text": message.content}]
+    text = "".join(part.get("text") or "" for part in parts) or None
     thought = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
     return f"<think>{thought}</think>{text or ''}" if isinstance(thought, str) else text
 
@@ -157,8 +153,7 @@ def genai(card: Card, key: str, url: str) -> Ask:
 
     _check_params(card, types.GenerateContentConfig.model_fields)
     client = genai_sdk(key, url, card.timeout)
-    # the SDK moved from httpx to its fork httpx2
-    transport = tuple(importlib.import_module(name).HTTPError for name in ("httpx", "httpx2") if find_spec(name))
+    transport = tuple(importlib.import_module(name).HTTPError for name in ("httpx", "httpx2") if find_spec(name))  # the SDK moved to the fork
 
     def ask(prompt: str, schema: dict) -> Reply:
         config = {"response_mime_type": "application/json", "response_json_schema": schema, **card.params}
@@ -178,16 +173,15 @@ def _gemini_reply(answer: Any) -> Reply:
     usage = answer.usage_metadata
     tokens_in = (usage and usage.prompt_token_count) or 0
     tokens_out = ((usage and usage.total_token_count) or tokens_in) - tokens_in  # hidden reasoning is paid for too
-    served = answer.model_version or None
     if not answer.candidates:
         if not answer.prompt_feedback:
             raise Retry("neither an answer nor a reason for having none")
-        return Reply(None, "blocked", served, tokens_in, tokens_out)
+        return Reply(None, "blocked", answer.model_version or None, tokens_in, tokens_out)
     candidate = answer.candidates[0]
     parts = (candidate.content and candidate.content.parts) or []
     text = "".join(part.text or "" for part in parts if not getattr(part, "thought", False)) or None
     reason = getattr(candidate.finish_reason, "name", str(candidate.finish_reason)).lower()
-    return Reply(text, FINISHES.get(reason, reason), served, tokens_in, tokens_out)
+    return Reply(text, FINISHES.get(reason, reason), answer.model_version or None, tokens_in, tokens_out)
 
 
 def _check_params(card: Card, valid: Iterable[str]) -> None:
@@ -228,12 +222,10 @@ def _retry_after(headers: Any, text: str) -> float | None:
         return float(said) / 1000 or None
     if delay := re.search(r"retryDelay\W+(\d+(?:\.\d+)?)s", text):
         return float(delay[1])
-    said = headers.get("retry-after") or ""
-    if re.fullmatch(r"\d+(\.\d+)?", said):
+    if re.fullmatch(r"\d+(\.\d+)?", said := headers.get("retry-after") or ""):
         return float(said) or None
     try:
-        left = email.utils.parsedate_to_datetime(said).timestamp() - time.time()
-        return left if left > 0 else None
+        return max(0.0, email.utils.parsedate_to_datetime(said).timestamp() - time.time()) or None
     except ValueError:  # neither seconds nor a date: as if nothing had been said
         return None
 
@@ -241,8 +233,7 @@ def _retry_after(headers: Any, text: str) -> float | None:
 def open_client(card: Card, base_url: str = "") -> Ask:
     """The card's ``ask(prompt, schema)`` with a flat JSON schema; a StudyError: no key, or a sampling parameter that the SDK does not know."""
     url = address(card, base_url)
-    make = {"openai": openai, "google-generativeai": generativeai, "google-genai": genai}[card.client]
-    return make(card, find_key(card, url), url)
+    return {"openai": openai, "google-generativeai": generativeai, "google-genai": genai}[card.client](card, find_key(card, url), url)
 
 
 def shutdown_date(card: Card, base_url: str = "") -> str:
@@ -252,9 +243,8 @@ def shutdown_date(card: Card, base_url: str = "") -> str:
     import openai as sdk
 
     url = address(card, base_url)
-    client = openai_sdk(find_key(card, url), url, card.timeout)
     try:
-        model = client.models.retrieve(card.model)
+        model = openai_sdk(find_key(card, url), url, card.timeout).models.retrieve(card.model)
     except sdk.APIError as error:  # the first call will tell what is wrong, if anything is
         return f"not told by this server ({type(error).__name__})"
     return getattr(model, "shutdown_date", None) or "none announced"
