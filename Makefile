@@ -2,6 +2,8 @@
 PYTHON ?= python3
 STUDY ?= demo
 BIN := .venv/bin
+# recipes take STUDY from the environment, so that nothing in it is run
+export STUDY
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
@@ -23,7 +25,7 @@ demo: install  ## run the seven notebooks on the offline demo; tables and figure
 	@$(BIN)/python -m xlm_utils.run.pipeline demo
 
 study: install  ## check what another study of params/ needs, then run it: make study STUDY=open
-	@$(BIN)/python -m xlm_utils.run.pipeline $(STUDY)
+	@$(BIN)/python -m xlm_utils.run.pipeline -- "$$STUDY"
 
 test: install  ## ruff, unit tests, and every notebook executed at smoke size
 	$(BIN)/ruff check .
@@ -60,7 +62,7 @@ owner:  ## write the account that hosts this repository into badges, setup cells
 	@$(PYTHON) -m tests.owner '$(OWNER)'
 
 clean-runs:  ## remove one study's runs and figures (the demo's figures stay) after asking: make clean-runs STUDY=mine
-	@case '$(STUDY)' in ''|*[!A-Za-z0-9_-]*) echo "STUDY must be the name of a study"; exit 1;; esac; \
-	found=$$(ls -d data/runs/$(STUDY) data/runs/$(STUDY)+* figures/$(STUDY)+* $(if $(filter-out demo,$(STUDY)),figures/$(STUDY)) 2>/dev/null); \
-	if [ -z "$$found" ]; then echo "nothing there of $(STUDY)"; else du -shc $$found && printf 'remove these? [y/N] ' \
+	@case "$$STUDY" in ''|*[!A-Za-z0-9_-]*) echo "STUDY must be the name of a study"; exit 1;; esac; \
+	found=$$(ls -d data/runs/$$STUDY data/runs/$$STUDY+* figures/$$STUDY+* $$([ "$$STUDY" = demo ] || echo figures/$$STUDY) 2>/dev/null); \
+	if [ -z "$$found" ]; then echo "nothing there of $$STUDY"; else du -shc $$found && printf 'remove these? [y/N] ' \
 	&& read answer && if [ "$$answer" = y ]; then rm -rf $$found; else echo kept; fi; fi

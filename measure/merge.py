@@ -1,4 +1,3 @@
-
 """Seconds and peak memory of merges: this package beside ``mergekit-yaml`` on the same configuration, fresh processes both.
 
     python measure/merge.py [--pair parents|changed] [--methods ties,dare_ties] [--repeats 3]

@@ -1,4 +1,3 @@
-
 """Merges at the size of Llama-3-8B: against the bytes that must move, and against ``mergekit-yaml``, in one run.
 
     python measure/merge_8b.py [--shape 8b|0.3b|0.17b|pico] [--methods linear,ties,…] [--scratch FOLDER]

@@ -1,9 +1,8 @@
-"""`make check-demo`: run the demo afresh in a scratch folder and compare its tables with the committed ones.
+"""`make check-demo`: run the demo afresh in a scratch folder and say how far its tables are from the committed ones.
 
-Tolerance: greedy decoding in bfloat16 can pick another token on another CPU, and with 24 terms one
-different definition moves a mean by up to 10/24. On the same kind of CPU the tables are equal to the
-digit; between one that computes in bfloat16 and one that does in float32 a mean differed by 0.9, and a benchmark
-column of a few items by one item in four.
+Tolerance: the demo computes in float32, where processors differ in the last digits, and greedy decoding then now and
+again picks another token. Under AVX2 and the plain kernels of torch instead of AVX-512 the log-probabilities of the search
+differ from the fifth digit on, and the definitions did not; with 160 terms one other definition moves a mean by at most 10/160.
 """
 
 import os
@@ -16,7 +15,7 @@ import pandas as pd
 
 from xlm_utils.study import ROOT
 
-TOLERANCE = {"table1.csv": 1.0, "table2.csv": 0.26}
+TOLERANCE = {"table1.csv": 0.2, "table2.csv": 0.05}
 
 
 def compare(name: str, fresh: Path, committed: Path) -> list[str]:

@@ -10,12 +10,13 @@ import importlib.util
 import json
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 
 from xlm_utils.curate.terminologies import hpo_file
-from xlm_utils.models.trimming import close
+from xlm_utils.models.trimming import BYTE
 from xlm_utils.study import PARAMS, ROOT, open_study
 
 DEMO = ROOT / "data" / "demo"
@@ -26,6 +27,28 @@ COLUMNS = (("Kanji", "text"), ("Kana", "text"), ("SenseGloss", "text"))  # of JM
 # looks at, where nine sentences are split more finely than by the whole tokenizer (none into bytes).
 LATER = ("medmcqa_jp", "usmleqa_jp", "medqa_jp", "mmlu_medical_jp", "pubmedqa_jp", "pubmedqa_train")
 AT_ONCE = 20_000  # texts a batch
+
+
+def close(state: dict, used: Iterable[str]) -> list[str]:
+    """``used`` tokens with those that build them by merges, all bytes, and all added tokens that mean something, in the order of their ids.
+
+    Args:
+        state: a BPE ``tokenizer.json``.
+    """
+    vocabulary = state["model"]["vocab"]
+    rank = {tuple(pair): number for number, pair in enumerate(state["model"]["merges"])}
+    kept = {token for token in vocabulary if BYTE.fullmatch(token)}
+    kept |= {added["content"] for added in state["added_tokens"] if not added["content"].startswith("<unused")}
+    for token in set(used):
+        parts = list(token)
+        kept |= {token, *(character for character in parts if character in vocabulary)}
+        while len(parts) > 1:
+            best, at = min((rank.get(pair, len(rank)), at) for at, pair in enumerate(pairwise(parts)))
+            if best == len(rank):  # an added token, which no merge makes
+                break
+            parts[at : at + 2] = [parts[at] + parts[at + 1]]
+            kept.add(parts[at])
+    return sorted(kept, key=vocabulary.__getitem__)
 
 
 def texts() -> Iterator[str]:

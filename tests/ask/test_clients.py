@@ -6,8 +6,10 @@ import json
 import logging
 import subprocess
 import sys
+import threading
 import traceback
 import types
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from xlm_utils.ask import calls, cards, clients
 from xlm_utils.ask.cards import Card, find_key, load_card
 from xlm_utils.ask.clients import Reply, open_client, shutdown_date
 from xlm_utils.judge.judging import SCHEMA, parse
-from xlm_utils.study import PARAMS, StudyError
+from xlm_utils.study import PARAMS, StudyError, inputs
 
 KEY = "sk-secret0123456789abcdefXYZ"
 CLIENTS = ("openai", "google-generativeai", "google-genai")
@@ -25,8 +27,8 @@ CLIENTS = ("openai", "google-generativeai", "google-genai")
 
 def card(client: str = "openai", **values: object) -> Card:
     model = SERVED["openai"] if client == "openai" else "gemini-1.5-pro"
-    values = {"timeout": 5, "requests_per_minute": 60_000, "key_env": ("TEST_KEY",)} | values
-    return Card(name="test", label="Test", client=client, model=model, **values)
+    values = {"timeout": 5, "requests_per_minute": 60_000, "key_env": ("TEST_KEY",), "model": model} | values
+    return Card(name="test", label="Test", client=client, **values)
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +48,7 @@ def ask(client: str, script: str | list[str], tmp_path: Path, **values: object) 
 @pytest.mark.parametrize(
     ("scenario", "score", "status"),
     [
-        ("ok", 7, "ok"), ("malformed", None, "unparsable"), ("eleven", None, "out_of_range"), ("string_seven", None, "unparsable"),
+        ("ok", 7, "ok"), ("malformed", None, "unparsable"), ("eleven", None, "out_of_range"), ("string_seven", 7, "ok"),
         ("length", None, "length"), ("safety", None, "blocked"), ("blocked_prompt", None, "blocked"),
     ],
 )  # fmt: skip
@@ -165,7 +167,8 @@ def test_all_shipped_cards_are_valid_and_the_published_ones_name_the_published_m
 
 
 def test_a_card_with_a_mistake_names_file_key_and_valid_keys(tmp_path, monkeypatch):
-    monkeypatch.setattr(cards, "PARAMS", tmp_path)
+    for module in (cards, inputs):
+        monkeypatch.setattr(module, "PARAMS", tmp_path)
     (tmp_path / "judges").mkdir()
     (tmp_path / "judges" / "odd.yaml").write_text("label: x\nclient: openai\nmodel: m\nprize_in: 1\n")
     with pytest.raises(StudyError, match=r"odd\.yaml: unknown key prize_in; valid are .*price_in"):
@@ -213,7 +216,7 @@ def test_a_retry_after_is_read_as_seconds_milliseconds_date_or_google_detail():
     assert after({"retry-after-ms": "250", "retry-after": "9"}, "") == 0.25
     assert after({}, "{'retryDelay': '1.5s'}") == 1.5
     assert after({}, "") is None
-    assert after({"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}, "") == 0
+    assert after({"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}, "") is None
     for nonsense in ("60s", "-1", "soon", "1.2.3"):
         assert after({"retry-after": nonsense}, "") is None
 
@@ -224,3 +227,160 @@ def test_the_announced_shutdown_date_is_read_from_the_servers_model():
     with Loopback() as server:
         assert shutdown_date(card(), server.openai) == "none announced"
     assert shutdown_date(card("google-genai")) == "not told by this API"
+
+
+@pytest.mark.parametrize(
+    "echo", ["{key}", "sk-t...{tail}", "{head}…{tail}", "{head}****{tail}", "{head8} is wrong", "at http://user:pass@host/v1?key={key} x"]
+)
+def test_a_key_is_hidden_however_a_server_echoes_it(echo):
+    key = "sk-test-0123456789abcdef"
+    told = clients._clean("the key " + echo.format(key=key, head=key[:4], head8=key[:9], tail=key[-4:]), key)
+    assert key[-4:] not in told
+    assert key[:8] not in told
+    assert "pass" not in told
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_no_client_follows_a_redirect(client, tmp_path):
+    seen = []
+
+    class Away(BaseHTTPRequestHandler):
+        def do_POST(self):
+            seen.append(self.path)
+            self.send_response(307)
+            self.send_header("Location", f"http://localhost:{server.server_port}/elsewhere")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Away)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        asked = card(client, base_url=f"http://127.0.0.1:{server.server_port}", requests_per_minute=6000)
+        with pytest.raises(StudyError, match="sends on to another address"):
+            calls.run_calls(asked, ["p"], SCHEMA, parse, tmp_path / "replies.sqlite", max_cost_usd=1)
+    finally:
+        server.shutdown()
+    assert len(seen) == 1
+    assert "/elsewhere" not in seen
+
+
+def chat(content, finish="stop", usage=None, model="m", **more) -> tuple[int, dict, dict]:
+    """An answer of an OpenAI-compatible server, with what such servers put into it."""
+    message = None if content is Ellipsis else {"role": "assistant", "content": content, **more}
+    return 200, {}, {"id": "x", "object": "chat.completion", "created": 1, "model": model, "usage": usage,
+                     "choices": [{"index": 0, "finish_reason": finish, "message": message}]}  # fmt: skip
+
+
+SEVEN = '{"score": 7}'
+HARMONY = f"<|channel|>analysis<|message|>a 3?<|end|><|start|>assistant<|channel|>final<|message|>{SEVEN}<|return|>"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        f"<think>The definition is no 3.</think>\n{SEVEN}", f"thinking without its opening </think>{SEVEN}", f"```json\n{SEVEN}\n```",
+        f"Here you are: {SEVEN} Anything else?", f"\ufeff{SEVEN}", HARMONY, '{"score": "7/10"}', "7", [{"type": "text", "text": SEVEN}],
+    ],
+)  # fmt: skip
+def test_a_score_is_read_wherever_a_server_puts_it_and_the_raw_text_is_kept(content, tmp_path):
+    row, _ = ask("openai", [chat(content)], tmp_path)
+    assert (row["value"], row["status"], row["tokens_in"]) == (7, "ok", 0)
+    assert row["reply"] == (SEVEN if isinstance(content, list) else content)
+
+
+@pytest.mark.parametrize("finish", ["eos", "eos_token", "end", "end_turn", "stop_sequence", "STOP", "", None])
+def test_whole_text_is_an_answer_whatever_the_server_calls_its_end(finish, tmp_path):
+    assert ask("openai", [chat(SEVEN, finish)], tmp_path)[0]["status"] == "ok"
+
+
+def test_a_thought_in_a_field_of_its_own_is_kept_and_not_read(tmp_path):
+    row, _ = ask("openai", [chat(None, "length", reasoning_content='first {"score": 3}')], tmp_path)
+    assert (row["status"], row["reply"]) == ("length", '<think>first {"score": 3}</think>')
+    row, _ = ask("openai", [chat(SEVEN, reasoning='first {"score": 3}')], tmp_path / "other")
+    assert (row["value"], row["reply"]) == (7, f'<think>first {{"score": 3}}</think>{SEVEN}')
+
+
+@pytest.mark.parametrize(("content", "status"), [(..., "empty"), ("\ud800", "unparsable"), ("[" * 3000, "unparsable")])
+def test_what_is_no_answer_has_a_status_and_is_not_asked_again(content, status, tmp_path):
+    row, server = ask("openai", [chat(content)], tmp_path)
+    assert (row["value"], row["status"], len(server.prompts)) == (None, status, 1)
+
+
+def test_an_empty_answer_is_asked_again_and_then_kept_as_one(tmp_path):
+    row, server = ask("openai", [chat(""), chat(SEVEN)], tmp_path)
+    assert (row["status"], len(server.prompts)) == ("ok", 2)
+    row, server = ask("openai", [chat("")], tmp_path / "other")
+    assert (row["status"], len(server.prompts)) == ("empty", 3)
+
+
+def test_twenty_replies_that_can_t_be_read_end_the_run_with_the_first_of_them(tmp_path):
+    prompts = [f"prompt {n}" for n in range(200)]
+    with Loopback([chat("I can't grade.")]) as server, pytest.raises(StudyError, match=r"none of the first 20 .* can't grade"):
+        calls.run_calls(card("openai"), prompts, SCHEMA, parse, tmp_path / "replies.sqlite", base_url=server.openai)
+    assert 20 <= len(server.prompts) < 60  # those in flight end
+
+
+def test_a_prompt_above_the_context_is_a_status_and_the_others_go_on(tmp_path):
+    error = (400, {}, {"object": "error", "message": "This model's maximum context length is 2048 tokens.", "code": 400})
+    with Loopback([error, "ok"]) as server:
+        rows = calls.run_calls(card("openai"), ["long", "short"], SCHEMA, parse, tmp_path / "replies.sqlite", base_url=server.openai)
+    assert [row["status"] for row in rows] == ["too_long", "ok"]
+
+
+def test_a_routers_spelling_of_one_model_is_one_model_and_one_address_is_one_server(tmp_path):
+    with Loopback([chat(SEVEN, model="org/M-7b"), chat(SEVEN, model="ORG/m-7B"), chat(SEVEN, model="m-7b")]) as server:
+        rows = calls.run_calls(card("openai"), ["a", "b", "c"], SCHEMA, parse, tmp_path / "replies.sqlite", base_url=server.openai)
+        for other in (f"{server.openai}/", server.openai.replace("127.0.0.1", "localhost")):
+            assert calls.run_calls(card("openai"), ["a", "b", "c"], SCHEMA, parse, tmp_path / "replies.sqlite", base_url=other) == rows
+        assert len(server.prompts) == 3
+
+
+@pytest.mark.parametrize(
+    ("script", "path", "sentence"),
+    [
+        ((404, {}, {"detail": "Not Found"}), "", r"does it end in /v1\?"),
+        ((422, {}, {"detail": [{"msg": "field required"}]}), "/v1", r"HTTP 422: .*field required"),
+    ],
+)
+def test_a_wrong_address_and_a_wrong_request_are_told_in_the_servers_words(script, path, sentence, tmp_path):
+    with Loopback([script]) as server, pytest.raises(StudyError, match=sentence):
+        calls.run_calls(card("openai"), ["a"], SCHEMA, parse, tmp_path / "replies.sqlite", base_url=server.root + path)
+
+
+def test_a_server_that_is_loading_is_waited_for_with_its_words(tmp_path, monkeypatch):
+    monkeypatch.setattr(calls, "PATIENCE", 0.5)
+    with Loopback([(200, {}, {"error": {"message": "model is loading"}})]) as server, pytest.raises(StudyError, match="model is loading"):
+        calls.run_calls(card("openai", timeout=0.05), ["a"], SCHEMA, parse, tmp_path / "replies.sqlite", base_url=server.openai, backoff=0.01)
+
+
+def test_no_proxy_stands_before_this_machine_and_one_that_can_t_be_used_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    assert ask("openai", "ok", tmp_path)[0]["status"] == "ok"
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
+    with pytest.raises(StudyError, match="ALL_PROXY"):
+        clients.open_client(card("openai"), "http://judge.example/v1")
+
+
+def test_a_server_with_a_list_of_models_alone_is_asked_for_it():
+    from xlm_utils.run import budget
+
+    with Loopback() as server:
+        listed = {"object": "list", "data": [{"id": "org/Local-8B", "object": "model", "created": 1, "owned_by": "x"}]}
+        server.gets = {"/v1/models/local-8b": (404, {}, {"detail": "Not Found"}), "/v1/models": (200, {}, listed)}
+        there = card("openai", model="local-8b", base_url=server.openai)
+        assert "answers" in budget.answers(there)
+        server.gets |= {"/v1/models/other": (404, {}, {"detail": "Not Found"})}
+        with pytest.raises(StudyError, match=r"no model other; it has org/Local-8B"):
+            budget.answers(there.model_copy(update={"model": "other"}))
+        for page in ((200, {}, {"error": "no such route"}), (200, {"Content-Type": "text/html"}, b"<html>hello</html>")):
+            server.gets = {"/v1/models/local-8b": page}
+            with pytest.raises(StudyError, match="no OpenAI-compatible server"):
+                budget.answers(there)
+
+
+def test_no_wait_at_all_is_no_retry_after():
+    for headers in ({"retry-after": "0"}, {"retry-after-ms": "0"}, {"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}):
+        assert clients._retry_after(headers, "") is None

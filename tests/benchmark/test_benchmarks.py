@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -111,9 +112,58 @@ def test_shared_prompts_give_the_stock_harness_likelihoods_and_texts(item_study,
     assert ours.generate_until(short) == stock.generate_until(short, disable_tqdm=True)
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma"])
+def test_a_beginning_that_prompts_share_is_read_once_and_changes_nothing(item_study, family, monkeypatch):
+    """Within gemma's sliding window of 64; beyond it, prompts are read whole."""
+    from lm_eval.api.instance import Instance
+
+    from xlm_utils.benchmark import harness
+
+    model, tokenizer, _ = models.load(item_study(family), "expert")
+    beginning, read, forward = "Answer: yes or no? ", [], model.forward
+
+    def counted(*args, **options):
+        read.append(options["input_ids"].shape)
+        return forward(*args, **options)
+
+    def asked(filler):
+        prompts = [f"{beginning}{filler}{'ab ' * (2 + i)}{i}" for i in range(6)]
+        texts = [(prompt, {"until": ["\n\n"], "do_sample": False, "max_gen_toks": 6}) for prompt in prompts]
+        options = ("yes", "no way", "maybe so")
+        pairs = [Instance("loglikelihood", {}, (prompt, f" {option}"), i) for prompt in prompts for i, option in enumerate(options)]
+        lm = harness.SharedPromptLM(model, tokenizer, 2048)
+        read.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(model, "forward", functools.wraps(forward)(counted))
+            return lm.loglikelihood(pairs), lm.generate_until([Instance("generate_until", {}, text, 0) for text in texts])
+
+    for filler, shared in (("", True), ("Now then. " * 12, family == "llama")):
+        assert len(tokenizer(beginning)["input_ids"]) * 5 > 10
+        with monkeypatch.context() as patch:
+            patch.setattr(harness, "CALL", 10)
+            likelihoods, texts = asked(filler)
+            assert any(rows == 1 for rows, _ in read) is shared
+            patch.setattr(harness, "CALL", 10**6)
+            plain, plain_texts = asked(filler)
+            assert all(rows > 1 for rows, _ in read)
+        assert [value for value, _ in likelihoods] == pytest.approx([value for value, _ in plain], abs=1e-4)
+        assert [greedy for _, greedy in likelihoods] == [greedy for _, greedy in plain]
+        assert texts == plain_texts
+
+
+def test_batches_cut_where_padding_costs_more_than_a_call(monkeypatch):
+    from xlm_utils.benchmark import harness
+
+    monkeypatch.setattr(harness, "CALL", 40)
+    lengths = [100, 98, 50, 49, 48, 48]
+    assert list(harness.batches(lengths, lengths, 1000)) == [[100, 98], [50, 49, 48, 48]]
+    assert list(harness.batches(lengths, lengths, 110)) == [[100], [98], [50, 49], [48, 48]]
+    assert list(harness.batches([120, 30], [120, 30], 100)) == [[120], [30]], "a row above the budget goes alone"
+    assert list(harness.batches([], [], 10)) == []
+
+
 def plain_scores(model, tokenizer, prompt: str, options: list[str]) -> list[float]:
     """Independent of the harness: log-likelihood of each option after the prompt, one forward pass each, float64 sums."""
-    import torch
 
     found = []
     for option in options:
@@ -308,19 +358,17 @@ def test_a_selection_of_items_has_the_few_shot_examples_of_a_whole_run(item_stud
 
 def test_generated_columns_have_no_thoughts_and_prompts_of_one_batch_their_own_beginnings(item_study, monkeypatch):
     from lm_eval.api.instance import Instance
-    from lm_eval.models.huggingface import HFLM
 
     from xlm_utils.benchmark.harness import SharedPromptLM
 
     model, tokenizer, _ = models.load(item_study(), "expert")
     lm = SharedPromptLM(model, tokenizer, batch_tokens=500)
-    replies = ["<think>\nhm", "<think>\nhm\n\nso</think>\n\n42\n\n### yes"]  # stopped inside the thought; asked again without the stop
+    tokens = tokenizer("<think>\nhm\n\nso</think>\n\n42\n\n### yes")["input_ids"]  # a stop string inside the thought, and one behind the answer
 
-    def reply(self, context, max_length, stop, **_):
-        text = replies[0] if "\n\n" in stop else replies[1]
-        return torch.cat([context, torch.tensor([tokenizer(text)["input_ids"]] * len(context))], dim=1)
+    def reply(model, ids, mask, most, done, cache):
+        return [next(tokens[:n] for n in range(1, len(tokens) + 1) if done(tokens[:n])) for _ in ids]
 
-    monkeypatch.setattr(HFLM, "_model_generate", reply)
+    monkeypatch.setattr(models, "continuations", reply)
     request = Instance("generate_until", {}, ("質問", {"until": ["\n\n"], "do_sample": False, "max_gen_toks": 8}), 0)
     assert lm.generate_until([request]) == ["42"]
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])

@@ -204,15 +204,15 @@ def test_jaqket_keeps_five_contexts_and_drops_what_none_of_them_answers(tmp_path
 
 
 BAD = {
-    "a missing field": ("igakuqa", {k: v for k, v in CHOICE.items() if k != "question"}, "line 2: question: Field required"),
+    "a missing field": ("igakuqa", {k: v for k, v in CHOICE.items() if k != "question"}, "line 2: question: is missing"),
     "no options": ("igakuqa", {**CHOICE, "options": []}, "line 2: options: List should have at least 2 items"),
     "an answer beyond the options": ("igakuqa", {**CHOICE, "answer_idx": 2}, "answer_idx 2 is outside the 2 options"),
-    "a negative answer": ("crade", {**CHOICE, "answer_idx": -1}, "line 2: answer_idx: Input should be greater than or equal to 0"),
-    "a similarity above five": ("jcsts", {**ROWS["jcsts"], "label": 6}, "line 2: label: Input should be less than or equal to 5"),
-    "an unknown decision": ("pubmedqa", {**ROWS["pubmedqa"], "final_decision": "perhaps"}, "line 2: final_decision: Input should be 'yes'"),
-    "a label outside five": ("jcommonsenseqa", {**COMMON, "label": 5}, "line 2: label: Input should be less than or equal to 4"),
+    "a negative answer": ("crade", {**CHOICE, "answer_idx": -1}, "line 2: answer_idx: should be greater than or equal to 0"),
+    "a similarity above five": ("jcsts", {**ROWS["jcsts"], "label": 6}, "line 2: label: should be less than or equal to 5"),
+    "an unknown decision": ("pubmedqa", {**ROWS["pubmedqa"], "final_decision": "perhaps"}, "line 2: final_decision: should be 'yes'"),
+    "a label outside five": ("jcommonsenseqa", {**COMMON, "label": 5}, "line 2: label: should be less than or equal to 4"),
     "no gold answer": ("jsquad", {**SQUAD, "answers": {"text": []}}, "line 2: answers.text: List should have at least 1 item"),
-    "an answer beyond two": ("xwinograd_ja", {**ROWS["xwinograd_ja"], "answer": "3"}, "line 2: answer: Input should be '1' or '2'"),
+    "an answer beyond two": ("xwinograd_ja", {**ROWS["xwinograd_ja"], "answer": "3"}, "line 2: answer: should be '1' or '2'"),
     "a list": ("igakuqa", [1], "line 2: not an object with named fields"),
 }
 

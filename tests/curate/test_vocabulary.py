@@ -217,7 +217,7 @@ def test_the_order_of_a_csv_file_s_columns_changes_nothing(tmp_path):
         ('term,definition\nx,"two\nlines"\ny\n', r"^mine.csv, line 4: 1 cells instead of 2 \(term, definition\)$"),
         ("term,definition\nx,a, b\n", r"^mine.csv, line 2: 3 cells instead of 2"),
         ('term,definition\nx,"cut off', r"^mine.csv, line 2: not CSV \(unexpected end of data\)$"),
-        ("term,translation\nx,y\nz,喘息\n".encode("cp932"), r"^mine.csv, line 3: not UTF-8 text; save the list as UTF-8$"),
+        ("term,translation\nx,y\nz,喘息\n".encode("cp932"), r"^mine.csv, line 3: not UTF-8 text; save the file as UTF-8$"),
         ("term\nx\n".encode("utf-16"), r"^mine.csv, line 1: not UTF-8 text"),
         ("term,definition\n,x\n", r"^mine.csv: no row has a term$"),
     ],

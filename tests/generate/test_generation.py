@@ -195,7 +195,7 @@ def test_another_baseline_prompt_is_generated_and_leaves_every_other_run_as_it_i
 
 
 def test_the_baseline_prompt_must_be_a_file(pico_study):
-    with pytest.raises(StudyError, match=r"baseline_prompt: no file params/prompts/nosuch\.txt"):
+    with pytest.raises(StudyError, match=r"no file params/prompts/nosuch\.txt"):
         pico_study(generation={"baseline_prompt": "nosuch.txt"})
     study = pico_study(generation={"baseline_prompt": "explain_en.txt"})
     first, second, control = generation.runs(study)[:3]

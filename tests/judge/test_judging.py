@@ -23,8 +23,9 @@ from xlm_utils.ask import calls, pacing, replies
 from xlm_utils.ask.cards import Card, load_card
 from xlm_utils.ask.replies import open_store
 from xlm_utils.judge import controls, judging, known, proxy
-from xlm_utils.judge.judging import SCHEMA, fill, parse, prompt_for
+from xlm_utils.judge.judging import SCHEMA, parse, prompt_for
 from xlm_utils.study import PARAMS, Study, StudyError, notebook, open_study
+from xlm_utils.study.inputs import fill
 from xlm_utils.study.records import Step, append_jsonl, read_jsonl, read_manifest
 
 ROWS = [  # term, translation, clinicians' definition, expert's definition, a Japanese model's definition
@@ -245,11 +246,9 @@ def test_text_in_a_definition_changes_nothing_but_that_text_in_the_prompt(study,
 
 
 def test_a_template_with_an_unknown_field_is_an_error_naming_the_valid_ones():
-    assert fill("{a}{b}{a}", a="{b}", b="x") == "{b}x{b}"
-    with pytest.raises(StudyError, match=r"\{trem\} is not one of term, reference"):
-        fill("Is {trem} right? {term} {reference}", term="", reference="")
-    with pytest.raises(StudyError, match=r"\{reference\} is not in it"):
-        fill("Is {term} right?", term="", reference="")
+    assert fill("{a}{b}{a}", "a.txt", {"a": "{b}", "b": "x"}) == "{b}x{b}"
+    with pytest.raises(StudyError, match=r"a\.txt: \{trem\} is not one of term, reference"):
+        fill("Is {trem} right? {term} {reference}", "a.txt", {"term": "", "reference": ""})
 
 
 @pytest.mark.parametrize(
@@ -257,11 +256,13 @@ def test_a_template_with_an_unknown_field_is_an_error_naming_the_valid_ones():
     [
         ('{"score": 0}', (0, "ok")), ('{"score": 10}', (10, "ok")), ('{"score": 7.0}', (7, "ok")), ('{"score": 7.5}', (None, "unparsable")),
         ('{"score": -1}', (None, "out_of_range")), ('{"score": 11}', (None, "out_of_range")), ('{"score": true}', (None, "unparsable")),
-        ('{"score": "7"}', (None, "unparsable")), ('{"score": NaN}', (None, "unparsable")), ("7", (None, "unparsable")),
+        ('{"score": "7"}', (7, "ok")), ('{"score": "7/10"}', (7, "ok")), ('{"score": NaN}', (None, "unparsable")), ("7", (7, "ok")),
         ("[7]", (None, "unparsable")), ("", (None, "unparsable")), ('{"points": 7}', (None, "unparsable")),
+        ('{"score": 7} and {"score": 3}', (None, "unparsable")), ('{"score": 7}, so {"score": 7}', (7, "ok")), ("Good. {'score': 7}", (7, "ok")),
+        (f'{{"score": {"7" * 5000}}}', (None, "unparsable")), ("[" * 3000, (None, "unparsable")), ('{"score": 7/100}', (None, "unparsable")),
     ],
 )  # fmt: skip
-def test_a_reply_becomes_a_score_only_if_it_is_an_integer_from_0_to_10(text, outcome):
+def test_a_reply_becomes_a_score_only_if_it_holds_one_whole_number_from_0_to_10(text, outcome):
     assert parse(text) == outcome
 
 

@@ -129,41 +129,6 @@ def test_the_random_arm_spends_the_same_budget_in_a_log_of_its_own(pico_study):
     assert (study.folder / "evolution@ancestor_random.jsonl").exists()
 
 
-def test_the_random_arm_evaluates_as_many_candidates_as_a_search_that_ended_early(pico_study, slow_clock):
-    study = pico_study("llama", evolution=BUDGET | {"minutes": 1})
-    assert len(evolution.search(study, Closeness, name=NAME)) == 4
-    assert len(evolution.search(study, Closeness, name=NAME, random=True)) == 4
-
-
-@pytest.fixture
-def slow_clock(monkeypatch):
-    """A clock that goes on by twenty seconds a look: a generation of four takes more than a minute."""
-    now = iter(range(0, 100_000, 20))
-    monkeypatch.setattr(evolution.time, "monotonic", lambda: next(now))
-
-
-def test_a_search_stops_when_its_minutes_have_passed_and_says_so(pico_study, slow_clock, capsys):
-    study = pico_study("llama", evolution=BUDGET | {"minutes": 1})
-    table = evolution.search(study, Closeness, name=NAME)
-    assert len(table) == 4, "one generation, whole"
-    assert "ended after 4 of 8 candidates: evolution.minutes = 1 had passed" in capsys.readouterr().out
-    again = evolution.search(study, lambda _: pytest.fail("evaluated again"), name=NAME)
-    assert again.equals(table)
-    assert "evolution.minutes = 1 had passed" in again.attrs["ended"]
-
-
-def test_minutes_add_up_over_a_kill_and_change_nothing_of_the_way_until_then(pico_study, tmp_path, slow_clock):
-    study = pico_study("llama", evolution={"evaluations": 16, "population": 4, "minutes": 4})
-    whole = evolution.search(study, Closeness, name=NAME, folder=tmp_path / "whole")
-    assert 4 < len(whole) < 16
-    dying = Closeness(study, dies_at=len(whole) - 2)
-    with pytest.raises(KeyboardInterrupt):
-        evolution.search(study, lambda _: dying, name=NAME, folder=tmp_path / "killed")
-    resumed = evolution.search(study, Closeness, name=NAME, folder=tmp_path / "killed")
-    assert resumed.equals(whole), "the generation that the kill cut short is ended, and no other is begun"
-    assert [p.name for p in (tmp_path / "killed").glob("*.seconds")] == []
-
-
 def test_layer_groups_are_gradients_over_the_layers_and_the_best_merges(pico_study):
     study = pico_study("llama", evolution=BUDGET | {"evaluations": 4, "layer_groups": 2})
     table = evolution.search(study, Closeness)

@@ -22,7 +22,7 @@ from xlm_utils.merge import distances, merging, methods
 from xlm_utils.models.constituents import locate
 from xlm_utils.report import benchmark_columns, figures, published, tables
 from xlm_utils.report.charts import benchmark_gaps
-from xlm_utils.study import PARAMS, ROOT, StudyError, settings
+from xlm_utils.study import PARAMS, ROOT, StudyError, inputs, method_cards
 from xlm_utils.study import study as study_module
 from xlm_utils.study.records import read_manifest, sha256
 
@@ -277,7 +277,7 @@ def test_weights_0_and_1_give_back_a_parent(pico_study, name, values, parent):
     assert_equal(weights(merging.merge(study, name, values)), of(study, parent))
 
 
-@pytest.mark.parametrize("name", sorted({*methods.cards()} | {f"{c}@ancestor" for c in methods.cards() if "base_model: base" in
+@pytest.mark.parametrize("name", sorted({*inputs.listed("methods")} | {f"{c}@ancestor" for c in inputs.listed("methods") if "base_model: base" in
                                         (PARAMS / "methods" / f"{c}.yaml").read_text()}))  # fmt: skip
 def test_every_card_makes_a_new_model_that_runs(pico_study, name):
     study = pico_study("gemma")
@@ -475,13 +475,13 @@ def test_a_wrong_value_is_one_sentence_with_the_valid_ones(pico_study, name, val
         (lambda card: card.update(lable="TIES"), ["unknown key lable", "label"]),
         (lambda card: card.pop("reference"), ["reference is missing"]),
         (lambda card: card["parameters"]["density"].update(default=1.5), ["density.default = 1.5", "0.01 to 1"]),
-        (lambda card: card["mergekit"]["models"][0].update(model="french"), ["'french'", "general, expert, ancestor, base"]),
-        (lambda card: card["mergekit"]["models"][0].update(paramters={}), ["unknown key paramters", "parameters"]),
+        (lambda card: card["mergekit"]["models"][0].update(model="french"), ["'french'", "'general', 'expert', 'ancestor' or 'base'"]),
+        (lambda card: card["mergekit"]["models"][0].update(paramters={}), ["unknown key mergekit.models.0.paramters", "parameters"]),
         (lambda card: card["parameters"].pop("density"), ["density", "$density"]),
-        (lambda card: card["mergekit"].update(normalise=True), ["unknown key normalise", "merge_method"]),
+        (lambda card: card["mergekit"].update(normalise=True), ["unknown key mergekit.normalise", "merge_method"]),
         (lambda card: card["mergekit"]["parameters"].update(normalise=card["mergekit"]["parameters"].pop("normalize")),
-         ["unknown key normalise", "normalize"]),
-        (lambda card: card["mergekit"]["parameters"].pop("lambda"), ["lambda is missing"]),
+         ["the parameter normalise is unknown", "normalize"]),
+        (lambda card: card["mergekit"]["parameters"].pop("lambda"), ["the parameter lambda is missing"]),
         (lambda card: card["mergekit"].update(merge_method="tiez"), ["'tiez'", "ties", "slerp"]),
     ],
 )  # fmt: skip
@@ -491,7 +491,8 @@ def test_a_wrong_card_is_one_sentence_before_anything_is_merged(pico_study, tmp_
     change(card)
     (tmp_path / "methods").mkdir()
     (tmp_path / "methods" / "ties.yaml").write_text(yaml.safe_dump(card))
-    monkeypatch.setattr(methods, "PARAMS", tmp_path)
+    for module in (inputs, method_cards):
+        monkeypatch.setattr(module, "PARAMS", tmp_path)
     with pytest.raises(StudyError) as error:
         merging.merge(study, "ties")
     for word in words:
@@ -503,7 +504,8 @@ def test_every_method_of_mergekit_for_two_fine_tunes_has_a_card():
     from mergekit.merge_methods.registry import registered_methods
 
     offered = {method.spec.name for method in registered_methods()} - {"passthrough"}  # which merges nothing
-    assert {methods.read_card(name)["mergekit"]["merge_method"] for name in methods.cards()} == {n for n in offered if "chunked_" not in n}
+    described = {method_cards.read_card(name)["mergekit"]["merge_method"] for name in inputs.listed("methods")}
+    assert described == {name for name in offered if "chunked_" not in name}
 
 
 def test_one_new_file_is_a_new_method_in_every_table_and_figure(tmp_path, monkeypatch, pico_study):
@@ -514,7 +516,7 @@ def test_one_new_file_is_a_new_method_in_every_table_and_figure(tmp_path, monkey
     demo = (params / "demo.yaml").read_text(encoding="utf-8")
     preset = yaml.safe_load(demo)
     (params / "demo.yaml").write_text(yaml.safe_dump(preset | {"methods": [*preset["methods"], "gentle@ancestor"]}), encoding="utf-8")
-    for module in (methods, settings, study_module):
+    for module in (inputs, method_cards, study_module):
         monkeypatch.setattr(module, "PARAMS", params)
     assert merging.merge(pico_study("llama"), "gentle@ancestor").name == "gentle@ancestor"
     study, label = make_study(tmp_path / "made", monkeypatch), "Gentle TIES (base: ancestor)"

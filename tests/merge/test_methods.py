@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from tests.merge.test_merging import assert_equal, consensus, copy_model, drop, of, weights
 from xlm_utils.merge import merging
+from xlm_utils.models.loading import load
 
 NEAR = 1e-5  # relative distance to a threshold that float32 does not resolve
 
@@ -62,6 +63,40 @@ def test_methods_on_the_ancestor_follow_their_formulas(pico_study, pico_siblings
     base, general, expert = (of(study, n) for n in ("ancestor", "japanese", "expert"))
     merged = weights(merging.merge(study, name))
     assert_equal(merged, {n: base[n] + formula(general[n] - base[n], expert[n] - base[n]) for n in base})
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma"])
+@pytest.mark.parametrize(("card", "modules"), [("mlp_swap", (".mlp.",)), ("attention_swap", (".self_attn.", ".attn."))])
+def test_a_swap_takes_whole_modules_and_nothing_else(pico_study, family, card, modules):
+    study = pico_study(family)
+    a, b = of(study, "japanese"), of(study, "expert")
+    taken = {n for n in a if any(module in n for module in modules)}
+    assert len(taken) >= 2 * (2 if card == "mlp_swap" else 1)
+    for name, share in ((card, 1.0), (f"{card}~share=0.25", 0.25)):
+        assert_equal(weights(merging.merge(study, name)), {n: a[n] + share * (b[n] - a[n]) if n in taken else a[n] for n in a})
+
+
+def test_a_random_swap_takes_whole_matrices_of_the_layers_another_draw_for_another_seed(pico_study):
+    study = pico_study("llama")
+    a, b = of(study, "japanese"), of(study, "expert")
+    taken = {}
+    for name in ("random_swap", "random_swap#1", "random_swap#2", "random_swap~share=1"):
+        merged = weights(merging.merge(study, name))
+        taken[name] = {n for n in a if not torch.equal(a[n], merged[n])}
+        assert_equal(merged, {n: b[n] if n in taken[name] else a[n] for n in a})
+    matrices = {n for n in a if ".mlp." in n or "_attn." in n}
+    assert taken["random_swap~share=1"] == matrices
+    assert len({frozenset(names) for names in taken.values()}) == 4
+    live = load(study, "japanese", "bfloat16")[0]
+    merging.merge_into(live, study, "random_swap#1", {})
+    assert_equal({n: w.double() for n, w in live.state_dict().items() if n in a}, weights(merging.merge(study, "random_swap#1")))
+
+
+def test_the_experts_task_vector_is_added_to_the_whole_general_model(pico_study):
+    study = pico_study("llama")
+    base, a, b = (of(study, n) for n in ("ancestor", "japanese", "expert"))
+    for name, weight in (("chat_vector", 1.0), ("chat_vector~expert_weight=0.5", 0.5)):
+        assert_equal(weights(merging.merge(study, name)), {n: a[n] + weight * (b[n] - base[n]) for n in a})
 
 
 def test_nearswap_steps_towards_the_expert_by_t_at_most(pico_study):

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.tokens import DEMO, TOKENS, needed_tokens, texts
+from tests.tokens import DEMO, TOKENS, close, needed_tokens, texts
 from xlm_utils import models
 from xlm_utils.models import trimming
 from xlm_utils.study import StudyError, open_study
@@ -91,7 +91,7 @@ def test_closure_keeps_what_merges_build_a_token_of_bytes_and_what_is_added():
                   "merges": [["a", "b"], ["b", "c"], ["ab", "c"]]},
         "added_tokens": [{"content": "<eos>"}, {"content": "<unused1>"}],
     }  # fmt: skip
-    assert trimming.close(state, ["abc"]) == ["<eos>", "<0x41>", "a", "b", "c", "ab", "abc"]  # not bc: ab is merged first
+    assert close(state, ["abc"]) == ["<eos>", "<0x41>", "a", "b", "c", "ab", "abc"]  # not bc: ab is merged first
 
 
 def test_a_token_that_the_model_lacks_is_a_sentence(pair, tmp_path, monkeypatch):

@@ -15,10 +15,10 @@ from xlm_utils.generate import generation
 from xlm_utils.merge import merging, methods
 from xlm_utils.merge.methods import resolve
 from xlm_utils.report import benchmark_columns, results, spreads, tables
-from xlm_utils.study import PARAMS, names, open_study
+from xlm_utils.study import PARAMS, inputs, method_cards, names, open_study
+from xlm_utils.study.inputs import StudyError
 from xlm_utils.study.names import parse
 from xlm_utils.study.records import Step, read_manifest
-from xlm_utils.study.settings import StudyError
 from xlm_utils.translate import drawing
 
 
@@ -65,8 +65,8 @@ def test_a_point_merges_as_its_values_given_by_hand(pico_study):
 
 def test_every_shipped_grid_belongs_to_a_card_and_holds_the_published_default(pico_study):
     study = pico_study()
-    assert names.grids() == ["dare_ties", "linear", "slerp", "task_arithmetic", "ties"], "the published methods with free parameters"
-    for card in names.grids():
+    assert inputs.listed("sweeps") == ["dare_ties", "linear", "slerp", "task_arithmetic", "ties"], "the published methods with free parameters"
+    for card in inputs.listed("sweeps"):
         points = names.grid(card)
         assert card in points, "all defaults: the method itself, whose merge is not made twice"
         assert len(set(points)) == len(points) >= 3
@@ -82,11 +82,12 @@ def test_a_grid_of_two_parameters_is_every_combination_with_its_base():
 
 
 def test_a_grid_outside_of_a_card_names_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(names, "PARAMS", tmp_path)
+    for module in (inputs, names, method_cards):
+        monkeypatch.setattr(module, "PARAMS", tmp_path)
     for folder in ("sweeps", "methods"):
         (tmp_path / folder).mkdir()
     (tmp_path / "methods" / "ties.yaml").write_text((PARAMS / "methods" / "ties.yaml").read_text(encoding="utf-8"), encoding="utf-8")
-    wrong = {"density: [0.3, 1.2]": "density = 1.2 must be a number from 0.01 to 1", "t: [0.1]": "no parameter 't'; it has weight, density"}
+    wrong = {"density: [0.3, 1.2]": "density = 1.2: must be a number from 0.01 to 1", "t: [0.1]": "no parameter 't'; it has weight, density"}
     for text, words in wrong.items():
         (tmp_path / "sweeps" / "ties.yaml").write_text(text, encoding="utf-8")
         with pytest.raises(StudyError, match=words):
@@ -272,21 +273,8 @@ def test_points_without_a_common_term_are_a_row_that_says_so(scored):
         write_lines(file, [row | {"score": None, "status": "refusal"} for row in rows])
     row = spreads.spread_table(scored).set_index("of").loc["TIES, the sweep’s terms"].iloc[0]
     assert (row["n"], row["reason"]) == (0, "no term that all of them have a score on")
-    spreads.spread_plot(scored).to_json()
 
 
-def test_the_figure_draws_every_merge_once_a_panel_and_a_band_a_group(scored):
-    fig = spreads.spread_plot(scored)
-    assert sum(len(trace.x) for trace in fig.data) == 2 * (6 + 4 + 2 + 3 + 3)
-    assert len(fig.layout.shapes) == 2 * 5
-    band = [shape for shape in fig.layout.shapes if shape.xref == "x"][-1]
-    row = spreads.spread_table(scored).query("reference == 'expert' and of == 'TIES, the sweep’s terms'").iloc[0]
-    assert (band.x0, band.x1) == (row["lowest"], row["highest"])
-    for trace in fig.data:
-        assert trace.error_x.array is not None
-
-
-def test_without_a_sweep_and_seeds_the_figure_says_so(tmp_path, monkeypatch):
+def test_without_a_sweep_and_seeds_only_methods_are_compared(tmp_path, monkeypatch):
     study = make_study(tmp_path, monkeypatch)
     assert list(spreads.spread_table(study)["differ_in"]) == ["methods"] * 2
-    assert "No sweep and no further mask seeds" in spreads.spread_plot(study).layout.annotations[0].text

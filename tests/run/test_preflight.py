@@ -66,7 +66,7 @@ def test_everything_that_is_wrong_is_told_at_once_before_any_weights_are_read(hu
         ["judge gpt-4o: no key", "OPENAI_API_KEY"],
         [f"model {published.ANCESTOR}: it is gated and there is no token", "HF_TOKEN"],
         [f"model {published.EXPERT}: vocab_size is 32000", f"{published.JAPANESE} has 768"],
-        ["data set jsquad:", "context: Field required", "sbintuitions/JSQuAD"],
+        ["data set jsquad:", "context: is missing", "sbintuitions/JSQuAD"],
     ):
         assert len([line for line in told if all(word in line for word in words)]) == 1, (words, told)
     assert told[0] == "error: 5 of the checks failed; nothing was downloaded or paid for"

@@ -24,7 +24,7 @@ def test_models_are_in_table_order():
         ({"method": "tie"}, ["'tie'", "ties", "japanese", "all"]),
         ({"judge": "nobody"}, ["'nobody'", "proxy"]),
         ({"limit": -3}, ["limit", "-3", "greater than or equal to 0"]),
-        ({"limit": "many"}, ["limit", "many", "integer"]),
+        ({"limit": "many"}, ["limit", "many", "whole number"]),
         ({"base": "expert"}, ["base", "expert", "japanese", "ancestor"]),
     ],
 )
@@ -58,9 +58,16 @@ def test_a_study_by_path_has_the_file_s_name(tmp_path):
         ({"methods": ["tise"]}, ["methods", "tise", "ties"]),
         ({"constituents": {}}, ["constituents", "general"]),
         ({"source": {"code": "en", "name": "English", "prompt": "judge.txt"}}, ["prompt: params/prompts/judge.txt has no {term}"]),
-        ({"constituents": {
-            "a": {"role": "general", "label": "A", "weights": "b"}, "b": {"role": "expert", "label": "B", "weights": "a"},
-        }, "base": "a"}, ["constituents.a.weights", "leads back to itself"]),
+        (
+            {
+                "constituents": {
+                    "a": {"role": "general", "label": "A", "weights": "b"},
+                    "b": {"role": "expert", "label": "B", "weights": "a"},
+                },
+                "base": "a",
+            },
+            ["constituents.a.weights", "leads back to itself"],
+        ),
     ],
 )
 def test_a_wrong_preset_names_file_key_and_choices(tmp_path, changes, words):

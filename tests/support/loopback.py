@@ -112,6 +112,7 @@ class Loopback:
     ):  # fmt: skip
         self.script = [script] if isinstance(script, str) else list(script)
         self.answer, self.limit, self.latency, self.hang, self.shutdown_date = answer, limit, latency, hang, shutdown_date
+        self.gets: dict[str, Answer] = {}  # path → answer, for what is not to be the usual
         self.prompts: list[str] = []
         self.bodies: list[dict] = []
         self.keys: list[str] = []
@@ -175,6 +176,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         model = self.path.rpartition("/")[2]
+        if found := self.server_state.gets.get(self.path):
+            return self._send(*found)
         self._send(200, {}, {"id": model, "object": "model", "created": 1, "owned_by": "x", "shutdown_date": self.server_state.shutdown_date})
 
     def do_POST(self) -> None:
@@ -192,6 +195,8 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(state.hang)
         elif state.latency and scenario != "429_after":
             time.sleep(state.latency)
+        if isinstance(scenario, tuple):  # status, headers and body as they are
+            return self._send(*scenario)
         make = (OPENAI if openai else GEMINI)["ok" if scenario == "timeout" else scenario]
         self._send(*make(state.answer(prompt), key))
 

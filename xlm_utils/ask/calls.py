@@ -8,24 +8,30 @@ in flight and nothing else, and a second run asks only what has no reply yet.
 import hashlib
 import json
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from xlm_utils.ask.cards import Card
 from xlm_utils.ask.clients import Ask, Fatal, Reply, Retry, open_client, shutdown_date
 from xlm_utils.ask.pacing import HEADROOM, Pacer
-from xlm_utils.ask.replies import identity, open_store, spent, spent_in, stored
+from xlm_utils.ask.replies import INSERT, identity, mended, open_store, same_model, set_aside, spent, spent_in, stored, told
 from xlm_utils.study import Study, StudyError
+from xlm_utils.study.inputs import short
 from xlm_utils.study.notebook import Progress
 
+CHANNEL, FINAL = "<|channel|>", "<|channel|>final<|message|>"  # of the harmony format
+THOUGHT = re.compile(r"<(think|thinking|thought|reasoning)>.*?(?:</\1>|\Z)|\A.*</think>", re.DOTALL)
 WORKERS = 32
 TRIES = 8
 LONGEST_WAIT = 120.0  # s; a server that asks for more is not waited for
+UNREAD = 20  # replies of which none can be read end the run
 PATIENCE = 300.0  # s without any reply before the run gives up (a fifth of it before the first reply)
 
 
@@ -67,11 +73,7 @@ def announce(study: Study, card: Card, prompts: Iterable[tuple[str, int]], schem
 
 
 def afford(study: Study, usd: float) -> None:
-    """Stop before the first call if so much more, for all judges together, is above the study's limit.
-
-    Raises:
-        StudyError: it is.
-    """
+    """Stop with a StudyError, before the first call, if so much more is, for all judges together, above the study's limit."""
     limit, before = study.judging.max_cost_usd, spent(study.replies)
     if before + usd > limit:
         raise StudyError(
@@ -118,7 +120,16 @@ def run_calls(
 
 
 def _outcome(text: str | None, finish: str, parse: Callable[[str], tuple[Any, str]]) -> tuple[Any, str]:
-    return parse(text or "") if finish == "stop" else (None, finish)
+    return parse(bare(text or "")) if finish == "stop" else (None, finish)
+
+
+def bare(text: str) -> str:
+    """An answer without thoughts, marks of channels, a byte order mark and the fence around it."""
+    if CHANNEL in text:
+        text = text.rpartition(FINAL)[2] if FINAL in text else ""
+    text = THOUGHT.sub("", text).replace("\ufeff", "")
+    fenced = re.search(r"```\w*\s(.*?)```", text, re.DOTALL)
+    return re.sub(r"<\|\w+\|>", "", fenced[1] if fenced else text).strip()
 
 
 class _Run:
@@ -129,11 +140,13 @@ class _Run:
         self.ask: Ask = open_client(card, base_url)
         self.identity = identity(card, schema, base_url)
         self.pacer = Pacer(card.requests_per_minute, card.tokens_per_minute)
-        self.database, self.lock = open_store(store), threading.Lock()
+        self.store, self.database, self.lock = store, open_store(store), threading.Lock()
+        with told(store):  # written to before anything is paid for
+            self.database.execute(f"pragma user_version = {int(time.time())}")
         found = self.database.execute("select served_model from replies where identity = ? and served_model is not null limit 1", (self.identity,))
         self.served_model = next((row[0] for row in found), None)
         self.usd = spent_in(self.database)
-        self.kept, self.reason, self.trouble = 0, "", ""
+        self.kept, self.reason, self.trouble, self.aside, self.unread = 0, "", "", False, []  # unread: replies, until one can be read; then None
         self.last_reply, self.patience = time.monotonic(), max(PATIENCE / 5, 2 * card.timeout)
 
     def finish(self, prompts: list[str]) -> None:
@@ -175,31 +188,51 @@ class _Run:
                 else:
                     self.pacer.sleep(delay)
                 continue
+            if reply.finish == "stop" and not (reply.text or "").strip():
+                if attempt < 2:  # an empty answer may have been a slip
+                    self.trouble = "an empty answer"
+                    continue
+                reply = replace(reply, finish="empty")
             return self.keep(prompt, reply)
         return False
 
     def keep(self, prompt: str, reply: Reply) -> bool:
         """Store a reply the moment it is there, unless another model than before has answered."""
-        value, status = _outcome(reply.text, reply.finish, self.parse)
+        text = reply.text and mended(reply.text)
+        value, status = _outcome(text, reply.finish, self.parse)
         usd = self.card.usd(reply.tokens_in, reply.tokens_out)
         key = hashlib.sha256(json.dumps([self.identity, self.repeat, prompt]).encode()).hexdigest()
         row = (
-            key, self.identity, self.card.name, self.repeat, prompt, reply.text, reply.finish, reply.served_model,
+            key, self.identity, self.card.name, self.repeat, prompt, text, reply.finish, reply.served_model,
             json.dumps(value), status, reply.tokens_in, reply.tokens_out, usd, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))  # fmt: skip
         with self.lock:
             self.served_model = self.served_model or reply.served_model
-            if reply.served_model not in (None, self.served_model):
+            if reply.served_model and not same_model(reply.served_model, self.served_model):
                 self.stop(f"{reply.served_model} answers, and {self.served_model} did before: one table can't mix them, name one in the card")
                 return False
-            with self.database:
-                self.database.execute(f"insert or ignore into replies values ({','.join('?' * len(row))})", row)
-                self.usd = spent_in(self.database)  # by other processes, too: two judges at once share the limit
+            self.save(row)
             self.kept += 1
+            self.unread = None if self.unread is None or status == "ok" else [*self.unread, text or reply.finish]
+            if self.unread and len(self.unread) == UNREAD:
+                self.stop(f"none of the first {UNREAD} replies can be read, such as {short(self.unread[0])}")
             self.last_reply, self.patience = time.monotonic(), max(PATIENCE, 2 * self.card.timeout)
             if self.usd > self.max_cost:
                 self.stop(f"{self.usd:.2f} USD are spent, above judging.max_cost_usd = {self.max_cost:g}")
         self.pacer.ease()
         return True
+
+    def save(self, row: tuple) -> None:
+        """Put a paid reply into the file; if it does not take it, stop, and set it and those still in flight aside."""
+        try:
+            if not self.aside:
+                with told(self.store), self.database:
+                    self.database.execute(INSERT, row)
+                    self.usd = spent_in(self.database)  # by other processes, too: two judges at once share the limit
+        except StudyError as error:
+            self.aside = True
+            self.stop(str(error))
+        if self.aside:
+            set_aside(self.store, row)
 
     def stop(self, reason: str) -> None:
         """Let no further call start; the first reason is the one told."""

@@ -8,34 +8,35 @@ import importlib
 import os
 import re
 import sys
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from xlm_utils.study import PARAMS, StudyError
+from xlm_utils.study.inputs import Number, Once, Part, Text, Whole, checked, listed, read_yaml, short
 
 BASE_URL_VARIABLES = {"openai": "OPENAI_BASE_URL", "google-generativeai": "GOOGLE_GEMINI_BASE_URL", "google-genai": "GOOGLE_GEMINI_BASE_URL"}
+OURS = {  # parameters that the kit sets itself, or counts on what they are by default
+    "model", "messages", "stream", "n", "response_format", "timeout", "tools", "candidate_count", "response_mime_type", "response_schema",
+}  # fmt: skip
 
 
-class Card(BaseModel):
+class Card(Part):
     """One judge (or translator), as its YAML file describes it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     name: str
-    label: str
+    label: Text
     client: Literal["openai", "google-generativeai", "google-genai", "proxy"]
-    model: str
-    base_url: str = ""  # "": the SDK's own address
-    key_env: tuple[str, ...] = ()  # variables (or Colab secrets) to look for the key in, in this order
-    params: dict[str, Any] = {}  # sampling parameters, passed as they are; reasoning models take none
-    requests_per_minute: float = Field(60, gt=0)
-    tokens_per_minute: float = Field(0, ge=0)  # 0: the server has no such limit
-    price_in: float = Field(0, ge=0)  # USD per million tokens
-    price_out: float = Field(0, ge=0)
-    reply_tokens: int = Field(20, ge=1)  # expected per reply, hidden reasoning included; for the estimate only
-    timeout: float = Field(60, gt=0)  # seconds
+    model: Text
+    base_url: Annotated[str, Field(pattern=r"^(https?://\S+)?$")] = ""  # "": the SDK's own address
+    key_env: Annotated[tuple[Text, ...], Once] = ()  # variables (or Colab secrets) to look for the key in, in this order
+    params: dict[str, Any] = Field({})  # sampling parameters, passed as they are; reasoning models take none
+    requests_per_minute: Number = Field(60, gt=0, le=10**6)
+    tokens_per_minute: Number = Field(0, ge=0)  # 0: the server has no such limit
+    price_in: Number = Field(0, ge=0)  # USD per million tokens
+    price_out: Number = Field(0, ge=0)
+    reply_tokens: Whole = Field(20, ge=1, le=10**6)  # expected per reply, hidden reasoning included; for the estimate only
+    timeout: Number = Field(60, gt=0, le=86_400)  # seconds
     note: str = ""  # what a reader of this judge's scores must know
 
     @property
@@ -49,22 +50,16 @@ class Card(BaseModel):
 
 
 def load_card(name: str) -> Card:
-    """Read and validate ``params/judges/<name>.yaml``.
-
-    Raises:
-        StudyError: no such card, an unknown key, or an impossible value.
-    """
+    """``params/judges/<name>.yaml``; a StudyError if there is none, or says what is wrong there."""
     path = PARAMS / "judges" / f"{name}.yaml"
     if not path.is_file():
-        raise StudyError(f"judge {name!r} is not one of {', '.join(sorted(p.stem for p in path.parent.glob('*.yaml')))}")
-    try:
-        return Card(name=name, **yaml.safe_load(path.read_text(encoding="utf-8")))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        if first["type"] == "extra_forbidden":
-            raise StudyError(f"{path.name}: unknown key {key}; valid are {', '.join(Card.model_fields)}") from None
-        raise StudyError(f"{path.name}: {key} = {first['input']!r}: {first['msg'].lower()}") from None
+        raise StudyError(f"judge {short(name)} is not one of {', '.join(listed('judges'))}")
+    if "name" in (found := read_yaml(path)):
+        raise StudyError(f"{path.name}: unknown key name; the file's name is the judge's")
+    card = checked(Card, found | {"name": name}, path.name)
+    if taken := OURS & {*card.params, *card.params.get("extra_body", ())}:
+        raise StudyError(f"{path.name}: params.{min(taken)} is no sampling parameter; the kit sets it itself, so leave it out")
+    return card
 
 
 def address(card: Card, base_url: str = "") -> str:
@@ -73,11 +68,7 @@ def address(card: Card, base_url: str = "") -> str:
 
 
 def find_key(card: Card, url: str) -> str:
-    """The key, from the environment or Colab's secrets; a server named by URL may do without.
-
-    Raises:
-        StudyError: no key, or one that can't be a key (its text is not shown).
-    """
+    """The key, from the environment or Colab's secrets; a server named by URL may do without. A StudyError never shows a key's text."""
     for variable in card.key_env:
         key = (os.environ.get(variable) or _colab_secret(variable) or "").strip()
         if key and not re.fullmatch(r"[!-~]+", key):  # an SDK would quote the bad header, key and all

@@ -1,8 +1,7 @@
 """One function per SDK: a card, its key and address → ``ask(prompt, schema)``, which returns a reply or raises.
 
-The SDKs' own retries are off: pacing and retries are one place's work (``calls.py``). An SDK is
-imported when a judge that needs it is opened. What is raised is :class:`Retry` (worth another try) or
-:class:`Fatal` (stop all), in one line without tags and without the key.
+The SDKs' own retries are off: they are ``calls``' work. What is raised is :class:`Retry` (worth another try) or :class:`Fatal`
+(stop all), in one line without tags and without the key.
 """
 
 import email.utils
@@ -19,12 +18,14 @@ from typing import Any
 
 from xlm_utils.ask.cards import Card, address, find_key
 from xlm_utils.study import StudyError
+from xlm_utils.study.inputs import shown
 
 # errors 400 that concern one prompt, not the run: they are outcomes, like a blocked reply
 PROMPT_ERRORS = {"content_filter": "blocked", "invalid_prompt": "blocked", "context_length_exceeded": "too_long"}
-FINISHES = {"max_tokens": "length", "content_filter": "blocked"} | dict.fromkeys(
-    ("safety", "recitation", "blocklist", "prohibited_content", "spii", "model_armor"), "blocked"
-)
+TOO_LONG = re.compile("context (?:length|size|window)|n_ctx|too long", re.IGNORECASE)  # how vLLM and llama.cpp say it
+BLOCKED = ("content_filter", "safety", "recitation", "blocklist", "prohibited_content", "spii", "model_armor")
+STOPPED = ("", "eos", "eos_token", "end", "end_turn", "stop_sequence")
+FINISHES = {"max_tokens": "length"} | dict.fromkeys(BLOCKED, "blocked") | dict.fromkeys(STOPPED, "stop")
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,34 @@ class Retry(Exception):
         self.after, self.limited = after, limited or after is not None
 
 
+ELSEWHERE = "the server sends on to another address, which is not followed; put the final one into base_url"
 Ask = Callable[[str, dict], Reply]
+
+
+def openai_sdk(key: str, url: str, timeout: float) -> Any:
+    """OpenAI's client without retries, and without redirects: another address would get the prompts, and perhaps the key."""
+    from openai import DefaultHttpxClient, OpenAI
+
+    try:  # no proxy stands between this machine and itself
+        http = DefaultHttpxClient(follow_redirects=False, trust_env=not re.match(r"https?://(localhost|127\.|\[::1\])", url))
+        return OpenAI(api_key=key, base_url=url or None, max_retries=0, timeout=timeout, http_client=http)
+    except (ImportError, ValueError) as error:  # a proxy that httpx can't use, an address that is none
+        raise StudyError(f"no client for {shown(url) or 'the server'}: {error} (look at ALL_PROXY, HTTP_PROXY and HTTPS_PROXY)") from None
+
+
+def genai_sdk(key: str, url: str, timeout: float) -> Any:
+    """Google's present client, without redirects."""
+    from google.genai import Client, types
+
+    http = types.HttpOptions(base_url=url or None, api_version="v1beta", timeout=int(timeout * 1000), client_args={"follow_redirects": False})
+    return Client(api_key=key, http_options=http)
 
 
 def openai(card: Card, key: str, url: str) -> Ask:
     """OpenAI's SDK, and every server that speaks its protocol."""
     import openai as sdk
 
-    create = sdk.OpenAI(api_key=key, base_url=url or None, max_retries=0, timeout=card.timeout).chat.completions.create
+    create = openai_sdk(key, url, card.timeout).chat.completions.create
     _check_params(card, inspect.signature(create).parameters)
 
     def ask(prompt: str, schema: dict) -> Reply:
@@ -65,20 +86,31 @@ def openai(card: Card, key: str, url: str) -> Ask:
         try:  # not `parse`: it drops the raw text of a reply that breaks the schema
             answer = create(model=card.model, messages=[{"role": "user", "content": prompt}], response_format=shape, **card.params)
         except sdk.APIStatusError as error:
-            if error.code in PROMPT_ERRORS:
-                return Reply(None, PROMPT_ERRORS[error.code], None, 0, 0)
-            raise _failure(card, key, error.status_code, f"{error.code} {error.message}", error.response.headers) from None
+            if error.code in PROMPT_ERRORS or (error.status_code == 400 and TOO_LONG.search(error.message)):
+                return Reply(None, PROMPT_ERRORS.get(error.code, "too_long"), None, 0, 0)
+            told = error.body.get("detail", "") if isinstance(error.body, dict) else ""  # FastAPI's
+            raise _failure(card, key, error.status_code, f"{error.code or ''} {error.message} {told}", error.response.headers, url) from None
         except (sdk.APIError, json.JSONDecodeError) as error:
             raise Retry(_clean(f"{type(error).__name__}: {error}", key)) from None
         if not getattr(answer, "choices", None):  # the SDK hands over a page of HTML as a string
-            raise Retry(f"no chat completion from {url or 'the server'} (is the address right?)")
+            said = _clean(str(getattr(answer, "error", answer)), key)
+            raise Retry(f"no chat completion from {shown(url) or 'the server'} (is the address right? most end in /v1); it says: {said}")
         choice, usage = answer.choices[0], answer.usage
-        tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
-        if choice.message.refusal:
-            return Reply(choice.message.refusal, "refusal", answer.model, *tokens)
-        return Reply(choice.message.content, FINISHES.get(choice.finish_reason, choice.finish_reason), answer.model, *tokens)
+        tokens = ((usage and usage.prompt_tokens) or 0, (usage and usage.completion_tokens) or 0)
+        if choice.message is None or choice.message.refusal:
+            return Reply(choice.message and choice.message.refusal, "refusal" if choice.message else "empty", answer.model, *tokens)
+        finish = (choice.finish_reason or "").lower()
+        return Reply(_content(choice.message), FINISHES.get(finish, finish), answer.model, *tokens)
 
     return ask
+
+
+def _content(message: Any) -> str | None:
+    """An answer's text, its parts put together; a thought that stands in a field of its own is kept before it, as a thought."""
+    parts = message.content if isinstance(message.content, list) else [{"text": message.content}]
+    text = "".join(part.get("text") or "" for part in parts) or None
+    thought = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
+    return f"<think>{thought}</think>{text or ''}" if isinstance(thought, str) else text
 
 
 def generativeai(card: Card, key: str, url: str) -> Ask:
@@ -97,6 +129,7 @@ def generativeai(card: Card, key: str, url: str) -> Ask:
     sdk.configure(api_key=key, transport="rest", client_options={"api_endpoint": url} if url else None)
     model = sdk.GenerativeModel(card.model)
     model._client = get_default_generative_client()  # `configure` is global: bind now, before another judge opens
+    model._client.transport._session.max_redirects = 0  # it would take the key along to another address
 
     def ask(prompt: str, schema: dict) -> Reply:
         shape = {name: value for name, value in schema.items() if name != "additionalProperties"}  # unknown to this SDK
@@ -105,6 +138,8 @@ def generativeai(card: Card, key: str, url: str) -> Ask:
             answer = model.generate_content(prompt, generation_config=config, request_options={"timeout": card.timeout, "retry": None})
         except GoogleAPICallError as error:
             raise _failure(card, key, error.code, f"{error.message} {error.details}", error.response.headers) from None
+        except requests.TooManyRedirects:
+            raise Fatal(ELSEWHERE) from None
         except (requests.RequestException, TransportError, ParseError, ValueError) as error:
             raise Retry(_clean(f"{type(error).__name__}: {error}", key)) from None
         return _gemini_reply(answer._result)  # `.text` raises where there is none
@@ -114,14 +149,11 @@ def generativeai(card: Card, key: str, url: str) -> Ask:
 
 def genai(card: Card, key: str, url: str) -> Ask:
     """Google's present SDK."""
-    from google import genai as sdk
     from google.genai import errors, types
 
     _check_params(card, types.GenerateContentConfig.model_fields)
-    http = types.HttpOptions(base_url=url or None, api_version="v1beta", timeout=int(card.timeout * 1000))
-    client = sdk.Client(api_key=key, http_options=http)
-    # the SDK moved from httpx to its fork httpx2
-    transport = tuple(importlib.import_module(name).HTTPError for name in ("httpx", "httpx2") if find_spec(name))
+    client = genai_sdk(key, url, card.timeout)
+    transport = tuple(importlib.import_module(name).HTTPError for name in ("httpx", "httpx2") if find_spec(name))  # the SDK moved to the fork
 
     def ask(prompt: str, schema: dict) -> Reply:
         config = {"response_mime_type": "application/json", "response_json_schema": schema, **card.params}
@@ -141,16 +173,15 @@ def _gemini_reply(answer: Any) -> Reply:
     usage = answer.usage_metadata
     tokens_in = (usage and usage.prompt_token_count) or 0
     tokens_out = ((usage and usage.total_token_count) or tokens_in) - tokens_in  # hidden reasoning is paid for too
-    served = answer.model_version or None
     if not answer.candidates:
         if not answer.prompt_feedback:
             raise Retry("neither an answer nor a reason for having none")
-        return Reply(None, "blocked", served, tokens_in, tokens_out)
+        return Reply(None, "blocked", answer.model_version or None, tokens_in, tokens_out)
     candidate = answer.candidates[0]
     parts = (candidate.content and candidate.content.parts) or []
     text = "".join(part.text or "" for part in parts if not getattr(part, "thought", False)) or None
     reason = getattr(candidate.finish_reason, "name", str(candidate.finish_reason)).lower()
-    return Reply(text, FINISHES.get(reason, reason), served, tokens_in, tokens_out)
+    return Reply(text, FINISHES.get(reason, reason), answer.model_version or None, tokens_in, tokens_out)
 
 
 def _check_params(card: Card, valid: Iterable[str]) -> None:
@@ -159,19 +190,24 @@ def _check_params(card: Card, valid: Iterable[str]) -> None:
 
 
 def _clean(text: str, key: str) -> str:
-    """A server's message as one short line, without tags and without the key, whole or masked."""
-    text = text if key == "none" else text.replace(key, "<key>")
+    """A server's message as one short line, without tags, passwords and the key, whole, cut short or masked."""
+    text = shown(text if key == "none" else text.replace(key, "<key>"))
     text = re.sub(r"\S*\*{3,}\S*", "<key>", re.sub(r"<(?!key>)[^>]*>", " ", text))
+    if len(key) >= 12:  # cut short or masked with dots: its beginning or end alone
+        text = " ".join("<key>" if key[:4] in word or key[-4:] in word else word for word in text.split())
     return " ".join(text.split())[:200]
 
 
-def _failure(card: Card, key: str, status: int, text: str, headers: Any) -> Exception:
+def _failure(card: Card, key: str, status: int, text: str, headers: Any, url: str = "") -> Exception:
     """What an HTTP error means: another try, or the end of the run."""
     keys = " or ".join(card.key_env) or "the key"
+    if 300 <= status < 400:
+        return Fatal(f"{ELSEWHERE} (HTTP {status})")
     if status == 401 or re.search("API_KEY_INVALID|invalid_api_key|API key not valid", text):
         return Fatal(f"the server refuses the key in {keys} (HTTP {status})")
     if status == 404:
-        return Fatal(f"the server knows no model {card.model!r} (HTTP 404)")
+        there = f" at {shown(url)}, or the address is wrong: does it end in /v1?" if url and not url.rstrip("/").endswith("/v1") else ""
+        return Fatal(f"the server knows no model {card.model!r}{there} (HTTP 404)")
     if re.search("insufficient_quota|billing_hard_limit|PerDay", text):
         return Fatal(f"the quota of this key is used up (HTTP {status})")
     message = f"HTTP {status}: {_clean(text, key)}"
@@ -181,29 +217,23 @@ def _failure(card: Card, key: str, status: int, text: str, headers: Any) -> Exce
 
 
 def _retry_after(headers: Any, text: str) -> float | None:
-    """Seconds to wait, where the server says so: OpenAI in a header, Gemini in the error's details."""
+    """Seconds to wait, where the server says so: OpenAI in a header, Gemini in the error's details; no wait at all says nothing."""
     if re.fullmatch(r"\d+(\.\d+)?", said := headers.get("retry-after-ms") or ""):
-        return float(said) / 1000
+        return float(said) / 1000 or None
     if delay := re.search(r"retryDelay\W+(\d+(?:\.\d+)?)s", text):
         return float(delay[1])
-    said = headers.get("retry-after") or ""
-    if re.fullmatch(r"\d+(\.\d+)?", said):
-        return float(said)
+    if re.fullmatch(r"\d+(\.\d+)?", said := headers.get("retry-after") or ""):
+        return float(said) or None
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(said).timestamp() - time.time())
+        return max(0.0, email.utils.parsedate_to_datetime(said).timestamp() - time.time()) or None
     except ValueError:  # neither seconds nor a date: as if nothing had been said
         return None
 
 
 def open_client(card: Card, base_url: str = "") -> Ask:
-    """The card's ``ask(prompt, schema)``; ``schema`` is a flat JSON schema that the reply has to follow.
-
-    Raises:
-        StudyError: no key, or a sampling parameter that the SDK does not know.
-    """
+    """The card's ``ask(prompt, schema)`` with a flat JSON schema; a StudyError: no key, or a sampling parameter that the SDK does not know."""
     url = address(card, base_url)
-    make = {"openai": openai, "google-generativeai": generativeai, "google-genai": genai}[card.client]
-    return make(card, find_key(card, url), url)
+    return {"openai": openai, "google-generativeai": generativeai, "google-genai": genai}[card.client](card, find_key(card, url), url)
 
 
 def shutdown_date(card: Card, base_url: str = "") -> str:
@@ -213,9 +243,8 @@ def shutdown_date(card: Card, base_url: str = "") -> str:
     import openai as sdk
 
     url = address(card, base_url)
-    client = sdk.OpenAI(api_key=find_key(card, url), base_url=url or None, max_retries=0, timeout=card.timeout)
     try:
-        model = client.models.retrieve(card.model)
+        model = openai_sdk(find_key(card, url), url, card.timeout).models.retrieve(card.model)
     except sdk.APIError as error:  # the first call will tell what is wrong, if anything is
         return f"not told by this server ({type(error).__name__})"
     return getattr(model, "shutdown_date", None) or "none announced"

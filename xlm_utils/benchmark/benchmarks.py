@@ -3,8 +3,6 @@
 Data sets, prompts and requests are built once (``prepare``) and put to every model of a study (``evaluate``).
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -78,7 +76,7 @@ def _groups(prepared: Prepared, asked: list[str]) -> Iterator[list[str]]:
             group = []
 
 
-def _language_model(study: Study, prepared: Prepared, name: str) -> LM:
+def _language_model(study: Study, prepared: Prepared, name: str) -> "LM":
     model, tokenizer, how = models.load(study, name)
     from xlm_utils.benchmark.harness import SharedPromptLM
 
@@ -90,12 +88,12 @@ def _language_model(study: Study, prepared: Prepared, name: str) -> LM:
         return SharedPromptLM(model, tokenizer, study.benchmarks.batch_tokens, pairs)
 
 
-def run(lm: LM, prepared: Prepared, name: str, chat_template: bool = False) -> tuple[dict, list[dict]]:
+def run(lm: "LM", prepared: Prepared, name: str, chat_template: bool = False) -> tuple[dict, list[dict]]:
     """Put every prepared request to a harness language model; the result as ``evaluate`` returns it, and a row per item."""
     return compose(prepared, name, answer(lm, prepared, list(prepared.tasks), chat_template))
 
 
-def answer(lm: LM, prepared: Prepared, datasets: list[str], chat_template: bool = False) -> dict[str, dict]:
+def answer(lm: "LM", prepared: Prepared, datasets: list[str], chat_template: bool = False) -> dict[str, dict]:
     """Put the requests of some data sets to a harness language model; data set → its ``result`` and ``rows``, one an item."""
     import numpy as np
     from lm_eval.evaluator import evaluate as harness_evaluate

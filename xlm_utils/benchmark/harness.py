@@ -3,12 +3,11 @@
 Imported inside functions only: it loads torch and lm_eval.
 """
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import io
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -16,31 +15,35 @@ from typing import TYPE_CHECKING
 import torch
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
+from transformers import DynamicCache
 
 from xlm_utils import models
 from xlm_utils.study.notebook import Progress
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
-    from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 FEWSHOT_SEED = 1234  # the harness's own default, so that a whole `lm-eval run` draws the same examples
-LOGITS_AT_ONCE = 2**27  # half a GiB in fp32
-LEAST_FILLED = 0.7  # of a batch's width that each of its rows fills; padding is computed like text, a batch more costs one reading of the weights
+LOGITS_AT_ONCE = 2**25  # an eighth of a GiB in fp32
+CALL = 40  # tokens that cost as much as one batch more: padding is computed like text, a batch reads the weights once (two CPU cores, 0.3B)
+BEGINNING = 3  # tokens; prompts that begin with the same are read together, and what more they share
+KEPT = 4  # times as many tokens in a batch that writes, where most are only kept
 
 Tokens = tuple[int, ...]
 Answer = tuple[float, bool]
 
 
 def batches(rows: list, lengths: list[int], budget: int) -> Iterator[list]:
-    """Consecutive rows, longest first, as many as fit a budget of tokens when padded to the longest, and as are nearly as long as it."""
+    """Consecutive rows, longest first, cut where padding and calls cost least; a batch fits a budget of tokens when padded to its longest."""
+    best, ends = [0] * (len(rows) + 1), [0] * len(rows)
+    for start in reversed(range(len(rows))):
+        most = min(len(rows), start + max(1, budget // lengths[start]))
+        best[start], ends[start] = min((CALL + (end - start) * lengths[start] + best[end], end) for end in range(start + 1, most + 1))
     start = 0
     while start < len(rows):
-        end, most = start + 1, start + budget // lengths[start]
-        while end < min(most, len(rows)) and lengths[end] >= LEAST_FILLED * lengths[start]:
-            end += 1
-        yield rows[start:end]
-        start = end
+        yield rows[start : ends[start]]
+        start = ends[start]
 
 
 class PreparedTask(ConfigurableTask):
@@ -72,19 +75,23 @@ class SharedPromptLM(HFLM):
     """``HFLM`` that reads a prompt once for all its options and computes no logits of the prompt itself.
 
     The stock class runs prompt + option through the model for each option and keeps logits of every
-    position. Here prompts are read in batches of ``batch_tokens`` tokens; each option then goes on from
-    the prompt's key-value cache. The log-likelihoods are the same up to floating point; they are summed
-    in float32, where the stock class rounds each one to the model's dtype.
+    position. Here prompts are read in batches of ``batch_tokens`` tokens, the beginning that a batch
+    shares only once; each option then goes on from the prompt's key-value cache. The log-likelihoods
+    are the same up to floating point; they are summed in float32, where the stock class rounds each one to the model's dtype.
 
     ``truncated`` collects the prompts that were cut to the model's context length. ``pairs`` keeps
     tokenised requests; hand the same dict to models that share a tokenizer.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_tokens: int, pairs: dict | None = None):
+    def __init__(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", batch_tokens: int, pairs: dict | None = None):
         super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=1)
         self.batch_tokens = batch_tokens
         self.truncated: set[str] = set()
         self._pairs = {} if pairs is None else pairs
+        layers = DynamicCache(config=model.config).layers
+        self._window = min((layer.sliding_window for layer in layers if getattr(layer, "is_sliding", False)), default=sys.maxsize)
+        if not models.can_drop_rows(model):
+            print("prompts are read whole, once an option: this model's state can't be handed from a prompt to its options")
 
     def apply_chat_template(self, chat_history: list[dict], add_generation_prompt: bool = True) -> str:
         return models.chat(self.tokenizer, chat_history, add_generation_prompt)
@@ -92,8 +99,7 @@ class SharedPromptLM(HFLM):
     def tok_batch_encode(self, strings: list[str], left_truncate_len: int | None = None, **_: object) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids and attention mask; each prompt has the beginning-of-text token that it has alone, whatever the first of the batch begins with."""
         rows = [tuple(self.tok_encode(string, left_truncate_len=left_truncate_len)) for string in strings]
-        width = max(map(len, rows))
-        return self._pad(rows, left=True), torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self.device)
+        return self._lay(rows)
 
     def tok_decode(self, tokens: list[int] | int, skip_special_tokens: bool = True) -> str:
         if skip_special_tokens and not isinstance(tokens, int):
@@ -101,10 +107,17 @@ class SharedPromptLM(HFLM):
         return super().tok_decode(tokens, skip_special_tokens)
 
     def _model_generate(self, context: torch.Tensor, max_length: int, stop: list[str], **settings: object) -> torch.Tensor:
-        written = super()._model_generate(context, max_length, stop, **settings)
-        if any(models.said(self.tokenizer, row)[1] for row in written[:, context.shape[1] :].tolist()):  # a stop string ends no thought
-            written = super()._model_generate(context, max_length, [self.tok_decode(self.eot_token_id, skip_special_tokens=False)], **settings)
-        return written
+        if settings["do_sample"]:
+            raise ValueError("a task that samples is none of Table 2's")
+
+        def done(tokens: list[int]) -> bool:
+            text, thought = models.said(self.tokenizer, tokens)
+            return thought != "open" and any(end in text for end in stop)  # a stop string ends no thought
+
+        rows = [tuple(ids[real].tolist()) for ids, real in zip(context, settings["attention_mask"].bool(), strict=True)]
+        cache, same = self._begin(rows, max_length)
+        written = models.continuations(self.model, *self._lay(rows, same), max_length - context.shape[1], done, cache)
+        return torch.cat([context, self._pad(list(map(tuple, written)))], 1)
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         key = context, continuation
@@ -113,7 +126,7 @@ class SharedPromptLM(HFLM):
             self._pairs[key] = self._pairs.setdefault(context, prompt), option  # one list for all options
         return self._pairs[key]
 
-    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Answer]:
+    def loglikelihood(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[Answer]:
         return super().loglikelihood(requests, disable_tqdm=True)
 
     def _loglikelihood_tokens(self, requests: list, disable_tqdm: bool = False, override_bs: int | None = None) -> list[Answer]:
@@ -127,21 +140,26 @@ class SharedPromptLM(HFLM):
                 self.truncated.add(context)
             keys.append((tuple(prompt[-room:]), tuple(option)))
             wanted[keys[-1][0]][keys[-1][1]] = None
-        prompts = sorted(wanted, key=len, reverse=True)
-        progress = Progress("benchmark", len(prompts), "prompts", delay=60)
-        for batch in batches(prompts, [len(p) for p in prompts], self.batch_tokens):
-            self._score(batch, wanted)
-            progress.update(len(batch))
+        alike: dict[Tokens, list[Tokens]] = defaultdict(list)
+        for prompt in sorted(wanted, key=len, reverse=True):
+            alike[prompt[:BEGINNING]].append(prompt)
+        progress = Progress("benchmark", len(wanted), "prompts", delay=60)
+        for prompts in alike.values():
+            for batch in batches(prompts, [len(p) for p in prompts], self.batch_tokens):
+                self._score(batch, wanted)
+                progress.update(len(batch))
         return [wanted[prompt][option] for prompt, option in keys]
 
     @torch.inference_mode()
     def _score(self, prompts: list[Tokens], wanted: dict[Tokens, dict[Tokens, Answer | None]]) -> None:
         """Fill in the answers of a batch of prompts."""
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
-        inputs = self._pad(prompts, left=True)
-        mask = (torch.arange(inputs.shape[1], device=self.device) >= inputs.shape[1] - lengths[:, None]).long()
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        read = self.model(input_ids=inputs, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1)
+        cache, same = self._begin(prompts, len(prompts[0]) + max(len(option) for prompt in prompts for option in wanted[prompt]))
+        inputs, mask = self._lay(prompts, same)
+        read = self.model(
+            input_ids=inputs[:, same:], attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0)[:, same:],
+            past_key_values=cache, use_cache=True, logits_to_keep=1,
+        )  # fmt: skip
         first = read.logits[:, -1].float()
         normaliser, best = first.logsumexp(-1), first.argmax(-1)
         longer = []
@@ -158,9 +176,7 @@ class SharedPromptLM(HFLM):
                 before, also_greedy = wanted[prompts[row]][option]
                 wanted[prompts[row]][option] = before + likelihood, also_greedy and greedy
 
-    def _continue(
-        self, cache: DynamicCache, mask: torch.Tensor, lengths: torch.Tensor, rows: torch.Tensor, options: list[Tokens]
-    ) -> list[Answer]:
+    def _continue(self, cache: "DynamicCache", mask: torch.Tensor, lengths: torch.Tensor, rows: torch.Tensor, options: list[Tokens]) -> list[Answer]:
         """Log-likelihood of each option after its first token, given the prompt of its row in the cache."""
         inputs, targets = self._pad([option[:-1] for option in options]), self._pad([option[1:] for option in options])
         steps = torch.arange(inputs.shape[1], device=self.device)
@@ -176,13 +192,33 @@ class SharedPromptLM(HFLM):
         greedy = (logits.argmax(-1) == targets) | ~real
         return list(zip((likelihoods * real).sum(1).tolist(), greedy.all(1).tolist(), strict=True))
 
-    def _pad(self, rows: list[Tokens], left: bool = False) -> torch.Tensor:
-        width = max(map(len, rows))
-        fill = [(self.tokenizer.pad_token_id or 0,) * (width - len(row)) for row in rows]
-        return torch.tensor([pad + row if left else row + pad for row, pad in zip(rows, fill, strict=True)], device=self.device)
+    def _begin(self, rows: list[Tokens], longest: int) -> tuple[DynamicCache | None, int]:
+        """Keys and values of what all rows begin with, read once, and its length; none where that saves no time.
 
-    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Stock generation in batches of ``batch_tokens`` tokens, an identical request once."""
+        Padding then stands behind the beginning, where a sliding window would count it: so only what fits one.
+        """
+        first, last = min(rows), max(rows)  # in the order of their tokens, so what these two share all do
+        same = min(next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first)), min(map(len, rows)) - 1)
+        if (len(rows) - 1) * same < CALL or longest > self._window or not models.can_drop_rows(self.model):
+            return None, 0
+        with torch.inference_mode():
+            cache = self.model(input_ids=torch.tensor([rows[0][:same]], device=self.device), use_cache=True, logits_to_keep=1).past_key_values
+        cache.batch_repeat_interleave(len(rows))
+        return cache, same
+
+    def _lay(self, rows: list[Tokens], same: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and attention mask of rows that end together, padded behind the tokens that they share."""
+        width, pad = max(map(len, rows)), self.tokenizer.pad_token_id or 0
+        ids = [[*row[:same], *[pad] * (width - len(row)), *row[same:]] for row in rows]
+        mask = [[1] * same + [0] * (width - len(row)) + [1] * (len(row) - same) for row in rows]
+        return torch.tensor(ids, device=self.device), torch.tensor(mask, device=self.device)
+
+    def _pad(self, rows: list[Tokens]) -> torch.Tensor:
+        width = max(map(len, rows))
+        return torch.tensor([row + (self.tokenizer.pad_token_id or 0,) * (width - len(row)) for row in rows], device=self.device)
+
+    def generate_until(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[str]:
+        """The harness's generation, an identical request once; a row leaves its batch when it has finished."""
         keys = [(request.args[0], json.dumps(request.args[1], sort_keys=True)) for request in requests]
         distinct = dict(zip(keys, requests, strict=True))
         answers: dict[tuple[str, str], str] = {}
@@ -191,7 +227,8 @@ class SharedPromptLM(HFLM):
             lengths = {key: len(self.tok_encode(key[0])) for key in distinct if key[1] == settings}
             self.truncated.update(prompt for (prompt, _), length in lengths.items() if length > self.max_length - new)
             ordered = sorted(lengths, key=lengths.__getitem__, reverse=True)
-            for batch in batches(ordered, [lengths[key] + new for key in ordered], self.batch_tokens):
+            longest = max(lengths.values()) + new  # as large as the memory holds: the steps are one row's, however many rows there are
+            for batch in batches(ordered, [longest] * len(ordered), KEPT * self.batch_tokens):
                 self.batch_size_per_gpu = len(batch)
                 texts = super().generate_until([distinct[key] for key in batch], disable_tqdm=True)
                 answers.update(zip(batch, texts, strict=True))

@@ -1,7 +1,5 @@
 """The items, prompts and tasks of every Table 2 column, built once for all models of a study."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import logging
@@ -24,17 +22,9 @@ if TYPE_CHECKING:
 
 TASKS = Path(data.__file__).parent
 # column → its data sets, each a task file <data set>.yaml; a family is the unweighted mean of its data sets
-COLUMNS = {
-    "pubmedqa": ("pubmedqa",),
-    "jaqket_v2": ("jaqket_v2",),
-    "jcommonsenseqa": ("jcommonsenseqa",),
-    "jsquad": ("jsquad",),
-    "xwinograd_ja": ("xwinograd_ja",),
-    "xlsum_ja": ("xlsum_ja",),
+COLUMNS = {name: (name,) for name in ("pubmedqa", "jaqket_v2", "jcommonsenseqa", "jsquad", "xwinograd_ja", "xlsum_ja")} | {
     "mcqa": ("medmcqa_jp", "usmleqa_jp", "medqa_jp", "mmlu_medical_jp", "jmmlu_medical", "igakuqa", "pubmedqa_jp"),
-    "dc": ("crade", "rrtnm", "smdis"),
-    "sts": ("jcsts",),
-}
+    "dc": ("crade", "rrtnm", "smdis"), "sts": ("jcsts",)}  # fmt: skip
 SIMILARITY = ("jcsts", "jcsts_likelihood")  # one data set scored in two ways, both always shown; a study may take the second for its column
 COLUMN_OF = {dataset: column for column, sets in COLUMNS.items() for dataset in sets} | dict.fromkeys(SIMILARITY, "sts")
 NO_CHOICES = ("jaqket_v2", "jsquad", "xlsum_ja", "jcsts_likelihood")  # so nothing smooth to search on
@@ -44,7 +34,7 @@ NO_CHOICES = ("jaqket_v2", "jsquad", "xlsum_ja", "jcsts_likelihood")  # so nothi
 class Prepared:
     """Tasks with their requests, ready for any model; keys are data sets."""
 
-    tasks: dict[str, PreparedTask] = field(default_factory=dict)
+    tasks: "dict[str, PreparedTask]" = field(default_factory=dict)
     items: dict[str, list[int]] = field(default_factory=dict)  # rows of the reported split that are asked
     facts: dict[str, dict] = field(default_factory=dict)  # what a result is made from
     unavailable: dict[str, str] = field(default_factory=dict)  # why a data set is missing
@@ -127,7 +117,7 @@ def data_folder(study: Study) -> Path | None:
     return folder
 
 
-def load_task(study: Study, dataset: str) -> tuple[dict, DatasetDict]:
+def load_task(study: Study, dataset: str) -> "tuple[dict, DatasetDict]":
     """A task's configuration and its rows by split."""
     from lm_eval.tasks._yaml_loader import load_yaml  # the manager would also load the rows, without our checks
 
@@ -142,7 +132,7 @@ def load_task(study: Study, dataset: str) -> tuple[dict, DatasetDict]:
         raise data.DataError(str(error).replace(f"{ROOT}/", "")) from None
 
 
-def make_task(config: dict, splits: DatasetDict, **changes: object) -> PreparedTask:
+def make_task(config: dict, splits: "DatasetDict", **changes: object) -> "PreparedTask":
     """The harness task over rows that are already loaded; ``changes`` override its configuration."""
     from xlm_utils.benchmark.harness import PreparedTask
 
@@ -150,7 +140,7 @@ def make_task(config: dict, splits: DatasetDict, **changes: object) -> PreparedT
         return PreparedTask(config={**config, "custom_dataset": lambda **_: splits, **changes})
 
 
-def pools(study: Study, dataset: str, config: dict, splits: DatasetDict) -> tuple[tuple[str, list[int]], tuple[str, list[int]]]:
+def pools(study: Study, dataset: str, config: dict, splits: "DatasetDict") -> tuple[tuple[str, list[int]], tuple[str, list[int]]]:
     """(split, rows) that results are reported on, and (split, rows) that a search may look at.
 
     With the ``disjoint`` fitness a search sees the training split; where a data set has none and is

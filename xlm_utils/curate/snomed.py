@@ -4,8 +4,6 @@ File names, columns and identifiers are those of the SNOMED CT Release File Spec
 streamed and rows that can't be wanted are dropped on the way, so a national edition fits in 2 GiB.
 """
 
-from __future__ import annotations
-
 import re
 import zipfile
 import zlib
@@ -66,7 +64,7 @@ def _fault(member: Member, kind: str) -> str | None:
     return None
 
 
-def _stream(member: Member, kind: str, wanted: list[str], keep: Expression | None) -> list[pa.Table]:
+def _stream(member: Member, kind: str, wanted: list[str], keep: "Expression | None") -> "list[pa.Table]":
     import pyarrow as pa
     from pyarrow import csv
 
@@ -96,7 +94,7 @@ def _stream(member: Member, kind: str, wanted: list[str], keep: Expression | Non
         return tables
 
 
-def read(files: dict[str, tuple[Member, ...]], kind: str, wanted: list[str], keep: Expression | None = None) -> pd.DataFrame:
+def read(files: dict[str, tuple[Member, ...]], kind: str, wanted: list[str], keep: "Expression | None" = None) -> pd.DataFrame:
     """Columns ``wanted`` of the components that are active in their latest state, one row a component.
 
     Args:

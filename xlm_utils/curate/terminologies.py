@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import io
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from xlm_utils.study import StudyError
-from xlm_utils.study.records import first_undecodable
+from xlm_utils.study.inputs import read_text
 
 SYNONYM = re.compile(r'"((?:[^"\\]|\\.)*)"\s+(\w+)')
 DEFINITION = re.compile(r'"((?:[^"\\]|\\.)*)"')
@@ -29,10 +30,7 @@ def hpo_file() -> Path:
 
 def _stanzas(file: Path) -> Iterator[tuple[str, int, dict[str, list[str]]]]:
     """Stanzas of an OBO file, with or without blank lines between them: kind, line, tag → values without comments."""
-    try:
-        lines = unicodedata.normalize("NFC", file.read_text(encoding="utf-8-sig")).split("\n")
-    except UnicodeDecodeError:
-        raise StudyError(f"{file.name}, line {first_undecodable(file)}: not UTF-8 text") from None
+    lines = unicodedata.normalize("NFC", read_text(file)).split("\n")
     kind, begin, stanza = "", 1, {}
     for number, line in enumerate(lines, 1):
         if header := re.fullmatch(r"\[(\w+)\]", line.strip()):
@@ -94,19 +92,15 @@ def csv_labels(file: Path) -> pd.DataFrame:
     Raises:
         StudyError: with the line that breaks the format, or no term at all.
     """
-    rows, reader = [], None
+    rows, reader = [], csv.reader(io.StringIO(read_text(file)), strict=True)
     try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream, strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            if header.count("term") != 1:
-                raise StudyError(f"{file.name}, line 1: one column must be 'term'; the columns are {', '.join(map(repr, header)) or 'none'}")
-            for row in reader:
-                if row and len(row) != len(header):
-                    raise StudyError(f"{file.name}, line {reader.line_num}: {len(row)} cells instead of {len(header)} ({', '.join(header)})")
-                rows += [[unicodedata.normalize("NFC", cell.strip()) for cell in row]] if row else []
-    except UnicodeDecodeError:
-        raise StudyError(f"{file.name}, line {first_undecodable(file)}: not UTF-8 text; save the list as UTF-8") from None
+        header = [name.strip() for name in next(reader, [])]
+        if header.count("term") != 1:
+            raise StudyError(f"{file.name}, line 1: one column must be 'term'; the columns are {', '.join(map(repr, header)) or 'none'}")
+        for row in reader:
+            if row and len(row) != len(header):
+                raise StudyError(f"{file.name}, line {reader.line_num}: {len(row)} cells instead of {len(header)} ({', '.join(header)})")
+            rows += [[unicodedata.normalize("NFC", cell.strip()) for cell in row]] if row else []
     except csv.Error as error:
         raise StudyError(f"{file.name}, line {reader.line_num}: not CSV ({error})") from None
     if unused := [name for name in header if name not in CSV_COLUMNS]:

@@ -21,6 +21,15 @@ HEADERS = {
     "published": "publ."}  # fmt: skip
 
 
+def as_text(table: pd.DataFrame) -> pd.DataFrame:
+    """A table for a CSV file that Excel may open: a text that begins like a formula gets an apostrophe before it."""
+
+    def safe(value: object) -> object:
+        return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+    return table.map(safe).rename(index=safe, columns=safe)
+
+
 def page(title: str, body: str, head: str = "") -> str:
     """A whole HTML page; ``title`` is text, ``head`` and ``body`` are HTML."""
     return (

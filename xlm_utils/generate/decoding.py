@@ -5,8 +5,6 @@ arithmetic takes over; and definitions differ in length, so a batch that waits f
 computes mostly padding. Hence large batches that shrink as their rows finish.
 """
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +17,6 @@ from xlm_utils.study import Study
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-SEGMENT = {"cuda": 16, "cpu": 4}  # steps between two looks at which rows have finished; on a GPU a row costs little and a look a wait
 SHARE = {"cuda": 0.8, "cpu": 0.5}  # of the free memory; on a CPU other programs live there, too, and overstepping kills without a word
 MOST_ROWS = {"cuda": 512, "cpu": 256}  # more gain little, and a killed run loses a batch
 LOOP = 8  # tokens; a row that says so many again, in the same order, has begun to repeat itself
@@ -30,7 +27,7 @@ OUT_OF_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA er
 class Writer:
     """A model that is ready to write: what it runs on, and its two functions."""
 
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: "PreTrainedTokenizerBase"
     how: str  # one line to print
     facts: dict  # for the manifest: device, dtype, quantization, stop_tokens
     complete: Callable[[list[str]], list[dict]]
@@ -49,12 +46,10 @@ def writer(study: Study, name: str) -> Writer:
 
 
 def complete(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], max_new_tokens: int, templated: bool = False,
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", texts: list[str], max_new_tokens: int, templated: bool = False,
     stop_at_loop: bool = False,
 ) -> list[dict]:  # fmt: skip
-    """Greedy continuations of one batch, by ``generate`` in segments of a few steps; rows that have finished leave between two.
-
-    The cache goes on from segment to segment, so nothing is computed twice.
+    """Greedy continuations of one batch.
 
     Args:
         templated: the prompts bring their own beginning-of-text token.
@@ -64,38 +59,15 @@ def complete(
         one dict a text: definition (stripped, without thoughts), tokens (generated and kept, without the
         stop token), finish (``stop``, ``length``, ``loop`` or ``empty``; a thought that never ends is ``length``).
     """
-    import torch
-
     batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not templated).to(model.device)
-    ids, mask, cache = batch["input_ids"], batch["attention_mask"], None
-    # a hybrid's state (Qwen3.5, LFM2) can't be cut by row, so its batches stay whole
-    last, segment = ids.shape[1] + max_new_tokens, SEGMENT[ids.device.type] if models.can_drop_rows(model) else max_new_tokens
     stops = models.as_list(model.generation_config.eos_token_id)
-    ends = torch.tensor(stops, device=ids.device)
-    said: list[list[int]] = [[] for _ in texts]
-    rows = list(range(len(texts)))  # of ``texts``, that are not finished
-    with torch.inference_mode():
-        while rows and ids.shape[1] < last:
-            output = model.generate(
-                input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=min(segment, last - ids.shape[1]),
-                do_sample=False, num_beams=1, use_cache=True, pad_token_id=tokenizer.pad_token_id, return_dict_in_generate=True)  # fmt: skip
-            new = output.sequences[:, ids.shape[1] :]
-            for row, tokens in zip(rows, new.tolist(), strict=True):
-                said[row] += tokens
-            ids, cache = output.sequences, output.past_key_values
-            mask = torch.nn.functional.pad(mask, (0, new.shape[1]), value=1)
-            ended = torch.isin(new, ends).any(dim=1).tolist()
-            going = torch.tensor(
-                [i for i, row in enumerate(rows) if not ended[i] and not (stop_at_loop and _loop(said[row]))], dtype=torch.long, device=ids.device
-            )
-            if 0 < len(going) < len(rows) and ids.shape[1] < last:
-                cache.batch_select_indices(going)
-                ids, mask = ids[going], mask[going]
-            rows = [rows[i] for i in going.tolist()]
+    said = models.continuations(
+        model, batch["input_ids"], batch["attention_mask"], max_new_tokens, lambda tokens: stop_at_loop and _loop(tokens) is not None
+    )
     return [_row(tokenizer, tokens, stops, stop_at_loop) for tokens in said]
 
 
-def _row(tokenizer: PreTrainedTokenizerBase, tokens: list[int], stops: list[int], stop_at_loop: bool = False) -> dict:
+def _row(tokenizer: "PreTrainedTokenizerBase", tokens: list[int], stops: list[int], stop_at_loop: bool = False) -> dict:
     end = next((i for i, token in enumerate(tokens) if token in stops), None)
     kept = tokens if end is None else tokens[:end]
     finish = "length" if end is None else "stop"
@@ -117,7 +89,7 @@ def _loop(tokens: list[int]) -> int | None:
     return None
 
 
-def pick_batch_size(study: Study, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> tuple[int, str]:
+def pick_batch_size(study: Study, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> tuple[int, str]:
     """Batch size and the reason for it: the study's own, or what the free memory holds (a power of two)."""
     if study.generation.batch_size:
         return study.generation.batch_size, "set by the study"
@@ -143,7 +115,7 @@ def free_memory(device: str) -> int:
     return psutil.virtual_memory().available
 
 
-def row_bytes(model: PreTrainedModel, prompt_tokens: int, new_tokens: int) -> int:
+def row_bytes(model: "PreTrainedModel", prompt_tokens: int, new_tokens: int) -> int:
     """Most memory that one row needs: its keys and values, its prompt's activations, its scores over the vocabulary."""
     config, size = model.config.get_text_config(), model.dtype.itemsize
     queries = getattr(config, "num_attention_heads", None) or 1  # Mamba has none, and a state that is smaller

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import pandas as pd
 from filelock import FileLock
 
+from xlm_utils.draw.pages import as_text
 from xlm_utils.generate.generation import runs
 from xlm_utils.study import Study
 from xlm_utils.study.records import read_jsonl, read_manifest, write_text
@@ -43,7 +44,7 @@ def side_by_side(study: Study, table: pd.DataFrame) -> pd.DataFrame:
         wide = table[["term_id", "term", "translation"]].assign(clinicians=table["definition"])
         for name in [run.name for run in runs(study) if read_manifest(folder / f"{run.name}.jsonl")]:
             wide[name] = wide["term_id"].map({row["term_id"]: row["definition"] for row in _rows(study, name)})
-        write_text(file, "\ufeff" + wide.to_csv(index=False))
+        write_text(file, "\ufeff" + as_text(wide).to_csv(index=False))
     return wide
 
 

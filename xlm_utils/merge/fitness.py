@@ -3,8 +3,6 @@
 Prompts are built and tokenised as for Table 2 (room ``benchmarks``), and put to candidates that never touch the disk.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -12,7 +10,6 @@ import pandas as pd
 
 from xlm_utils.benchmark import scores
 from xlm_utils.benchmark.prepared import COLUMN_OF, NO_CHOICES, columns, load_task, make_task, pools, quiet_harness, spread
-from xlm_utils.benchmark.tasks import data
 from xlm_utils.study import Study, StudyError
 
 if TYPE_CHECKING:
@@ -23,18 +20,14 @@ if TYPE_CHECKING:
 
 
 def check_columns(study: Study) -> None:
-    """Stop if a search could not look at the columns that it is to look at.
-
-    Raises:
-        StudyError: a column is unknown or scored by generation.
-    """
+    """Stop with a StudyError if a column that a search is to look at is unknown or scored by generation."""
     valid = [column for column, sets in columns(study).items() if not set(sets) & set(NO_CHOICES)]
     for column in study.evolution.columns:
         if column not in valid:
             raise StudyError(f"evolution.columns: {column!r} has no choices to search on; there are {', '.join(valid)}")
 
 
-def _searched(study: Study) -> Iterator[tuple[str, dict, DatasetDict, str, list[int], tuple[str, list[int]]]]:
+def _searched(study: Study) -> "Iterator[tuple[str, dict, DatasetDict, str, list[int], tuple[str, list[int]]]]":
     """Data set, its configuration and splits, the split and the items that a search looks at, and (split, rows) that are reported.
 
     Raises:
@@ -43,10 +36,7 @@ def _searched(study: Study) -> Iterator[tuple[str, dict, DatasetDict, str, list[
     check_columns(study)
     for column in study.evolution.columns:
         for dataset in columns(study)[column]:
-            try:
-                config, splits = load_task(study, dataset)
-            except data.DataError as error:
-                raise StudyError(str(error)) from None
+            config, splits = load_task(study, dataset)
             reported, (split, pool) = pools(study, dataset, config, splits)
             if not pool:
                 raise StudyError(f"evolution.columns: {dataset} has too few rows to set some aside; take fitness: published or another column")
@@ -65,7 +55,7 @@ def fitness_rows(study: Study) -> pd.DataFrame:
     return pd.DataFrame(found, columns=["column", "data set", "split", "searched on", "left to report", "both"])
 
 
-def scorer(study: Study) -> Callable[[PreTrainedModel, PreTrainedTokenizerBase], dict[str, float]]:
+def scorer(study: Study) -> "Callable[[PreTrainedModel, PreTrainedTokenizerBase], dict[str, float]]":
     """What a search maximises, on ``evolution.items`` items of each data set of ``evolution.columns``.
 
     Returns:
@@ -83,7 +73,7 @@ def scorer(study: Study) -> Callable[[PreTrainedModel, PreTrainedTokenizerBase],
     every = [pair for own in tasks.values() for pair in own]
     pairs: dict = {}
 
-    def score(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
+    def score(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> dict[str, float]:
         from xlm_utils.benchmark.harness import SharedPromptLM
 
         with quiet_harness():
@@ -98,7 +88,7 @@ def scorer(study: Study) -> Callable[[PreTrainedModel, PreTrainedTokenizerBase],
     return score
 
 
-def _gold_scores(task: PreparedTask, answers: Iterator[tuple[float, bool]]) -> dict[str, float]:
+def _gold_scores(task: "PreparedTask", answers: Iterator[tuple[float, bool]]) -> dict[str, float]:
     """Means over a task's items, taking the task's share of the answers."""
     docs, likelihoods = {}, {}
     for instance in task.instances:

@@ -1,7 +1,5 @@
 """From a method's MergeKit configuration to a merged checkpoint, or into a live model."""
 
-from __future__ import annotations
-
 import math
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -12,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from xlm_utils.merge.methods import DTYPES, check_keys, render, resolve
+from xlm_utils.merge.methods import DTYPES, check_specification, render, resolve
 from xlm_utils.models.configs import read_config, read_tokenizer, save_config
 from xlm_utils.models.constituents import locate, source
 from xlm_utils.models.libraries import quiet
@@ -85,6 +83,7 @@ def merge(study: Study, name: str, values: Mapping[str, float] | None = None) ->
             _finite(step.partial, name)
             command = f"mergekit-yaml {name}.mergekit.yml" if seed is None else f"mergekit-yaml --random-seed {seed} {name}.mergekit.yml"
             note = f"# {command} <folder> makes the same weights, but for changes that tie at a TIES threshold"
+            note = note if config["merge_method"] != "random_swap" else "# a method of this project, which mergekit-yaml does not know"
             if planner.unlisted:
                 note += f"\n# and {len(planner.unlisted)} tensors that MergeKit leaves out, such as {planner.unlisted[0]}"
             if any(isinstance(value, list) for value in (values or {}).values()):
@@ -135,7 +134,7 @@ def identical(study: Study, names: Sequence[str]) -> list[list[str]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def merge_into(model: PreTrainedModel, study: Study, name: str, values: Mapping[str, float], seed: int | None = None) -> None:
+def merge_into(model: "PreTrainedModel", study: Study, name: str, values: Mapping[str, float], seed: int | None = None) -> None:
     """Merge tensor by tensor into a live model: the same weights as in the checkpoint that ``merge`` writes.
 
     Args:
@@ -165,7 +164,7 @@ def merge_into(model: PreTrainedModel, study: Study, name: str, values: Mapping[
 
 
 @contextmanager
-def _mergekit(with_folders: dict, seed: int | None, device: str) -> Iterator[tuple[MergeConfiguration, MergeOptions]]:
+def _mergekit(with_folders: dict, seed: int | None, device: str) -> "Iterator[tuple[MergeConfiguration, MergeOptions]]":
     """The configuration, checked against MergeKit's own specification of the method, while the masks are seeded.
 
     MergeKit itself gets no seed: it would reset the generators of Python and NumPy as well.
@@ -174,18 +173,9 @@ def _mergekit(with_folders: dict, seed: int | None, device: str) -> Iterator[tup
     import torch
     from mergekit.config import MergeConfiguration
     from mergekit.io.tasks import LoaderCache
-    from mergekit.merge_methods.registry import registered_methods
     from mergekit.options import MergeOptions
 
-    from xlm_utils.merge import chunked  # noqa: F401  (registers its methods)
-
-    specs = {method.spec.name: method.spec for method in registered_methods()}
-    name = with_folders["merge_method"]
-    if name not in specs:
-        raise StudyError(f"MergeKit has no method {name!r}; valid are {', '.join(sorted(specs))}")
-    check_keys(f"MergeKit's {name}, parameters", with_folders["parameters"], {p.name for p in specs[name].shared_parameters})
-    for entry in with_folders["models"]:
-        check_keys(f"MergeKit's {name}, models.parameters", entry.get("parameters", {}), {p.name for p in specs[name].input_parameters})
+    name, specs = with_folders["merge_method"], check_specification(with_folders)
     try:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.no_grad():
             torch.manual_seed(seed or 0)

@@ -11,12 +11,10 @@ from typing import NamedTuple
 
 import yaml
 
-from xlm_utils.study import PARAMS, Study, StudyError
+from xlm_utils.study import Study, StudyError
+from xlm_utils.study.method_cards import in_range, placeholders, read_card
 from xlm_utils.study.names import parse
 
-CARD_KEYS = {"label", "concept", "use", "inputs", "parameters", "reference", "mergekit"}
-TEMPLATE_KEYS = {"merge_method", "base_model", "models", "parameters"}
-ROLES = ("general", "expert", "ancestor", "base")  # "base": whichever model the study or the arm says
 DTYPES = {"dtype": "float32", "out_dtype": "bfloat16"}  # of the arithmetic, of the result
 
 
@@ -31,61 +29,23 @@ class Method(NamedTuple):
     seed: int | None  # of the random mask, if the method draws one
 
 
-def cards() -> list[str]:
-    """Names of the method cards in ``params/methods``."""
-    return sorted(path.stem for path in (PARAMS / "methods").glob("*.yaml"))
+def check_specification(template: dict, file: str = "") -> dict:
+    """MergeKit's specifications by method; a StudyError if a card's template has a method or parameter that is not among them."""
+    from mergekit.merge_methods.registry import registered_methods
 
+    from xlm_utils.merge import chunked, swaps  # noqa: F401  (they register their methods)
 
-def read_card(name: str) -> dict:
-    """A method card, checked.
-
-    Raises:
-        StudyError: one sentence naming the file, what is wrong there, and what is valid.
-    """
-    if name not in cards():
-        raise StudyError(f"method {name!r} has no card in params/methods; there are {', '.join(cards())}")
-    file = f"params/methods/{name}.yaml"
-    card = yaml.safe_load((PARAMS / "methods" / f"{name}.yaml").read_text(encoding="utf-8"))
-    check_keys(file, card, CARD_KEYS, optional={"random"})
-    template = card["mergekit"]
-    check_keys(f"{file}, mergekit", template, TEMPLATE_KEYS)
-    for parameter, about in card["parameters"].items():
-        check_keys(f"{file}, parameters.{parameter}", about, {"range", "note"}, optional={"default"})
-        if "default" in about:
-            _in_range(f"{file}, parameters.{parameter}.default", about["default"], about["range"])
-    for entry in template["models"]:
-        check_keys(f"{file}, mergekit.models", entry, {"model"}, optional={"parameters"})
-    for role in (template["base_model"], *(entry["model"] for entry in template["models"])):
-        if role not in ROLES:
-            raise StudyError(f"{file}: there is no model {role!r}; valid are {', '.join(ROLES)}")
-    if odd := _placeholders(template) ^ set(card["parameters"]):
-        raise StudyError(f"{file}: {min(odd)} must stand both among the parameters and, as ${min(odd)}, in the template")
-    return card
-
-
-def check_keys(where: str, given: object, needed: set[str], optional: set[str] = frozenset()) -> None:
-    """Raise a StudyError that names ``where`` unless the mapping has the needed keys and no others."""
-    if not isinstance(given, dict):
-        raise StudyError(f"{where}: must be a mapping with {', '.join(sorted(needed))}")
-    valid = ", ".join(sorted(needed | optional)) or "none"
-    if unknown := set(given) - needed - optional:
-        raise StudyError(f"{where}: unknown key {min(unknown)}; valid are {valid}")
-    if missing := needed - set(given):
-        raise StudyError(f"{where}: {min(missing)} is missing; needed are {valid}")
-
-
-def _in_range(where: str, value: object, bounds: tuple[float, float]) -> float | list[float]:
-    if isinstance(value, list):  # from the first to the last layer; MergeKit interpolates between them
-        return [_in_range(where, item, bounds) for item in value]
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not bounds[0] <= value <= bounds[1]:
-        raise StudyError(f"{where} = {value!r}: must be a number from {bounds[0]} to {bounds[1]}")
-    return float(value)
-
-
-def _placeholders(part: object) -> set[str]:
-    if isinstance(part, (dict, list)):
-        return set().union(*map(_placeholders, part.values() if isinstance(part, dict) else part))
-    return {part[1:]} if isinstance(part, str) and part.startswith("$") else set()
+    specs = {method.spec.name: method.spec for method in registered_methods()}
+    name = template["merge_method"]
+    if name not in specs:
+        raise StudyError(f"{file}MergeKit has no method {name[:80]!r}; valid are {', '.join(sorted(specs))}")
+    given = [(template["parameters"], specs[name].shared_parameters)]
+    given += [(entry.get("parameters", {}), specs[name].input_parameters) for entry in template["models"]]
+    for found, known in given:
+        if odd := set(found) ^ (names := {parameter.name for parameter in known}):
+            wrong = "is missing" if min(odd) in names else "is unknown"
+            raise StudyError(f"{file}MergeKit's {name}: the parameter {min(odd)} {wrong}; it has {', '.join(sorted(names)) or 'none'}")
+    return specs
 
 
 def _fill(part: object, values: Mapping[str, float | list[float]]) -> object:
@@ -118,11 +78,11 @@ def resolve(study: Study, name: str) -> Method:
     if choosable:  # the base's task vector is zero: MergeKit would ignore its weight and density in silence
         models = [entry for entry in models if entry["model"] != base]
     template = {**template, "base_model": base, "models": models, **DTYPES}
-    live = _placeholders(template)
+    live = placeholders(template)
     free = {p: tuple(about["range"]) for p, about in card["parameters"].items() if p in live}
     for parameter, value in fixed.items():
         _has_effect(name, card, template, free, parameter)
-        _in_range(f"method {name}: {parameter}", value, free[parameter])
+        in_range(f"method {name}: {parameter}", value, free[parameter])
     free = {p: bounds for p, bounds in free.items() if p not in fixed}
     return Method(name, card, template, free, fixed, int(seed or study.seed) if random else None)
 
@@ -139,9 +99,7 @@ def render(study: Study, name: str, **values: float | list[float]) -> dict:
     """MergeKit configuration of a method: every parameter written out, models by their names in the study.
 
     A list instead of a number is MergeKit's gradient: values from the first to the last layer, those between interpolated.
-
-    Raises:
-        StudyError: an unknown, missing, out-of-range or ineffective parameter.
+    A StudyError: a parameter is unknown, missing, out of range or without effect.
     """
     method = resolve(study, name)
     for parameter in values:
@@ -151,7 +109,7 @@ def render(study: Study, name: str, **values: float | list[float]) -> dict:
     chosen = {p: values.get(p, method.card["parameters"][p].get("default")) for p in method.free}
     if missing := [p for p, value in chosen.items() if value is None]:
         raise StudyError(f"method {name}: {', '.join(missing)} must be given; 03_merge.ipynb searches them")
-    checked = {p: _in_range(f"method {name}: {p}", value, method.free[p]) for p, value in chosen.items()}
+    checked = {p: in_range(f"method {name}: {p}", value, method.free[p]) for p, value in chosen.items()}
     return _fill(method.template, method.fixed | checked)
 
 

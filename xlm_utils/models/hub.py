@@ -7,7 +7,8 @@ from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 
-from xlm_utils.study.settings import StudyError, project_path
+from xlm_utils.study.inputs import StudyError
+from xlm_utils.study.settings import project_path
 
 FILES = ("*.safetensors", "*.json", "*.model", "*.jinja", "*.txt", "*.tiktoken")  # of a model's repository; the rest is other formats of the same
 ADAPTER = ("adapter_model.safetensors", "*.json", "*.model", "*.jinja", "*.txt")  # of an adapter's

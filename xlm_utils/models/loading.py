@@ -1,7 +1,5 @@
 """From a folder of weights to a loaded model that decodes greedily and knows where to stop."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,7 +50,7 @@ def check_blocks(name: str, shapes: Mapping[str, tuple[int, ...]], device: str) 
             )
 
 
-def can_drop_rows(model: PreTrainedModel) -> bool:
+def can_drop_rows(model: "PreTrainedModel") -> bool:
     """Whether finished rows can leave a batch: attention's cache can be cut by row, the state of a linear or convolutional layer can't."""
     from transformers import DynamicCache
 
@@ -64,7 +62,7 @@ def _cpu_flags() -> str:
     return cpuinfo.read_text() if cpuinfo.exists() else ""
 
 
-def load(study: Study, name: str, dtype: str = "") -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
+def load(study: Study, name: str, dtype: str = "") -> "tuple[PreTrainedModel, PreTrainedTokenizerBase, str]":
     """Load a constituent or merge for inference.
 
     Returns:
@@ -106,7 +104,7 @@ def load(study: Study, name: str, dtype: str = "") -> tuple[PreTrainedModel, Pre
     return model, tokenizer, f"{how}, stops at {' '.join(tokenizer.convert_ids_to_tokens(stops))}"
 
 
-def _finite(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> bool:
+def _finite(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> bool:
     """Whether the scores after a short prompt are numbers: Gemma-3, for one, was trained in bfloat16 and exceeds float16's 65,504."""
     import torch
 

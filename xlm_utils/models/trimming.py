@@ -1,17 +1,13 @@
 """A smaller vocabulary: a checkpoint that knows only the tokens of a committed list, and gives the same tokens on every text made of them.
 
 A merge of two tokens is tried in order of its rank, whatever surrounds them. So where the list holds, with every
-token that a text ends in, the tokens on the way to it (``close``), the trimmed tokenizer walks the same way.
+token that a text ends in, the tokens on the way to it (``python -m tests.tokens`` closes it so), the trimmed tokenizer walks the same way.
 Bytes are always kept: any other text is spelled with them, which ``report_bytes`` tells.
 """
-
-from __future__ import annotations
 
 import gzip
 import json
 import re
-from collections.abc import Iterable
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,28 +27,6 @@ def read_tokens(file: Path) -> list[str]:
     """The tokens of a list (gzip; one JSON string a line, as tokens may be line breaks)."""
     with gzip.open(file, "rt", encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
-
-
-def close(state: dict, used: Iterable[str]) -> list[str]:
-    """``used`` tokens with those that build them by merges, all bytes, and all added tokens that mean something, in the order of their ids.
-
-    Args:
-        state: a BPE ``tokenizer.json``.
-    """
-    vocabulary = state["model"]["vocab"]
-    rank = {tuple(pair): number for number, pair in enumerate(state["model"]["merges"])}
-    kept = {token for token in vocabulary if BYTE.fullmatch(token)}
-    kept |= {added["content"] for added in state["added_tokens"] if not added["content"].startswith("<unused")}
-    for token in set(used):
-        parts = list(token)
-        kept |= {token, *(character for character in parts if character in vocabulary)}
-        while len(parts) > 1:
-            best, at = min((rank.get(pair, len(rank)), at) for at, pair in enumerate(pairwise(parts)))
-            if best == len(rank):  # an added token, which no merge makes
-                break
-            parts[at : at + 2] = [parts[at] + parts[at + 1]]
-            kept.add(parts[at])
-    return sorted(kept, key=vocabulary.__getitem__)
 
 
 def trim(base: Path, tokens: Path) -> Path:
@@ -109,7 +83,7 @@ def _save(base: Path, folder: Path, old: list[int], state: dict) -> None:
     (folder / "tokenizer.json").write_text(json.dumps(state, ensure_ascii=False), encoding="utf-8")
 
 
-def report_bytes(tokenizer: PreTrainedTokenizerBase, texts: list[str], what: str) -> int:
+def report_bytes(tokenizer: "PreTrainedTokenizerBase", texts: list[str], what: str) -> int:
     """Number of texts that the vocabulary has to spell with bytes; one printed line if there are any."""
     spelled = {token for token in tokenizer.get_vocab() if BYTE.fullmatch(token)}
     spelled = set(tokenizer.convert_tokens_to_ids(list(spelled)))

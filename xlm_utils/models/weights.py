@@ -1,7 +1,5 @@
 """Checkpoints read tensor by tensor, and the tokens that end a generation."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path
@@ -43,10 +41,10 @@ class Tensors:
             if any(self[name].equal(self[HEAD]) for name in same):
                 del self.shapes[HEAD], self.dtypes[HEAD]
 
-    def __getitem__(self, name: str) -> torch.Tensor:
+    def __getitem__(self, name: str) -> "torch.Tensor":
         return self._file[name].get_tensor(name)
 
-    def head(self, name: str) -> torch.Tensor:
+    def head(self, name: str) -> "torch.Tensor":
         """The first rows of a matrix, without reading the others, in float64."""
         return self._file[name].get_slice(name)[:ROWS].double()
 

@@ -13,5 +13,5 @@ from xlm_utils.report.planned import claims, differences, helped, seen_unseen, v
 from xlm_utils.report.published import correlations, gaps, means, remark
 from xlm_utils.report.ratings import rated
 from xlm_utils.report.results import BENCHMARKS, load_scores, summary
-from xlm_utils.report.spreads import spread_plot, spread_table
+from xlm_utils.report.spreads import spread_table
 from xlm_utils.report.tables import agreements, controls_table, missing_table, save_table, table1

@@ -8,9 +8,9 @@ import pandas as pd
 
 from xlm_utils.ask.cards import load_card
 from xlm_utils.generate import usable
-from xlm_utils.merge.methods import read_card
 from xlm_utils.stats import statistics
 from xlm_utils.study import ROOT, Study, StudyError, relative
+from xlm_utils.study.method_cards import read_card
 from xlm_utils.study.names import parse
 from xlm_utils.study.records import read_jsonl
 from xlm_utils.translate.drawing import terms

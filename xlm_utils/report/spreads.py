@@ -7,19 +7,13 @@ several mask seeds, or several methods as their cards have them.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 from scipy import stats
 
-from xlm_utils.draw.canvas import BLUE, GREY, INK, ORANGE, SMALL, empty, finish
-from xlm_utils.report.results import NOT_RUNS, REFERENCES, judge_label, load_scores, row_label
+from xlm_utils.report.results import NOT_RUNS, judge_label, load_scores, row_label
 from xlm_utils.stats import statistics
 from xlm_utils.study import Study
 from xlm_utils.study.names import parse
-
-COLORS = {"settings": BLUE, "mask seeds": ORANGE, "methods": GREY}
 
 
 class Group(NamedTuple):
@@ -103,39 +97,3 @@ def spread_table(study: Study) -> pd.DataFrame:
         "judge sets its scale by the terms at hand."
     )
     return frame
-
-
-def spread_plot(study: Study) -> go.Figure:
-    """The mean score of every merge of every group with its interval, a panel per judge and reference; a band spans each group's means."""
-    found = list(groups(study))
-    if not any(group.differ_in != "methods" for group in found):
-        return empty("No sweep and no further mask seeds have been scored.")
-    panels = list(dict.fromkeys((group.judge, group.reference) for group in found))
-    titles = [f"{judge_label(judge)}<br><span style='font-size:11px'>against {REFERENCES[reference]}</span>" for judge, reference in panels]
-    fig = make_subplots(1, len(panels), shared_xaxes="all", shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.03)
-    fig.update_annotations(font_size=14)
-    ticks: dict[float, str] = {}
-    for column, panel in enumerate(panels, 1):
-        place, row = {"row": 1, "col": column}, 0.0
-        for group in (group for group in found if (group.judge, group.reference) == panel):
-            means, color = group.scores.mean(), COLORS[group.differ_in]
-            ticks[row] = f"<b>{group.of}</b> (n = {len(group.scores)})"
-            rows = [row + 1 + i for i in range(len(means))]
-            ticks |= dict(zip(rows, means.index, strict=True))
-            ends = [statistics.mean_interval(group.scores[model], study.seed) for model in means.index]
-            says = [f"{model}: {mean:.2f} [{end.low:.2f}, {end.high:.2f}]" for model, mean, end in zip(means.index, means, ends, strict=True)]
-            bars = {"array": [end.high - mean for end, mean in zip(ends, means, strict=True)], "thickness": 1.5, "width": 0, "color": color,
-                    "arrayminus": [mean - end.low for end, mean in zip(ends, means, strict=True)]}  # fmt: skip
-            if len(group.scores):
-                fig.add_shape(type="rect", x0=means.min(), x1=means.max(), y0=row + 0.5, y1=rows[-1] + 0.5, fillcolor=color, opacity=0.18,
-                              line_width=0, layer="below", **place)  # fmt: skip
-            fig.add_scatter(x=means, y=rows, mode="markers", marker={"color": color, "size": 9, "line": {"color": INK, "width": 0.5}}, error_x=bars,
-                            text=says, hoverinfo="text", showlegend=False, **place)  # fmt: skip
-            row = rows[-1] + 1.6
-    fig.update_yaxes(tickvals=list(ticks), ticktext=list(ticks.values()), tickfont_size=12, range=[max(ticks) + 0.8, -0.8])
-    fig.update_yaxes(showgrid=False, zeroline=False)
-    fig.update_xaxes(title={"text": "mean score", **SMALL}, zeroline=False)
-    subtitle = {"text": "bars: 95 % BCa over terms; bands: from the lowest to the highest mean", "font_size": 13}
-    title = {"text": "How far merges lie apart, within a method and between methods", "subtitle": subtitle}
-    alt = "; ".join(f"{group.of}, by {group.differ_in}: {np.ptp(group.scores.mean()):.2f} points from lowest to highest mean" for group in found)
-    return finish(fig, title, alt, width=max(800, 320 + 330 * len(panels)), height=int(170 + 26 * max(ticks)), margin={"l": 290, "t": 110})

@@ -10,7 +10,7 @@ from collections import Counter
 
 import pandas as pd
 
-from xlm_utils.draw.pages import page, table_html
+from xlm_utils.draw.pages import as_text, page, table_html
 from xlm_utils.judge import controls
 from xlm_utils.report.planned import INTERVAL
 from xlm_utils.report.results import PUBLISHED, group_label, judge_label, load_scores, note, published_key, row_label, row_order, summary, unusable
@@ -156,6 +156,7 @@ def save_table(study: Study, frame: pd.DataFrame, name: str):
     if isinstance(frame.columns, pd.MultiIndex):
         flat.columns = [": ".join(filter(None, pair)) for pair in frame.columns]
     html = table_html(frame, study.proxy)
+    flat = as_text(flat)
     write_text(study.figures / f"{name}.csv", flat.to_csv(index=not isinstance(frame.index, pd.RangeIndex), float_format="%.6g", lineterminator="\n"))
     write_text(study.figures / f"{name}.html", page(frame.attrs.get("title", name), html))
     return HTML(html)

@@ -7,13 +7,14 @@ from importlib.util import find_spec
 
 from xlm_utils.ask.calls import estimate
 from xlm_utils.ask.cards import Card, address, find_key, load_card
-from xlm_utils.ask.clients import shutdown_date
-from xlm_utils.ask.replies import spent
+from xlm_utils.ask.clients import genai_sdk, open_client, openai_sdk, shutdown_date
+from xlm_utils.ask.replies import same_model, spent
 from xlm_utils.curate import vocabulary
 from xlm_utils.generate.generation import runs
 from xlm_utils.judge import controls, judging
-from xlm_utils.study import PARAMS, Study, StudyError
-from xlm_utils.translate import drawing, translation
+from xlm_utils.study import Study, StudyError
+from xlm_utils.study.inputs import shown
+from xlm_utils.translate import drawing, llm, translation
 
 DEFINITION = "x" * 240  # of usual length, for the estimate
 # An A100's arithmetic, not measured: half of its memory bandwidth when decoding, 40 % of its peak when reading prompts, both in bfloat16
@@ -28,11 +29,7 @@ def cards(study: Study, stages: Collection[str]) -> list[str]:
 
 
 def answers(card: Card) -> str:
-    """Ask a judge's server whether it serves the model, without paying for a reply; what to print where it does.
-
-    Raises:
-        StudyError: no key, no server, or no such model there.
-    """
+    """Ask a judge's server, unpaid, whether it serves the model; what to print where it does. A StudyError: no key, no server, no such model."""
     if card.proxy:
         from xlm_utils.judge.proxy import open_encoder
 
@@ -40,7 +37,8 @@ def answers(card: Card) -> str:
         return f"judge {card.name}: its encoder is installed"
     url = address(card)
     key = find_key(card, url)
-    at = f" at {url}" if url else ""
+    at = f" at {shown(url)}" if url else ""
+    open_client(card)  # its SDK knows the card's parameters
     (_openai_knows if card.client == "openai" else _gemini_knows)(card, key, url)
     until = shutdown_date(card)
     warning = f"; warning: to be shut down on {until}" if until[:1].isdigit() else ""
@@ -50,27 +48,35 @@ def answers(card: Card) -> str:
 def _openai_knows(card: Card, key: str, url: str) -> None:
     import openai
 
+    client = openai_sdk(key, url, 20)
     try:
-        openai.OpenAI(api_key=key, base_url=url or None, max_retries=1, timeout=20).models.retrieve(card.model)
+        try:
+            found = [client.models.retrieve(card.model)]
+        except openai.NotFoundError:  # vLLM and llama.cpp have the list alone
+            found = list(client.models.list())
+            if found and not any(same_model(model.id, card.model) for model in found):
+                names = ", ".join(str(model.id) for model in found[:8])
+                raise StudyError(f"judge {card.name}: the server has no model {card.model}; it has {names}") from None
+        if not all(getattr(model, "id", None) for model in found) or not found:
+            raise StudyError(f"judge {card.name}: no OpenAI-compatible server at {shown(url) or 'its usual address'} (most addresses end in /v1)")
     except openai.APIStatusError as error:
         raise _refusal(card, error.status_code) from None
     except openai.APIConnectionError:
-        raise StudyError(f"judge {card.name}: no server answers at {url or 'its usual address'}") from None
+        raise StudyError(f"judge {card.name}: no server answers at {shown(url) or 'its usual address'}") from None
 
 
 def _gemini_knows(card: Card, key: str, url: str) -> None:
     """Both Google clients speak to the same server; the living one asks."""
-    from google import genai
-    from google.genai import errors, types
+    from google.genai import errors
 
-    client = genai.Client(api_key=key, http_options=types.HttpOptions(base_url=url or None, api_version="v1beta", timeout=20_000))
+    client = genai_sdk(key, url, 20)
     transport = tuple(importlib.import_module(name).HTTPError for name in ("httpx", "httpx2") if find_spec(name))  # the SDK moved to the fork
     try:
         client.models.get(model=card.model)
     except errors.APIError as error:
         raise _refusal(card, error.code) from None
     except transport:
-        raise StudyError(f"judge {card.name}: no server answers at {url or 'its usual address'}") from None
+        raise StudyError(f"judge {card.name}: no server answers at {shown(url) or 'its usual address'}") from None
 
 
 def _refusal(card: Card, status: int) -> StudyError:
@@ -82,17 +88,13 @@ def _refusal(card: Card, status: int) -> StudyError:
 
 
 def cost(study: Study, stages: Collection[str], parameters: float) -> str:
-    """Hours and dollars that the coming stages take; the terminology is curated for it where calls are to be paid.
-
-    Raises:
-        StudyError: more than ``judging.max_cost_usd``.
-    """
+    """Hours and dollars of the coming stages, for which the terminology may be curated; a StudyError above ``judging.max_cost_usd``."""
     paid = [load_card(name) for name in cards(study, stages) if not load_card(name).proxy]
     terms, counted = _terms(study) if paid else (study.vocabulary.sample, "")
     asked, needed = len(runs(study)), []
     for card in paid:
         if card.name == study.translation.translator and "02_translate" in stages:
-            needed.append(estimate(card, [(PARAMS / "prompts" / "translate.txt").read_text(encoding="utf-8")] * terms, translation.SCHEMA))
+            needed.append(estimate(card, llm.prompts(study, ["x" * 12]) * terms, translation.SCHEMA))
         if card.name in study.judges and "05_judge" in stages:
             row = {"term": "x" * 12, "translation": "あ" * 5, "reference_text": DEFINITION, "definition": DEFINITION}
             definitions = (asked - 1) * terms + ((len(runs(study.swept())) - 1) * study.sweep.terms if study.sweeps else 0)

@@ -81,11 +81,7 @@ def _adapter(name: str, adapter: str) -> Path:
 
 
 def match(study: Study, facts: Facts) -> str:
-    """A line that says the parents merge.
-
-    Raises:
-        StudyError: they differ in what decides on their tensors.
-    """
+    """A line that says the parents merge; a StudyError if they differ in what decides on their tensors."""
     first, *others = facts  # those that are known before they are made
     ours = meaning(facts[first]["config"]) | {"vocab_size": facts[first].get("rows", facts[first]["config"].vocab_size)}
     for other in others:
@@ -102,11 +98,7 @@ def match(study: Study, facts: Facts) -> str:
 
 
 def quantisable(facts: Facts) -> str:
-    """A line that says nf4 can be had where the models run.
-
-    Raises:
-        StudyError: that is a CPU, and rows of a layer are no whole blocks.
-    """
+    """A line that says nf4 can be had where models run; a StudyError if that is a CPU, and rows of a layer are no whole blocks."""
     device = pick_device()[0]
     for name, fact in facts.items():
         config = fact["config"]

@@ -73,6 +73,7 @@ def is_done(record: Path, key: str, files: list[Path]) -> bool:
 def execute(notebook: Path, output: Path, parameters: dict) -> None:
     """Run one notebook in a fresh kernel, keeping the executed copy also when it fails."""
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -81,6 +82,8 @@ def execute(notebook: Path, output: Path, parameters: dict) -> None:
             papermill.execute_notebook(notebook, output, parameters, kernel_name="python3", cwd=NOTEBOOKS, progress_bar=sys.stderr.isatty())
         except PapermillExecutionError as error:
             raise StudyError(f"{notebook.name} failed: {error.ename}: {error.evalue} (see {relative(output)})") from None
+        except DeadKernelError:
+            raise StudyError(f"{notebook.name}: its kernel was killed (by hand, or for want of memory); run again to go on") from None
         except RuntimeError as error:
             if attempt == 2 or "Kernel died before replying" not in str(error):
                 raise
@@ -152,8 +155,11 @@ def main() -> None:
             fetch(open_study(asked.study))
         else:
             run(asked.study)
-    except StudyError as error:
+    except (StudyError, OSError) as error:  # a full or read-only disk, too
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("stopped; what is done is kept, run again to go on", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

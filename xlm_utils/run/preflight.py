@@ -20,10 +20,13 @@ from xlm_utils.benchmark import probe
 from xlm_utils.benchmark.tasks import data
 from xlm_utils.merge import evolution, fitness
 from xlm_utils.merge.merging import is_searched
+from xlm_utils.merge.methods import check_specification
 from xlm_utils.models import hub
 from xlm_utils.run import budget, parents
 from xlm_utils.run.parents import GIB, Facts, in_gib, largest
 from xlm_utils.study import Study, StudyError, pick_device, relative
+from xlm_utils.study.method_cards import read_card
+from xlm_utils.study.names import parse
 from xlm_utils.study.records import read_manifest
 from xlm_utils.translate.dictionary import jmdict_file
 
@@ -104,6 +107,8 @@ def _terminology(study: Study) -> str:
 def _methods(study: Study) -> str:
     """Every merge's name fits its card, and a search can run."""
     names = [*study.merges, *(study.swept().methods if study.sweeps else ())]
+    for card in dict.fromkeys(parse(name).card for name in names):
+        check_specification(read_card(card)["mergekit"], f"params/methods/{card}.yaml: ")
     if any([is_searched(study, name) for name in names]):  # a list: every name is looked at
         evolution.check(study)
         fitness.check_columns(study)
@@ -147,10 +152,7 @@ def _disk(study: Study, facts: Facts) -> str:
     return "disk: " + "; ".join(f"{in_gib(shutil.disk_usage(folder).free)} free, {in_gib(needed)} needed" for folder, needed in disks.values())
 
 
-class _Plain(yaml.SafeLoader):
-    """A task file without its functions."""
-
-
+_Plain = type("_Plain", (yaml.SafeLoader,), {})  # a task file without its functions
 _Plain.add_multi_constructor("!function", lambda loader, suffix, node: node.value)
 
 
@@ -185,4 +187,8 @@ def _folder(study: Study) -> str:
 
     folder, asked = data_folder(study), _asked(study)
     there = [name for name, kwargs in asked.items() if any((folder / file).is_file() for file in kwargs["files"].values())]
+    if not there:
+        raise StudyError(f"benchmarks.data_dir: none of the {len(asked)} data sets is in {study.benchmarks.data_dir}")
+    for name in there:
+        data.load(**asked[name], data_dir=str(folder))
     return f"data sets: {len(there)} of {len(asked)} are in {study.benchmarks.data_dir}"

@@ -68,15 +68,9 @@ def _exact(sets: tuple[bytes, ...], found: float) -> float | None:
 def _draw(draw: np.random.Generator, gaps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Means of resampled differences, and of differences with random signs, shape (resamples,) each."""
     n = len(gaps)
-    values, counts = np.unique(gaps, return_counts=True)
-    if len(values) <= n / 4:  # equal differences are alike: their counts say all
-        signs = 2 * draw.binomial(counts, 0.5, (RESAMPLES, len(counts))) - counts
-        return draw.multinomial(n, counts / n, RESAMPLES) @ values / n, signs @ values / n
-    means, flipped = [], []
-    for size in [100] * (RESAMPLES // 100) + [RESAMPLES % 100]:  # in pieces, to spare memory
-        means.append(gaps[draw.integers(0, n, (size, n))].mean(axis=1))
-        flipped.append((2 * draw.integers(0, 2, (size, n), dtype=np.int8) - 1) @ gaps / n)
-    return np.concatenate(means), np.concatenate(flipped)
+    values, counts = np.unique(gaps, return_counts=True)  # equal differences are alike: their counts say all
+    signs = 2 * draw.binomial(counts, 0.5, (RESAMPLES, len(counts))) - counts
+    return draw.multinomial(n, counts / n, RESAMPLES) @ values / n, signs @ values / n
 
 
 def compare_correlations(a: Sequence[float], b: Sequence[float], gold: Sequence[float], seed: int = 0) -> dict:

@@ -5,5 +5,5 @@ Out: a validated :class:`Study` with its folders; files with manifests.
 Notebook: every one.
 """
 
-from xlm_utils.study.settings import PARAMS, ROOT, StudyError
-from xlm_utils.study.study import Study, open_study, pick_device, presets, relative
+from xlm_utils.study.inputs import PARAMS, ROOT, StudyError, relative
+from xlm_utils.study.study import Study, open_study, pick_device, presets

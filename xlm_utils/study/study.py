@@ -7,18 +7,17 @@ parameters override single values, and a run with overrides gets a folder of its
 import os
 import shlex
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from xlm_utils.study import notebook
-from xlm_utils.study.names import grid, grids, parse
+from xlm_utils.study.inputs import PARAMS, ROOT, StudyError, checked, listed, read_prompt, read_yaml, relative, short
+from xlm_utils.study.method_cards import read_card
+from xlm_utils.study.names import grid, parse
 from xlm_utils.study.notebook import mount_drive, parameter_cells, parameters_of, tidy_kernel
 from xlm_utils.study.overrides import ADDING, BENCHMARKING, MERGING, OVERRIDES, SMOKE, apply, given, is_file, split_name, suffix
 from xlm_utils.study.records import commit, versions
-from xlm_utils.study.settings import PARAMS, ROOT, Language, Settings, StudyError, validate
+from xlm_utils.study.settings import Language, Settings
 
 
 class Study:
@@ -70,7 +69,7 @@ class Study:
 
         The further seeds are no rows of the tables; their spread is shown on its own.
         """
-        drawn = [name for name in map(parse, self.methods) if not name.seed and _card(name.card).get("random", False)]
+        drawn = [name for name in map(parse, self.methods) if not name.seed and read_card(name.card).get("random", False)]
         seeds = [seed for seed in range(1, self.dare_seeds + 1) if seed != self.seed][: self.dare_seeds - 1]
         return list(dict.fromkeys([*self.methods, *(str(name._replace(seed=str(seed))) for name in drawn for seed in seeds)]))
 
@@ -80,13 +79,9 @@ class Study:
         return bool(self.sweep and self.sweep.run)
 
     def swept(self) -> "Study":
-        """This study with the points of its sweep's grids for methods, on terms of its own, in a run folder of its own.
-
-        Raises:
-            StudyError: the study has no sweep, or a grid is no good.
-        """
+        """This study with its grids' points for methods, on terms and in a run folder of its own; a StudyError: no sweep, or a grid is no good."""
         if self.sweep is None:
-            raise StudyError(f"study {self.name}: it has no sweep; add sweep: {{grids: [ties], terms: 12}}; there are grids for {', '.join(grids())}")
+            raise StudyError(f"study {self.name}: it has no sweep; add sweep: {{grids: [ties], terms: 12}}; grids: {', '.join(listed('sweeps'))}")
         points = dict.fromkeys(point for name in self.sweep.grids for point in grid(name))
         methods = [_arm(point, self.base) for point in points] if "base" in self.changed else list(points)
         settings = self.settings.model_copy(update={"methods": tuple(methods), "dare_seeds": 1})
@@ -112,7 +107,7 @@ class Study:
         if model in self.constituents:
             return self.constituents[model].label
         name = parse(model)
-        card = _card(name.card)
+        card = read_card(name.card)
         details = [f"{parameter.replace('_', ' ')}: {value:g}" for parameter, value in name.values.items()]
         details += [f"base: {name.base}"] * bool(name.base) + [f"seed: {name.seed}"] * bool(name.seed)
         if self.evolution.fitness == "published" and any("default" not in about for about in card["parameters"].values()):
@@ -122,7 +117,7 @@ class Study:
 
     def prompt(self, language: Language, term: str) -> str:
         """The prompt for one term; the term is data, so braces in it mean nothing."""
-        return (PARAMS / "prompts" / language.prompt).read_text(encoding="utf-8").replace("{term}", term)
+        return read_prompt(language.prompt, "term").replace("{term}", term)
 
     def go_on(self, notebook: str) -> str:
         """The line that ends a notebook: the next one of this run, with Papermill and in JupyterLab."""
@@ -159,14 +154,9 @@ def _plain(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def relative(path: Path) -> str:
-    """A path as a person would type it from the repository root."""
-    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
-
-
 def presets() -> list[str]:
     """Names of the studies in ``params/``."""
-    return sorted(p.stem for p in PARAMS.glob("*.yaml"))
+    return listed(".")
 
 
 def open_study(
@@ -180,14 +170,14 @@ def open_study(
     the project's own (``XLM_HOME`` where it is empty); every other parameter is one of ``OVERRIDES`` and gets
     a run folder of its own, unless it only adds results. Called in a notebook, it also
     looks at the parameters cells just above: a name injected there that the notebook does not have
-    (``-p methd ties``) is an error here, not a silent default.
-
-    Raises:
-        StudyError: one sentence that names the value and what is valid.
+    (``-p methd ties``) is an error here, not a silent default. A StudyError names the value and what is valid.
     """
     tidy_kernel()
     if str(sweep).lower() not in ("true", "false"):  # Papermill passes a string
         raise StudyError(f"sweep = {sweep!r}: must be true or false")
+    for name, value in {"study": study, "method": method, "judge": judge, "judge_base_url": judge_base_url, "drive_dir": drive_dir}.items():
+        if not isinstance(value, str):
+            raise StudyError(f"{name} = {short(value)}: must be text, in quotes")
     if cells := parameter_cells():
         declared = cells[-1]
         for name in sorted(set().union(*cells) - declared):
@@ -195,18 +185,15 @@ def open_study(
     study, named = split_name(study)
     path = Path(study) if is_file(study) else PARAMS / f"{study}.yaml"
     if not path.is_file():
-        raise StudyError(f"study {study!r} is not one of {', '.join(presets())}, nor a YAML file")
-    preset = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(preset, dict):
-        raise StudyError(f"{path.name}: not a mapping of settings")
+        raise StudyError(f"study {short(study)} is not one of {', '.join(presets())}, nor a YAML file")
+    preset = read_yaml(path)
     smoke = os.environ.get("XLM_SMOKE") == "1"
     changed = named | given(overrides)
     apply(preset, (SMOKE if smoke else {}) | changed)
+    settings = checked(Settings, preset, path.name, {OVERRIDES[name]: name for name in changed})
     if smoke:
-        preset["methods"] = preset["methods"][::2][:2]
-        if preset.get("sweep"):
-            preset["sweep"] |= {"grids": preset["sweep"]["grids"][:1], "terms": 4}
-    settings = validate(preset, path, {OVERRIDES[name]: name for name in changed})
+        small = settings.sweep and settings.sweep.model_copy(update={"grids": settings.sweep.grids[:1], "terms": 4})
+        settings = settings.model_copy(update={"methods": settings.methods[::2][:2], "sweep": small})
     if "base" in changed:
         settings = settings.model_copy(update={"methods": tuple(_arm(method, settings.base) for method in settings.methods)})
     home = drive_dir or os.environ.get("XLM_HOME", "")
@@ -216,23 +203,17 @@ def open_study(
         result = result.swept()
     valid = list(dict.fromkeys(["all", *result.models, *result.merges, *settings.constituents]))
     if method not in valid:
-        raise StudyError(f"method {method!r} is not one of {', '.join(valid)}")
-    cards = sorted(p.stem for p in (PARAMS / "judges").glob("*.yaml"))
+        raise StudyError(f"method {short(method)} is not one of {', '.join(valid)}")
     for name in result.judges:
-        if name not in cards:
-            raise StudyError(f"judge {name!r} is not one of all, {', '.join(cards)}")
+        if name not in listed("judges"):
+            raise StudyError(f"judge {short(name)} is not one of all, {', '.join(listed('judges'))}")
     return result
 
 
 def _arm(method: str, base: str) -> str:
     """The method with another base, if its card lets one be chosen: ``ties`` → ``ties@ancestor``."""
     name = parse(method)
-    return str(name._replace(base=base)) if not name.base and _card(name.card)["mergekit"]["base_model"] == "base" else method
-
-
-@cache
-def _card(name: str) -> dict:
-    return yaml.safe_load((PARAMS / "methods" / f"{name}.yaml").read_text(encoding="utf-8"))
+    return str(name._replace(base=base)) if not name.base and read_card(name.card)["mergekit"]["base_model"] == "base" else method
 
 
 def pick_device() -> tuple[str, str]:

@@ -30,6 +30,8 @@ def draw_terms(study: Study) -> Path:
         single = table.sample(frac=1, random_state=study.seed).drop_duplicates("concept").drop_duplicates("translation")
         own = _halves(single, size, "vocabulary.sample") if size else table.head(0)
         validation = _halves(_without(single, own), swept, "sweep.terms") if apart else table.head(0)
+        if study.sweeps and size and not study.sweep_of:  # told now, before anything is merged
+            _halves(_without(single, own), swept, "sweep.terms")
         if study.sweep_of:
             table = validation
         elif size:

@@ -7,7 +7,9 @@ import pandas as pd
 
 from xlm_utils.ask.calls import run_calls
 from xlm_utils.ask.cards import Card, load_card
-from xlm_utils.study import PARAMS, Study, StudyError
+from xlm_utils.ask.replies import mended
+from xlm_utils.study import Study, StudyError
+from xlm_utils.study.inputs import fill, read_prompt
 
 SCHEMA = {
     "type": "object", "properties": {"translation": {"type": "string"}, "established": {"type": "boolean"}},
@@ -18,7 +20,7 @@ def parse(text: str) -> tuple[dict | None, str]:
     """An LLM's whole reply → ({translation, established}, status); an empty translation is no translation."""
     try:
         reply = json.loads(text)
-        translation, established = unicodedata.normalize("NFC", reply["translation"].strip()), reply["established"]
+        translation, established = unicodedata.normalize("NFC", mended(reply["translation"]).strip()), reply["established"]
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
         return None, "unparsable"
     if not translation or not isinstance(established, bool):
@@ -27,11 +29,7 @@ def parse(text: str) -> tuple[dict | None, str]:
 
 
 def translator_card(study: Study) -> Card:
-    """The card of the study's translator, an LLM.
-
-    Raises:
-        StudyError: the card is a proxy's.
-    """
+    """The card of the study's translator, an LLM; a StudyError if it is a proxy's."""
     card = load_card(study.translation.translator)
     if card.proxy:
         raise StudyError(f"translation.translator: {card.name!r} is no LLM; use jmdict or an LLM's card of params/judges")
@@ -40,9 +38,8 @@ def translator_card(study: Study) -> Card:
 
 def prompts(study: Study, words: list[str]) -> list[str]:
     """``params/prompts/translate.txt`` for each word; a word is data, so braces in it mean nothing."""
-    template = (PARAMS / "prompts" / "translate.txt").read_text(encoding="utf-8")
-    template = template.replace("{source_language}", study.source.name).replace("{target_language}", study.target.name)
-    return [template.replace("{term}", json.dumps(word, ensure_ascii=False)) for word in words]
+    template, languages = read_prompt("translate.txt", "term"), {"source_language": study.source.name, "target_language": study.target.name}
+    return [fill(template, "translate.txt", languages | {"term": json.dumps(word, ensure_ascii=False)}) for word in words]
 
 
 def by_llm(study: Study, words: list[str], base_url: str = "") -> pd.DataFrame:

@@ -48,10 +48,7 @@ def _look_up(study: Study, vocabulary: pd.DataFrame, words: list[str], base_url:
     """Translations of some words of the vocabulary; JMdict looks at all of it, since one entry may serve two concepts."""
     if study.translation.translator == "jmdict":
         if words and study.target.code != "ja":
-            raise StudyError(
-                f"translation.translator = 'jmdict': the dictionary knows Japanese only, and the target is {study.target.name};"
-                " bring a column translation in the vocabulary, or name the card of an LLM in params/judges"
-            )
+            raise StudyError(f"translator: the dictionary knows Japanese only, and the target is {study.target.name}; name an LLM's card")
         if study.translation.reviewed:
             found = reviewed(study, vocabulary).assign(translator="jmdict")
         else:
@@ -67,10 +64,7 @@ def translate(study: Study, base_url: str = "") -> Path:
 
     See ``jmdict``, ``reviewed`` and ``by_llm``.
 
-    A vocabulary that brings its own translations keeps them. Does nothing if the file is there.
-
-    Raises:
-        StudyError: the translator is neither ``jmdict`` nor an LLM's card, or the LLM can't go on.
+    A vocabulary that brings its own translations keeps them. Does nothing if the file is there. A StudyError if an LLM can't go on.
     """
     source = study.folder / "vocabulary.csv"
     translator = study.translation.translator

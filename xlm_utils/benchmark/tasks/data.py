@@ -11,27 +11,28 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, computed_field, model_validator
 
-from xlm_utils.study.records import first_undecodable
+from xlm_utils.study.inputs import StudyError, Whole, plain, read_text
 
 HUB = "https://huggingface.co/datasets/"
 SEARCHED = 1000  # rows, about, of a split that only a search may look at: medmcqa_jp has 182,000 of them
 PUBMEDQA_TEST = Path(__file__).with_name("pubmedqa_test_pmids.txt")  # official test_ground_truth.json, MIT
+Said = Annotated[str, Field(min_length=1)]
 
 
-class DataError(Exception):
+class DataError(StudyError):
     """A data set that can't be reached or read; one sentence with the way out."""
 
 
 class Answers(BaseModel):
-    text: list[str] = Field(min_length=1)
+    text: list[Said] = Field(min_length=1)
 
 
 class MultipleChoice(BaseModel):
     """JMedBench, question answering and document classification."""
 
-    question: str
+    question: Said
     options: list[str] = Field(min_length=2)
-    answer_idx: int = Field(ge=0)
+    answer_idx: Whole = Field(ge=0)
 
     class Context(BaseModel):
         context: str = ""
@@ -48,13 +49,13 @@ class MultipleChoice(BaseModel):
 class Similarity(BaseModel):
     """JMedBench, semantic textual similarity."""
 
-    premise: str
-    hypothesis: str
-    label: int = Field(ge=0, le=5)
+    premise: Said
+    hypothesis: Said
+    label: Whole = Field(ge=0, le=5)
 
 
 class PubMedQA(BaseModel):
-    QUESTION: str
+    QUESTION: Said
     CONTEXTS: list[str] = Field(min_length=1)
     final_decision: Literal["yes", "no", "maybe"]
 
@@ -72,7 +73,7 @@ class Jaqket(BaseModel):
         text: list[str] = Field(min_length=1)
         has_answer: list[bool]
 
-    question: str
+    question: Said
     answers: Answers
     ctxs: Contexts
 
@@ -88,13 +89,13 @@ class Jaqket(BaseModel):
 
 
 class JCommonsenseQA(BaseModel):
-    question: str
+    question: Said
     choice0: str
     choice1: str
     choice2: str
     choice3: str
     choice4: str
-    label: int = Field(ge=0, le=4)
+    label: Whole = Field(ge=0, le=4)
 
     @computed_field
     @property
@@ -103,14 +104,14 @@ class JCommonsenseQA(BaseModel):
 
 
 class JSQuAD(BaseModel):
-    context: str
-    question: str
+    context: Said
+    question: Said
     answers: Answers
 
 
 class XWinograd(BaseModel):
-    sentence1: str
-    sentence2: str
+    sentence1: Said
+    sentence2: Said
     answer: Annotated[Literal["1", "2"], BeforeValidator(str)]  # the stock task takes a number too
 
     @computed_field
@@ -125,8 +126,8 @@ class XWinograd(BaseModel):
 
 
 class XLSum(BaseModel):
-    text: str
-    summary: str
+    text: Said
+    summary: Said
 
 
 SHAPES: dict[str, type[BaseModel]] = {
@@ -167,11 +168,7 @@ def load(name: str, path: str, files: dict, needs: list, config: str | None = No
 
 
 def check_row(name: str, path: str, where: str, row: object) -> dict | None:
-    """A row in the data set's schema, or None where the stock data set drops it.
-
-    Raises:
-        DataError: it does not fit; with ``where`` it stands.
-    """
+    """A row in the data set's schema, or None where the stock data set drops it; a DataError says ``where`` it does not fit."""
     if not isinstance(row, dict):
         raise DataError(f"data set {name}: {where}: not an object with named fields; a good copy is at {HUB}{path}")
     try:
@@ -179,7 +176,7 @@ def check_row(name: str, path: str, where: str, row: object) -> dict | None:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "the row"
-        raise DataError(f"data set {name}: {where}: {field}: {first['msg']}; a good copy is at {HUB}{path}") from None
+        raise DataError(f"data set {name}: {where}: {field}: {plain(first)}; a good copy is at {HUB}{path}") from None
     unanswerable = isinstance(checked, Jaqket) and not any(checked.ctxs.has_answer)  # such a row the stock data set drops
     return None if unanswerable else checked.model_dump()
 
@@ -197,9 +194,9 @@ def _from_folder(name: str, path: str, files: dict, needs: list, raw: dict, data
 def _read(name: str, path: str, file: Path) -> list[tuple[str, object]]:
     """Rows of a JSON Lines file (or of one JSON list), each with the place it stands at."""
     try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise DataError(f"data set {name}: {file.name}, line {first_undecodable(file)}: not UTF-8 text; a good copy is at {HUB}{path}") from None
+        text = read_text(file)
+    except StudyError as error:
+        raise DataError(f"data set {name}: {error}; a good copy is at {HUB}{path}") from None
     rows, whole = [], file.suffix == ".json"
     for number, line in [(0, text)] if whole else enumerate(text.split("\n"), 1):
         if line.strip():
