@@ -2,8 +2,8 @@
 
 import pytest
 
-from measure import scratch
 from measure.bad_input import CASES
+from tests.support import scratch
 from xlm_utils.study import open_study
 from xlm_utils.study.inputs import read_text, read_yaml
 
