@@ -633,3 +633,9 @@ def test_without_an_ancestor_geometry_leaves_its_columns_out(pico_study):
     study.constituents.pop("ancestor")
     merging.merge(study, "linear")
     assert list(distances.geometry(study, "linear").columns) == ["to_general", "to_expert", "equals_general", "equals_expert", "kept"]
+
+
+def test_every_tensor_of_a_family_has_its_place_in_the_geometry():
+    names = ["model.layers.11.mlp.up_proj.weight", "transformer.h.3.attn.c_attn.weight", "model.layers.2.mlp.experts.7.w1.weight",
+             "model.embed_tokens.weight", "transformer.wte.weight", "model.norm.weight", "lm_head.weight", "embed_out.weight"]  # fmt: skip
+    assert [distances._part(name) for name in names] == ["11", "3", "2", "embeddings", "embeddings", "head", "head", "head"]

@@ -1,7 +1,6 @@
 """Do the parents fit together, and where did a merge land between them?"""
 
 import math
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ import pandas as pd
 from xlm_utils.merge.methods import resolve
 from xlm_utils.models.configs import meaning, read_config, read_tokenizer
 from xlm_utils.models.constituents import locate
-from xlm_utils.models.weights import Tensors, eos_ids
+from xlm_utils.models.weights import EMBEDDINGS, LAYER, Tensors, eos_ids
 from xlm_utils.study import Study
 from xlm_utils.study.records import Step, digest, fingerprint
 
@@ -71,7 +70,7 @@ def _distance(tensors: Tensors, root: Tensors) -> float:
     """L2 distance over L2 norm, on the first rows of every matrix of the layers; NaN without a common one."""
     distance = norm = 0.0
     for name, shape in root.shapes.items():
-        if len(shape) == 2 and re.search(r"\.\d+\.", f".{name}") and tensors.shapes.get(name) == shape:
+        if len(shape) == 2 and LAYER.search(name) and tensors.shapes.get(name) == shape:
             ours, theirs = tensors.head(name), root.head(name)
             distance += float((ours - theirs).square().sum())
             norm += float(theirs.square().sum())
@@ -142,8 +141,8 @@ def _geometry(on_general: bool, merged: Tensors, *parents: Tensors) -> pd.DataFr
 
 
 def _part(tensor: str) -> str:
-    layer = re.search(r"\blayers\.(\d+)\.", tensor)
-    return layer[1] if layer else "embeddings" if "embed" in tensor else "head"
+    layer = LAYER.search(tensor)
+    return layer[1] if layer else "embeddings" if EMBEDDINGS.search(tensor) else "head"
 
 
 def _count(on_general: bool, *tensors: "torch.Tensor") -> "torch.Tensor":  # of the merge, the general model, the expert and, if any, the ancestor

@@ -12,9 +12,7 @@ from mergekit.merge import _model_out_config
 from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
 
-from xlm_utils.models.weights import EMBEDDINGS, Tensors
-
-LAYER = re.compile(r"(?:^|\.)(\d+)\.")
+from xlm_utils.models.weights import EMBEDDINGS, LAYER, Tensors
 
 
 class Stored(ModuleArchitecture):

@@ -15,6 +15,7 @@ ROWS = 64  # of each matrix, to estimate a distance without reading a model whol
 FLOATING = ("F64", "F32", "F16", "BF16")  # in a safetensors header; others are quantised
 BUFFERS = re.compile(r"(rotary_emb\.\w+|position_ids|masked_bias|\battn\.bias|\battention\.bias)$")  # stored by older versions, made anew on loading
 EMBEDDINGS = re.compile("emb(?!ed_out)|wte|wpe")  # embed_out is GPT-NeoX's head
+LAYER = re.compile(r"(?:^|\.)(\d+)\.")  # the first number in a tensor's name; an expert's of a mixture stands behind it
 HEAD = "lm_head.weight"
 
 
