@@ -217,7 +217,7 @@ def test_table2_shows_what_format_training_bought_where_the_items_are_the_same(s
     asked = results.load_benchmarks(study)["japanese"]["pubmedqa"]["n"]
     rows = [("japanese", "pubmedqa", 0.25, 0.2, 0.3, asked), ("japanese", "jsquad", 0.5, 0.4, 0.6, 9999)]
     pd.DataFrame(rows, columns=["model", "column", "value", "low", "high", "n"]).to_csv(tmp_path / "before_formats.csv", index=False)
-    monkeypatch.setattr(benchmark_columns, "data_folder", lambda study: tmp_path)
+    monkeypatch.setattr(benchmark_columns, "project_path", lambda path: tmp_path)
     frame = benchmark_columns.table2(study)
     assert frame.index[-1] == "Base Japanese, before format training"
     row = frame.loc[frame.index[-1]]

@@ -83,7 +83,8 @@ def merge(study: Study, name: str, values: Mapping[str, float] | None = None) ->
             _finite(step.partial, name)
             command = f"mergekit-yaml {name}.mergekit.yml" if seed is None else f"mergekit-yaml --random-seed {seed} {name}.mergekit.yml"
             note = f"# {command} <folder> makes the same weights, but for changes that tie at a TIES threshold"
-            note = note if config["merge_method"] != "random_swap" else "# a method of this project, which mergekit-yaml does not know"
+            if config["merge_method"] == "random_swap":
+                note = "# a method of this project, which mergekit-yaml does not know"
             if planner.unlisted:
                 note += f"\n# and {len(planner.unlisted)} tensors that MergeKit leaves out, such as {planner.unlisted[0]}"
             if any(isinstance(value, list) for value in (values or {}).values()):

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from xlm_utils.benchmark.prepared import COLUMNS, columns, data_folder
+from xlm_utils.benchmark.prepared import COLUMNS, columns
 from xlm_utils.report.results import BENCHMARKS, PUBLISHED, load_benchmarks, published_key, row_label
 from xlm_utils.stats import resampling, statistics
 from xlm_utils.study import Study
 from xlm_utils.study.records import read_jsonl
+from xlm_utils.study.settings import project_path
 
 
 def table2(study: Study) -> pd.DataFrame:
@@ -52,8 +53,8 @@ def table2(study: Study) -> pd.DataFrame:
 
 def _before(study: Study, found: dict[str, dict[str, dict]]) -> pd.DataFrame:
     """Rows of Table 2 for the constituents before they were trained on the answer formats, where the data folder tells of the same items."""
-    file = (data_folder(study) or PUBLISHED) / "before_formats.csv"
-    if not file.exists():
+    folder = study.benchmarks.data_dir  # asked at another time, perhaps, and gone meanwhile: that is no error of a table
+    if not folder or not (file := project_path(folder) / "before_formats.csv").exists():
         return pd.DataFrame()
     rows, asked = pd.read_csv(file), {key: about.get("n") for columns in found.values() for key, about in columns.items()}
     rows = rows[rows["column"].map(asked) == rows["n"]]

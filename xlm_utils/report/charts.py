@@ -1,4 +1,4 @@
-"""Figures of the way there, each drawn from one data frame: the vocabulary's funnel, the training, where merges land."""
+"""Figures of the way there, each drawn from data frames: the vocabulary's funnel, the training, where merges land and how they score."""
 
 from collections.abc import Mapping
 
