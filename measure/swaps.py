@@ -25,11 +25,11 @@ sys.path.insert(0, str(ROOT))
 SHARE = 0.728  # of the squared distance between the demo's parents, in the MLPs
 
 
-def study(home: Path, draws: int) -> Path:
-    """The demo with these merges and all terms, as a file of its own."""
+def study(home: Path, draws: int, terms: int) -> Path:
+    """The demo with these merges and so many terms, as a file of its own."""
     preset = yaml.safe_load((ROOT / "params" / "demo.yaml").read_text(encoding="utf-8"))
     preset.pop("sweep", None)
-    preset["vocabulary"]["sample"] = 0
+    preset["vocabulary"]["sample"] = terms
     preset["judging"]["references"] = ["clinician"]
     dose = SHARE**0.5
     same = f"linear~general_weight={1 - dose:.3f},expert_weight={dose:.3f}"
@@ -45,9 +45,10 @@ def main() -> None:
     """Run notebooks 01 to 05 on it, and print the differences."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--draws", type=int, default=10)
+    parser.add_argument("--terms", type=int, default=0, help="for a trial; 0: all that are translated")
     parser.add_argument("--home", type=Path, default=ROOT / "data" / "runs" / "swaps_measured")
     asked = parser.parse_args()
-    file = study(asked.home.resolve(), asked.draws)
+    file = study(asked.home.resolve(), asked.draws, asked.terms)
     os.environ["XLM_HOME"] = str(asked.home.resolve())
     for stage in ("01_curate", "02_translate", "03_merge", "04_generate", "05_judge"):
         print(stage, flush=True)
