@@ -2,5 +2,5 @@
 
 In: a study.
 Out: checks before anything is paid for; every notebook executed, resumable.
-Notebook: none: ``make study``, Snakemake and Colab (which starts ``colab`` before any package is there, so this door imports nothing).
+Notebook: none: ``make study`` and Snakemake.
 """

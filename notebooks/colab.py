@@ -1,6 +1,6 @@
-"""Packages that a bare runtime such as Colab's lacks, added beside its own: ``python -m xlm_utils.run.colab``.
+"""Packages that a bare runtime such as Colab's lacks, added beside its own: ``python notebooks/colab.py``.
 
-The setup cell calls this right after the clone, so only the standard library, pip and ``packaging`` (which
+The setup cells call this right after the clone and before ``xlm_utils`` can be imported, so only the standard library, pip and ``packaging`` (which
 every kernel needs) are there. A runtime's torch, numpy and pandas fit its driver and each other: they stay.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parent.parent
 SERVER = ("jupyterlab", "ipykernel", "ipywidgets")  # the runtime is a notebook server itself
 CORE = ("torch", "transformers", "numpy", "pandas", "scipy", "ipykernel", "ipython", "tornado")  # replacing these breaks a running kernel
 

@@ -1,13 +1,17 @@
 """A bare runtime gets what it lacks and keeps what it has; a drive folder takes a run's files. (`make test-colab` does it for real.)"""
 
+import importlib.util
 import sys
 from types import SimpleNamespace
 
 import pytest
 from packaging.requirements import Requirement
 
-from xlm_utils.run import colab
 from xlm_utils.study import ROOT, StudyError, notebook, open_study
+
+specification = importlib.util.spec_from_file_location("colab", ROOT / "notebooks" / "colab.py")
+colab = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(colab)
 
 RUNTIME = {"torch": "2.11.0+cu128", "numpy": "2.0.2", "plotly": "5.24.1", "tqdm": "4.67.1"}
 
