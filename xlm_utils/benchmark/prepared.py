@@ -45,8 +45,7 @@ class Prepared:
 def columns(study: Study) -> dict[str, tuple[str, ...]]:
     """Column → the data sets that it is the mean of in this study: those of ``COLUMNS``, or fewer by ``benchmarks.sets``.
 
-    Raises:
-        StudyError: a column or data set that there is not.
+    A StudyError: a column or data set that there is not.
     """
     for column, sets in study.benchmarks.sets.items():
         valid = [dataset for dataset, own in COLUMN_OF.items() if own == column]
@@ -73,10 +72,7 @@ def prepare(study: Study) -> Prepared:
     """Load and check every data set, draw its items, build its task.
 
     A data set that can't be had, or has a bad row, is named in one printed sentence and stops its own
-    column only.
-
-    Raises:
-        StudyError: the data folder does not exist, or no data set can be used at all.
+    column only. A StudyError: the data folder does not exist, or no data set can be used at all.
     """
     prepared = Prepared(columns=columns(study))
     if fewer := [f"{column}: {', '.join(sets)}" for column, sets in prepared.columns.items() if sets != COLUMNS[column]]:
@@ -104,11 +100,7 @@ def prepare(study: Study) -> Prepared:
 
 
 def data_folder(study: Study) -> Path | None:
-    """Where the study's ``benchmarks.data_dir`` is: as given, or from the repository's root; None for the hub.
-
-    Raises:
-        StudyError: in neither place.
-    """
+    """Where the study's ``benchmarks.data_dir`` is: as given, or from the repository's root; None for the hub. A StudyError: in neither place."""
     given = study.benchmarks.data_dir
     if not given:
         return None

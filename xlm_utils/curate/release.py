@@ -51,8 +51,7 @@ def release(path: Path) -> dict[str, tuple[Member, ...]]:
     files of a kind are read as one: an edition's modules, or an extension beside the international
     release. A file that is there unpacked as well as in an archive is read once.
 
-    Raises:
-        StudyError: a kind is missing, an archive is none, or a file is there in two releases.
+    A StudyError: a kind is missing, an archive is none, or a file is there in two releases.
     """
     if path.is_dir():
         unpacked = [Member(file, file.stat().st_mtime_ns) for file in sorted(path.rglob("*.txt")) if NAME.fullmatch(file.name)]

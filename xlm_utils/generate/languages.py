@@ -33,8 +33,7 @@ def language_of(text: str, languages: Iterable[str] = ("en", "ja")) -> str:
     A Japanese text may quote any amount of English as long as Japanese particles hold it together, and a term may be kanji
     alone; characters that only Chinese writes speak against it. English beside Japanese alone is told by its script.
 
-    Raises:
-        StudyError: a language that it doesn't know.
+    A StudyError: a language that it doesn't know.
     """
     text, allowed = normalize("NFKC", text), set(languages)  # half-width katakana, full-width letters
     if not allowed <= {"en", "ja"}:

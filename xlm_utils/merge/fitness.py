@@ -30,8 +30,7 @@ def check_columns(study: Study) -> None:
 def _searched(study: Study) -> "Iterator[tuple[str, dict, DatasetDict, str, list[int], tuple[str, list[int]]]]":
     """Data set, its configuration and splits, the split and the items that a search looks at, and (split, rows) that are reported.
 
-    Raises:
-        StudyError: a column is unknown or scored by generation, or its data can't be used.
+    A StudyError: a column is unknown or scored by generation, or its data can't be used.
     """
     check_columns(study)
     for column in study.evolution.columns:

@@ -55,8 +55,7 @@ def merge(study: Study, name: str, values: Mapping[str, float] | None = None) ->
 
     The general model donates config, tokenizer, chat template and generation config.
 
-    Raises:
-        StudyError: the card, the values or the parents don't fit, or the result holds NaN or Inf.
+    A StudyError: the card, the values or the parents don't fit, or the result holds NaN or Inf.
     """
     config, seed = render(study, name, **(values or {})), resolve(study, name).seed
     folders = parents(study, config)

@@ -59,8 +59,7 @@ def _fill(part: object, values: Mapping[str, float | list[float]]) -> object:
 def resolve(study: Study, name: str) -> Method:
     """Read ``card[~parameter=value,…][@base][#seed]`` against the study.
 
-    Raises:
-        StudyError: no such card or base, a base or seed for a method that has none, or a value that ``render`` would refuse.
+    A StudyError: no such card or base, a base or seed for a method that has none, or a value that ``render`` would refuse.
     """
     card_name, fixed, base, seed = parse(name)
     card = read_card(card_name)

@@ -20,11 +20,7 @@ PART = re.compile(rf"(?P<module>.+?)\.(?P<part>{PARTS})(\..+)?")
 
 
 def find(adapter: str) -> Path:
-    """The folder of an adapter: as named, below the repository's root, or fetched from the hub.
-
-    Raises:
-        StudyError: it is nowhere.
-    """
+    """The folder of an adapter: as named, below the repository's root, or fetched from the hub. A StudyError: it is nowhere."""
     there = [folder for folder in (ROOT / adapter, Path(adapter).expanduser()) if folder.is_dir()]
     if there:
         return there[0]
@@ -89,8 +85,7 @@ def check(adapter: Path, config: "PretrainedConfig", base: str) -> int:
 def applied(base: Path, adapter: Path, called: str) -> "PreTrainedModel":
     """Base + adapter in float32, as one model without an adapter; rows for tokens that the adapter adds are appended first.
 
-    Raises:
-        StudyError: the adapter doesn't fit, see ``check``.
+    A StudyError: the adapter doesn't fit, see ``check``.
     """
     import torch
     from peft import PeftModel
@@ -105,11 +100,7 @@ def applied(base: Path, adapter: Path, called: str) -> "PreTrainedModel":
 
 
 def read(adapter: Path) -> tuple[dict, dict[str, tuple[int, ...]]]:
-    """An adapter's config, and its tensors' shapes.
-
-    Raises:
-        StudyError: a file is missing or can't be read.
-    """
+    """An adapter's config, and its tensors' shapes. A StudyError: a file is missing or can't be read."""
     file, old, config = adapter / "adapter_model.safetensors", adapter / "adapter_model.bin", adapter / "adapter_config.json"
     if not config.is_file():
         raise StudyError(f"adapter {adapter}: there is no adapter_config.json in it")

@@ -103,11 +103,7 @@ def spell_rope_twice(folder: Path, like: Path | None = None) -> None:
 
 
 def read_tokenizer(folder: Path, model: str) -> "PreTrainedTokenizerBase":
-    """The tokenizer of a model folder.
-
-    Raises:
-        StudyError: there is none that can be read.
-    """
+    """The tokenizer of a model folder. A StudyError: there is none that can be read."""
     quiet()
     from transformers import AutoTokenizer
 

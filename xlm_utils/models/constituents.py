@@ -26,10 +26,7 @@ if TYPE_CHECKING:
 def locate(study: Study, name: str) -> Path:
     """Folder with the weights of a constituent, or of a merge that notebook 03 has made.
 
-    A constituent is downloaded or materialised here if need be, saying so.
-
-    Raises:
-        StudyError: the merge does not exist yet, or the weights can't be had.
+    A constituent is downloaded or materialised here if need be, saying so. A StudyError: the merge does not exist yet, or the weights can't be had.
     """
     if name in study.constituents:
         return _constituent(study, study.constituents[name])

@@ -71,8 +71,7 @@ def from_hub(repository: str, revision: str | None, files: tuple[str, ...] = FIL
 def about(repository: str, revision: str | None) -> dict:
     """What the hub says about a model repository, without its weights: config (its file), parameters, to_download (bytes), commit.
 
-    Raises:
-        StudyError: gated, unknown, out of reach, or without weights that can be merged.
+    A StudyError: gated, unknown, out of reach, or without weights that can be merged.
     """
     from huggingface_hub import HfApi, get_token, hf_hub_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
@@ -103,11 +102,7 @@ def about(repository: str, revision: str | None) -> dict:
 
 
 def check_reachable(needed: list[str]) -> str:
-    """A line that says the hub answers.
-
-    Raises:
-        StudyError: it does not; with what was ``needed`` from it.
-    """
+    """A line that says the hub answers. A StudyError: it does not; with what was ``needed`` from it."""
     from huggingface_hub import constants
 
     try:

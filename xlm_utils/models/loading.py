@@ -39,8 +39,7 @@ def pick_dtype(study: Study, device: str) -> tuple[str, str]:
 def check_blocks(name: str, shapes: Mapping[str, tuple[int, ...]], device: str) -> None:
     """Stop if nf4 would scramble this model: on a CPU, bitsandbytes 0.50.2 gives weights in rows of broken blocks each other's scales.
 
-    Raises:
-        StudyError: a layer's rows are no whole blocks of 64.
+    A StudyError: a layer's rows are no whole blocks of 64.
     """
     for tensor, shape in shapes.items() if device == "cpu" else ():
         if len(shape) == 2 and shape[1] % BLOCK and tensor != HEAD and not EMBEDDINGS.search(tensor):

@@ -32,8 +32,7 @@ def read_tokens(file: Path) -> list[str]:
 def trim(base: Path, tokens: Path) -> Path:
     """The checkpoint ``base`` with the tokens of the list alone, made once; the list's hash is part of the key.
 
-    Raises:
-        StudyError: the list names a token that the model does not have, or the tokenizer is not a BPE of merges.
+    A StudyError: the list names a token that the model does not have, or the tokenizer is not a BPE of merges.
     """
     step = cached_step(f"{base.name}-trimmed", rope="twice", base=digest(base), tokens=sha256(tokens))
     with step:

@@ -22,10 +22,7 @@ HEAD = "lm_head.weight"
 class Tensors:
     """The tensors of a checkpoint folder (``model.safetensors``, or the files of its index), read one at a time.
 
-    Buffers are none of them, nor is a head that is stored although it is the embedding, tied.
-
-    Raises:
-        StudyError: a file is missing or not whole.
+    Buffers are none of them, nor is a head that is stored although it is the embedding, tied. A StudyError: a file is missing or not whole.
     """
 
     def __init__(self, folder: Path):
@@ -51,11 +48,7 @@ class Tensors:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold a model's tensors.
-
-    Raises:
-        StudyError: there are none, one that the index names is missing, or it is unclear which ones.
-    """
+    """The files that hold a model's tensors. A StudyError: there are none, one that the index names is missing, or it is unclear which ones."""
     single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
     if not index.exists():
         if not single.exists():
@@ -76,8 +69,7 @@ def weight_files(folder: Path) -> list[Path]:
 def header(file: Path) -> dict[str, dict]:
     """Tensor name → ``dtype``, ``shape`` and ``data_offsets`` in a safetensors file.
 
-    Raises:
-        StudyError: it is a pointer of git-lfs, cut off, or something else.
+    A StudyError: it is a pointer of git-lfs, cut off, or something else.
     """
     with file.open("rb") as stream:
         start = stream.read(8)

@@ -31,8 +31,7 @@ def gains(study: Study, run: str, judge: str | None = None, reference: str | Non
 def one_term(study: Study, term: str, judge: str | None = None) -> pd.DataFrame:
     """One term, in either language, through all runs: index model; definition, a score per reference, and why it is no definition, if it is none.
 
-    Raises:
-        StudyError: the study does not run the term.
+    A StudyError: the study does not run the term.
     """
     scores = load_scores(study)
     block = scores[(scores["judge"] == (judge or scores["judge"].iloc[0])) & ((scores["term"] == term) | (scores["translation"] == term))]

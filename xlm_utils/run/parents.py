@@ -29,8 +29,7 @@ def to_fetch(study: Study, name: str) -> bool:
 def model(study: Study, name: str, facts: Facts) -> str:
     """A line that says one constituent is there, or can be had; fills in its facts.
 
-    Raises:
-        StudyError: it is neither, or something that can't be merged; one sentence that names the file.
+    A StudyError: it is neither, or something that can't be merged; one sentence that names the file.
     """
     constituent = study.constituents[name]
     weights, adapter = constituent.weights, constituent.adapter

@@ -89,11 +89,7 @@ def _literal(node: object) -> bool:
 
 
 def mount_drive(folder: str) -> None:
-    """Mount Google Drive if ``folder`` is on it and it is not mounted yet (Colab asks for consent); else nothing.
-
-    Raises:
-        StudyError: this is not Colab.
-    """
+    """Mount Google Drive if ``folder`` is on it and it is not mounted yet (Colab asks for consent); else nothing. A StudyError: this is not Colab."""
     if not Path(folder).is_relative_to(DRIVE) or (DRIVE / "MyDrive").is_dir():
         return
     try:

@@ -20,10 +20,7 @@ def read_list(file: Path) -> pd.DataFrame:
 
     ``dictionary`` takes a form of a JMdict entry (k0 its first way to write it in kanji, r0 its first
     reading), looked up in the dictionary on this machine; ``written`` the list's own translation;
-    ``dropped`` none, for the reason in the note.
-
-    Raises:
-        StudyError: with the line and what is wrong in it.
+    ``dropped`` none, for the reason in the note. A StudyError: with the line and what is wrong in it.
     """
     try:
         rows = pd.read_csv(file, dtype=str, keep_default_na=False)
@@ -70,8 +67,7 @@ def reviewed(study: Study, vocabulary: pd.DataFrame) -> pd.DataFrame:
 
     Terms of the list that the vocabulary lacks are not run, terms that the list lacks are not translated; a line counts both.
 
-    Raises:
-        StudyError: the list is broken, or a term of it is no label of the study's terminology.
+    A StudyError: the list is broken, or a term of it is no label of the study's terminology.
     """
     file = project_path(study.translation.reviewed)
     rows = read_list(file)
