@@ -5,6 +5,8 @@ BIN := .venv/bin
 # recipes take STUDY from the environment, so that nothing in it is run
 export STUDY
 TORCH_INDEX ?=
+# the server's own limit drops messages while notebook 07 shows its figures, and JupyterLab waits for them for good
+LIMITS := --ZMQChannelsWebsocketConnection.iopub_data_rate_limit=1e10 --ZMQChannelsWebsocketConnection.iopub_msg_rate_limit=1e10
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo study test rehearse test-colab test-jobs test-lab check-demo notebooks lock lab clean-runs
@@ -53,7 +55,7 @@ lock:  ## resolve requirements.lock again, in a scratch environment
 	mv requirements.lock.new requirements.lock && rm -rf .venv-lock
 
 lab: install  ## open JupyterLab on the notebooks
-	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
+	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks $(LIMITS)
 
 test-lab: install  ## JupyterLab in a headless Chromium: run all twice, a changed parameter, stop and resume, save and reopen (minutes)
 	@$(BIN)/python -m tests.lab

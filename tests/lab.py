@@ -148,8 +148,9 @@ def main(wanted: list[str]) -> None:
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
-        lab = [*python, "jupyter", "lab", "--no-browser", "--allow-root", f"--port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=", "--ZMQChannelsWebsocketConnection.iopub_data_rate_limit=1e10", "--ZMQChannelsWebsocketConnection.iopub_msg_rate_limit=1e10",
-               f"--ServerApp.root_dir={scratch}", "--LabApp.expose_app_in_browser=True"]  # fmt: skip
+        limits = re.search(r"^LIMITS := (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)[1].split()  # as `make lab` starts it
+        lab = [*python, "jupyter", "lab", "--no-browser", "--allow-root", f"--port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=",
+               *limits, f"--ServerApp.root_dir={scratch}", "--LabApp.expose_app_in_browser=True"]  # fmt: skip
         log = (scratch / "log").open("w")
         server = subprocess.Popen(lab, env=environment, cwd=scratch, stdout=log, stderr=log)
         browser = None
