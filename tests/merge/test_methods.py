@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 from tests.merge.test_merging import assert_equal, consensus, copy_model, drop, of, weights
 from xlm_utils.merge import merging
 from xlm_utils.models.loading import load
+from xlm_utils.models.weights import LAYER
+from xlm_utils.study import StudyError
 
 NEAR = 1e-5  # relative distance to a threshold that float32 does not resolve
 
@@ -90,6 +92,46 @@ def test_a_random_swap_takes_whole_matrices_of_the_layers_another_draw_for_anoth
     live = load(study, "japanese", "bfloat16")[0]
     merging.merge_into(live, study, "random_swap#1", {})
     assert_equal({n: w.double() for n, w in live.state_dict().items() if n in a}, weights(merging.merge(study, "random_swap#1")))
+
+
+@pytest.mark.parametrize(
+    ("values", "by_layer"),
+    [("bottom=1,top=0,transition=0", [0, 1]), ("bottom=0,top=1,transition=0,share=0.5", [0.5, 0]), ("bottom=0,top=0,transition=1", [0.5, 0.5])],
+)
+def test_a_layer_swap_counts_layers_from_both_ends_and_leaves_what_stands_outside_them(pico_study, values, by_layer):
+    study, name = pico_study("llama"), f"layer_swap~{values}"
+    a, b = of(study, "japanese"), of(study, "expert")
+    share = {n: by_layer[int(found[1])] if (found := LAYER.search(n)) else 0 for n in a}
+    assert {"lm_head.weight", "model.norm.weight", "model.embed_tokens.weight"} <= {n for n in share if not share[n]}
+    merged = weights(merging.merge(study, name))
+    assert_equal(merged, {n: a[n] + share[n] * (b[n] - a[n]) for n in a})
+    live = load(study, "japanese", "bfloat16")[0]
+    merging.merge_into(live, study, name, {})
+    assert_equal({n: w.double() for n, w in live.state_dict().items() if n in a}, merged)
+
+
+def test_more_counted_layers_than_there_are_are_one_sentence(pico_study):
+    with pytest.raises(StudyError, match="bottom 4, top 2 and twice the transition 1 are more than the 2 layers"):
+        merging.merge(pico_study("llama"), "layer_swap")
+
+
+def test_a_module_swap_takes_each_module_from_the_model_that_changed_it_more_for_its_kind(pico_study):
+    study = pico_study("llama")
+    base, parents = of(study, "ancestor"), {name: of(study, name) for name in ("japanese", "expert")}
+    merged, taken = weights(merging.merge(study, "module_swap")), set()
+    for module in (".mlp.", "_attn."):
+        sizes = {}
+        for name, own in parents.items():
+            layers = [torch.stack([(own[n] - base[n]).square().sum() for n in base if module in n and f".{i}." in n]).sum().sqrt() for i in (0, 1)]
+            sizes[name] = [size / (sum(layers) / 2) for size in layers]
+        for i in (0, 1):
+            winner = max(parents, key=lambda name: sizes[name][i])
+            taken.add(winner)
+            inside = [n for n in base if module in n and f".{i}." in n]
+            assert_equal({n: merged[n] for n in inside}, {n: parents[winner][n] for n in inside})
+    assert taken == {"japanese", "expert"}
+    rest = [n for n in base if ".mlp." not in n and "_attn." not in n]
+    assert_equal({n: merged[n] for n in rest}, {n: parents["japanese"][n] for n in rest})
 
 
 def test_the_experts_task_vector_is_added_to_the_whole_general_model(pico_study):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from xlm_utils.merge.layers import written_out
 from xlm_utils.merge.methods import DTYPES, check_specification, render, resolve
 from xlm_utils.models.configs import read_config, read_tokenizer, save_config
 from xlm_utils.models.constituents import locate, source
@@ -59,6 +60,7 @@ def merge(study: Study, name: str, values: Mapping[str, float] | None = None) ->
     """
     config, seed = render(study, name, **(values or {})), resolve(study, name).seed
     folders = parents(study, config)
+    config = written_out(config, folders)
     step = Step(study.models_folder / name, config=config, mask_seed=seed, parents=digests(folders), **RECIPE)
     with step:
         if step.done:
@@ -144,7 +146,7 @@ def merge_into(model: "PreTrainedModel", study: Study, name: str, values: Mappin
     config = render(study, name, **values)
     seed = resolve(study, name).seed if seed is None else seed
     folders = parents(study, config)
-    device, _ = math_device(folders)
+    config, (device, _) = written_out(config, folders), math_device(folders)
     with _mergekit(_with_folders(config, folders), seed, device) as (configuration, options):
         import torch
         from mergekit.graph import Executor

@@ -73,7 +73,7 @@ def resolve(study: Study, name: str) -> Method:
     if seed and not (random and seed.isdecimal()):
         raise StudyError(f"method {name}: " + ("the seed must be a whole number" if random else f"{card_name} draws no random mask to seed"))
     base = (base or study.base) if choosable else study.by_role(template["base_model"])
-    models = [{**entry, "model": study.by_role(entry["model"])} for entry in template["models"]]
+    models = [_named(study, entry) for entry in template["models"]]
     if choosable:  # the base's task vector is zero: MergeKit would ignore its weight and density in silence
         models = [entry for entry in models if entry["model"] != base]
     template = {**template, "base_model": base, "models": models, **DTYPES}
@@ -84,6 +84,13 @@ def resolve(study: Study, name: str) -> Method:
         in_range(f"method {name}: {parameter}", value, free[parameter])
     free = {p: bounds for p, bounds in free.items() if p not in fixed}
     return Method(name, card, template, free, fixed, int(seed or study.seed) if random else None)
+
+
+def _named(study: Study, part: object) -> object:
+    """A part of a template with models' names for the roles that ``model`` and ``larger`` give."""
+    if isinstance(part, dict):
+        return {key: study.by_role(item) if key in ("model", "larger") else _named(study, item) for key, item in part.items()}
+    return [_named(study, item) for item in part] if isinstance(part, list) else part
 
 
 def _has_effect(name: str, card: dict, template: dict, free: Mapping, parameter: str) -> None:
