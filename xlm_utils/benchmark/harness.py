@@ -129,6 +129,11 @@ class SharedPromptLM(HFLM):
     def loglikelihood(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[Answer]:
         return super().loglikelihood(requests, disable_tqdm=True)
 
+    def likelihoods(self, pairs: list[tuple[str, str]]) -> list[tuple[float, int]]:
+        """Log-likelihood of each continuation behind its prompt, and the continuation's tokens."""
+        encoded = [(pair, *self._encode_pair(*pair)) for pair in pairs]
+        return [(answer[0], len(option)) for answer, (_, _, option) in zip(self._loglikelihood_tokens(encoded), encoded, strict=True)]
+
     def _loglikelihood_tokens(self, requests: list, disable_tqdm: bool = False, override_bs: int | None = None) -> list[Answer]:
         if not models.can_drop_rows(self.model):  # then a prompt's state can't be handed to each of its options
             return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)

@@ -5,5 +5,5 @@ Out: ``vocabulary.csv`` and ``funnel.csv``.
 Notebook: 01_curate.
 """
 
-from xlm_utils.curate.vocabulary import PAPER_TERMS, compare_rules, curate, labels, read_terms
+from xlm_utils.curate.vocabulary import PAPER_TERMS, compare_rules, curate, groups, labels, read_terms
 from xlm_utils.curate.words import frequency, part_of_speech

@@ -21,6 +21,7 @@ from xlm_utils.study.settings import project_path
 
 WORD = re.compile(r"[^\W\d_]?[^\W\d_A-ZÀ-ÖØ-Þ]+(?:-[^\W\d_]?[^\W\d_A-ZÀ-ÖØ-Þ]+)*")  # no abbreviations such as VUR
 TERMS = {"single_word": "single words", "all_words_rare": "made of words", "head_word": "ending in a word"}  # rule → step of the funnel
+ABNORMALITY = "HP:0000118"  # phenotypic abnormality; what lies right below it are the organ systems
 PAPER_TERMS = 1_782  # of SNOMED CT, in the published study
 ADAPTER = "data/demo/adapters/med"  # of the demo's expert
 TRAINED_LENGTHS = (20, 240)  # characters of the definitions that the demo's expert was trained on
@@ -67,6 +68,20 @@ def labels(study: Study) -> pd.DataFrame:
     if settings.source == "snomed":
         return snomed.labels(path, settings.labels, settings.language)
     return csv_labels(path) if settings.source == "csv" else hpo_labels(path)
+
+
+def groups(study: Study) -> dict[str, str]:
+    """Concept → what it belongs to: in the HPO its organ system (along each concept's first parent), in SNOMED CT its tag; empty for a list."""
+    table = labels(study).drop_duplicates("concept")
+    if study.vocabulary.source != "hpo":
+        return dict(zip(table["concept"], table["semantic_tag"], strict=True)) if "semantic_tag" in table else {}
+    parents, found = dict(zip(table["concept"], table["parent"], strict=True)), {}
+    for concept in parents:
+        way = [concept]
+        while (above := parents[way[-1]]) in parents and above not in (ABNORMALITY, *way):
+            way.append(above)
+        found[concept] = way[-1]
+    return found
 
 
 def _filter(study: Study, rule: str) -> tuple[list[tuple[str, pd.DataFrame]], dict[str, pd.Series]]:

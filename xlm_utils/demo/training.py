@@ -11,14 +11,13 @@ from pathlib import Path
 import pandas as pd
 
 from xlm_utils.curate.terminologies import hpo_file, hpo_labels
-from xlm_utils.curate.vocabulary import TRAINED_LENGTHS, is_seen
+from xlm_utils.curate.vocabulary import ABNORMALITY, TRAINED_LENGTHS, is_seen
 from xlm_utils.models.libraries import quiet
 from xlm_utils.study import ROOT, Study
 from xlm_utils.study.records import Step, read_jsonl
 
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 TRAINED_WORD = r"[A-Za-z]+(?:-[A-Za-z]+)*"
-ABNORMALITY = "HP:0000118"  # phenotypic abnormality; what lies right below it are the organ systems
 TRAINING = ROOT / "data" / "demo" / "training"
 Pair = tuple[str, str]  # prompt, completion (with its leading space where the language has one)
 

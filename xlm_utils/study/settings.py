@@ -83,6 +83,11 @@ class Benchmarks(Part):
     batch_tokens: Whole = Field(4096, ge=128, le=10**8)
 
 
+class Transfer(Part):
+    terms: Whole = Field(0, ge=0, le=MILLION)  # with a definition, drawn with the study's seed; 0: all
+    rivals: Whole = Field(7, ge=1, le=100)  # other terms of the same group whose prompts the definition is tried behind
+
+
 class Evolution(Part):
     evaluations: Whole = Field(ge=1, le=MILLION)
     random: bool = False  # a random search over as many candidates beside it
@@ -117,6 +122,7 @@ class Settings(Part):
     generation: Generation
     judging: Judging
     benchmarks: Benchmarks
+    transfer: Transfer = Transfer()
     evolution: Evolution
     sweep: Sweep | None = None
 

@@ -1,0 +1,102 @@
+"""Does a model tie a definition to its term? A measure that needs no judge.
+
+For a term and its clinicians' definition d: log p(d | the term's prompt) minus the mean log p of the same d behind the prompts of
+other terms of its group (in the HPO, its organ system), per token. Style, language and length of d cancel; mean log p alone would
+rank by who writes the language of the definitions.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from xlm_utils import models
+from xlm_utils.benchmark.prepared import quiet_harness
+from xlm_utils.study import Study, StudyError
+from xlm_utils.study.records import Step, digest, fingerprint, read_jsonl, write_text
+from xlm_utils.study.settings import Language
+
+
+def draw(table: pd.DataFrame, groups: Mapping[str, str], rivals: int, terms: int, seed: int) -> list[tuple[int, list[int]]]:
+    """Terms that are asked about, and the rivals of each: positions of rows with a definition, rivals of other concepts.
+
+    Args:
+        table: terms with the columns concept, definition.
+        groups: concept → group; rivals are of the own group where it has so many, else of all.
+        terms: how many, drawn with the seed; 0: all.
+
+    A StudyError: fewer concepts with a definition than ``rivals`` + 1.
+    """
+    generator, defined = np.random.default_rng(seed), np.flatnonzero(table["definition"] != "")
+    concepts = table["concept"].to_numpy()
+    group = np.array([groups.get(concept, "") for concept in concepts])
+    if len(set(concepts[defined])) <= rivals:
+        raise StudyError(f"transfer needs definitions of more than {rivals} concepts, and the study has them of {len(set(concepts[defined]))}")
+    found = []
+    for row in np.sort(generator.permutation(defined)[: terms or None]):
+        once = {concepts[number]: number for number in generator.permutation(defined)}  # a concept one of its terms
+        others = np.array([number for concept, number in once.items() if concept != concepts[row]])
+        order = np.argsort(group[others] != group[row], kind="stable")
+        found.append((int(row), others[order][:rivals].tolist()))
+    return found
+
+
+def ask_transfer(study: Study, table: pd.DataFrame, run: str, model: str, language: Language, groups: Mapping[str, str], loaded: dict) -> Path:
+    """``transfer/<run>.jsonl``: a row a term with margin (nats a token), correct (the own prompt is the likeliest), logp (nats a token), tokens.
+
+    Args:
+        table: the study's terms; run, model, language: as ``generate.runs`` names them.
+        loaded: a dict that carries the model's scorer from run to run.
+    """
+    asked = draw(table, groups, study.transfer.rivals, study.transfer.terms, study.seed)
+    prompts = [study.prompt(language, term) for term in table["term" if language == study.source else "translation"]]
+    how = study.generation.model_dump(include={"dtype", "quantization", "chat_template"})
+    weights = digest(models.locate(study, model))
+    texts = fingerprint([[prompts[row], table["definition"].iloc[row], [prompts[other] for other in others]] for row, others in asked])
+    step = Step(study.folder / "transfer" / f"{run}.jsonl", asked=texts, weights=weights, **how)
+    with step:
+        if step.done:
+            print(f"transfer of {run}: done before, kept")
+            return step.path
+        rows = score(scorer(study, model, loaded), study, table, prompts, asked)
+        write_text(step.partial, "".join(json.dumps({"run": run, **row}, ensure_ascii=False) + "\n" for row in rows))
+        step.finish()
+    return step.path
+
+
+def scorer(study: Study, model: str, loaded: dict) -> object:
+    """A model that gives log-likelihoods: the one in ``loaded``, or loaded now in its place, saying how."""
+    if loaded.get("name") != model:
+        from xlm_utils.benchmark.harness import SharedPromptLM
+
+        loaded.clear()
+        network, tokenizer, how = models.load(study, model)
+        with quiet_harness():
+            loaded.update(name=model, lm=SharedPromptLM(network, tokenizer, study.benchmarks.batch_tokens))
+        print(how)
+    return loaded["lm"]
+
+
+def score(lm: object, study: Study, table: pd.DataFrame, prompts: list[str], asked: list[tuple[int, list[int]]]) -> list[dict]:
+    """Rows as ``ask_transfer`` writes them, for prompts of all terms and what is asked about (``draw``); every prompt is read once."""
+    if study.generation.chat_template:
+        prompts = [models.chat(lm.tokenizer, [{"role": "user", "content": prompt}]) for prompt in prompts]
+    definitions = [f" {text}" for text in table["definition"]]
+    pairs = [(prompts[number], definitions[row]) for row, others in asked for number in (row, *others)]
+    answers = iter(lm.likelihoods(pairs))
+    rows = []
+    for row, others in asked:
+        (total, tokens), *rest = [next(answers) for _ in range(1 + len(others))]
+        behind = [other / tokens for other, _ in rest]
+        rows.append({
+            "term_id": str(table["term_id"].iloc[row]), "margin": round(total / tokens - float(np.mean(behind)), 6),
+            "correct": total / tokens > max(behind), "logp": round(total / tokens, 6), "tokens": tokens})  # fmt: skip
+    return rows
+
+
+def transfer_rows(study: Study, runs: list[str]) -> pd.DataFrame:
+    """The rows of those runs that are there: run, term_id, margin, correct, logp, tokens."""
+    columns = ["run", "term_id", "margin", "correct", "logp", "tokens"]
+    return pd.DataFrame([row for run in runs for row in read_jsonl(study.folder / "transfer" / f"{run}.jsonl")], columns=columns)
