@@ -16,7 +16,7 @@ from xlm_utils.study import ROOT
 FLOORS = [  # from the ground up; a wing may import those of lower floors
     ("study", "stats"),
     ("draw", "curate", "ask", "models"),
-    ("translate", "generate", "benchmark", "demo"),
+    ("translate", "generate", "benchmark"),
     ("merge", "judge"),
     ("report",),
     ("run",),

@@ -12,7 +12,8 @@ from xlm_utils.study.records import read_jsonl
 
 TERMS = pd.DataFrame({
     "term_id": list("abcdef"), "concept": ["A", "A", "B", "C", "D", "E"], "term": ["aa", "ab", "ba", "ca", "da", "ea"],
-    "translation": ["ああ", "あい", "いう", "うえ", "えお", "おか"], "definition": ["first", "first", "second", "third", "", "a longer fifth"]})  # fmt: skip
+    "translation": ["ああ", "あい", "いう", "うえ", "えお", "おか"],
+    "definition": ["first", "first", "second", "third", "", "a longer fifth"]})  # fmt: skip
 GROUPS = {"A": "x", "B": "x", "C": "y", "D": "x", "E": "x"}
 
 

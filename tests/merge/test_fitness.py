@@ -87,3 +87,25 @@ def test_a_search_on_missing_or_too_few_rows_says_so(item_study, tmp_path):
         (tmp_path / f"{dataset}.jsonl").write_text(row, encoding="utf-8")
     with pytest.raises(StudyError, match="crade has too few rows to set some aside"):
         fitness.scorer(item_study(benchmarks={"data_dir": str(tmp_path)}, evolution={"columns": ["dc"], "fitness": "disjoint"}))
+
+
+def test_a_search_may_look_at_the_margin_on_terms_that_no_table_reports(item_study):
+    from xlm_utils.benchmark import transfer
+    from xlm_utils.benchmark.harness import SharedPromptLM
+    from xlm_utils.translate.drawing import terms
+
+    the_study = item_study(evolution={"columns": ["transfer", "dc"], "items": 3, "fitness": "disjoint"})
+    the_study.settings.__dict__["transfer"] = the_study.settings.transfer.model_copy(update={"rivals": 2})
+    own = terms(the_study)
+    spare, asked = fitness._spare(the_study)
+    assert not set(spare["concept"]) & set(own["concept"])
+    assert not set(spare["translation"]) & set(own["translation"])
+    assert len(asked) == 3
+    model, tokenizer, _ = models.load(the_study, "expert")
+    lm, prompts = SharedPromptLM(model, tokenizer, 4096), [the_study.prompt(the_study.target, word) for word in spare["translation"]]
+    margins = [row["margin"] for row in transfer.score(lm, the_study, spare, prompts, asked)]
+    alone = item_study(evolution={"columns": ["dc"], "items": 3, "fitness": "disjoint"})
+    other = fitness.scorer(alone)(model, tokenizer)["objective"]
+    found = fitness.scorer(the_study)(model, tokenizer)["objective"]
+    assert found == pytest.approx((np.mean(margins) + other) / 2, abs=1e-6)
+    assert fitness.fitness_rows(the_study).set_index("column").loc["transfer", "searched on"] == 3

@@ -43,13 +43,18 @@ def draw(table: pd.DataFrame, groups: Mapping[str, str], rivals: int, terms: int
     return found
 
 
-def ask_transfer(study: Study, table: pd.DataFrame, run: str, model: str, language: Language, groups: Mapping[str, str], loaded: dict) -> Path:
+def ask_transfer(study: Study, table: pd.DataFrame, run: str, model: str, language: Language, groups: Mapping[str, str], loaded: dict) -> Path | None:
     """``transfer/<run>.jsonl``: a row a term with margin (nats a token), correct (the own prompt is the likeliest), logp (nats a token), tokens.
 
     Args:
         table: the study's terms; run, model, language: as ``generate.runs`` names them.
         loaded: a dict that carries the model's scorer from run to run.
+
+    Where the terminology has too few definitions, nothing is asked and a line says so.
     """
+    if (there := table.loc[table["definition"] != "", "concept"].nunique()) <= study.transfer.rivals:
+        print(f"transfer of {run}: not asked, as only {there} concepts have a clinicians' definition and each needs {study.transfer.rivals} rivals")
+        return None
     asked = draw(table, groups, study.transfer.rivals, study.transfer.terms, study.seed)
     prompts = [study.prompt(language, term) for term in table["term" if language == study.source else "translation"]]
     how = study.generation.model_dump(include={"dtype", "quantization", "chat_template"})

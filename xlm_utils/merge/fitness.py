@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from xlm_utils.benchmark import scores
+from xlm_utils.benchmark import scores, transfer
 from xlm_utils.benchmark.prepared import COLUMN_OF, NO_CHOICES, columns, load_task, make_task, pools, quiet_harness, spread
+from xlm_utils.curate.vocabulary import groups, read_terms
 from xlm_utils.study import Study, StudyError
+from xlm_utils.translate.drawing import terms, without
+
+TRANSFER = "transfer"  # as a column of evolution.columns: no benchmark, but the margin of room ``benchmark.transfer``
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -21,7 +25,7 @@ if TYPE_CHECKING:
 
 def check_columns(study: Study) -> None:
     """Stop with a StudyError if a column that a search is to look at is unknown or scored by generation."""
-    valid = [column for column, sets in columns(study).items() if not set(sets) & set(NO_CHOICES)]
+    valid = [column for column, sets in columns(study).items() if not set(sets) & set(NO_CHOICES)] + [TRANSFER]
     for column in study.evolution.columns:
         if column not in valid:
             raise StudyError(f"evolution.columns: {column!r} has no choices to search on; there are {', '.join(valid)}")
@@ -34,7 +38,7 @@ def _searched(study: Study) -> "Iterator[tuple[str, dict, DatasetDict, str, list
     """
     check_columns(study)
     for column in study.evolution.columns:
-        for dataset in columns(study)[column]:
+        for dataset in columns(study)[column] if column != TRANSFER else ():
             config, splits = load_task(study, dataset)
             reported, (split, pool) = pools(study, dataset, config, splits)
             if not pool:
@@ -51,6 +55,9 @@ def fitness_rows(study: Study) -> pd.DataFrame:
     for dataset, _, _, split, items, (test, reported) in _searched(study):
         both = len(set(items) & set(reported)) if split == test else 0
         found.append((COLUMN_OF[dataset], dataset, split, len(items), len(reported), both))
+    if TRANSFER in study.evolution.columns:
+        asked = _spare(study)[1]
+        found.append((TRANSFER, "terms", "not run by the study", len(asked), len(terms(study)), 0))
     return pd.DataFrame(found, columns=["column", "data set", "split", "searched on", "left to report", "both"])
 
 
@@ -59,7 +66,7 @@ def scorer(study: Study) -> "Callable[[PreTrainedModel, PreTrainedTokenizerBase]
 
     Returns:
         a function of (model, tokenizer) → ``objective``: mean log-probability of the gold answer among
-        the choices (smooth, where accuracies tie), and ``accuracy``; both are means over items, then over
+        the choices (smooth, where accuracies tie; of ``transfer`` the margin), and ``accuracy``; both are means over items, then over
         data sets, then over columns. Prompts are built and tokenised once, so all candidates must share
         one tokenizer.
 
@@ -71,6 +78,8 @@ def scorer(study: Study) -> "Callable[[PreTrainedModel, PreTrainedTokenizerBase]
         tasks.setdefault(COLUMN_OF[dataset], []).append((make_task(config, splits, test_split=split), items))
     every = [pair for own in tasks.values() for pair in own]
     pairs: dict = {}
+    spare, tied = _spare(study) if TRANSFER in study.evolution.columns else (None, [])
+    prompts = [study.prompt(study.target, term) for term in spare["translation"]] if tied else []
 
     def score(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> dict[str, float]:
         from xlm_utils.benchmark.harness import SharedPromptLM
@@ -82,9 +91,19 @@ def scorer(study: Study) -> "Callable[[PreTrainedModel, PreTrainedTokenizerBase]
                 task.build_all_requests(samples=items, **(chat if study.benchmarks.chat_template else {}))
         answers = iter(lm.loglikelihood([instance for task, _ in every for instance in task.instances]))
         found = {column: pd.DataFrame([_gold_scores(task, answers) for task, _ in own]).mean() for column, own in tasks.items()}
+        if tied:
+            margins = pd.DataFrame(transfer.score(lm, study, spare, prompts, tied))
+            found[TRANSFER] = pd.Series({"objective": margins["margin"].mean(), "accuracy": margins["correct"].mean()})
         return {key: float(value) for key, value in pd.DataFrame(found).mean(axis=1).items()}
 
     return score
+
+
+def _spare(study: Study) -> tuple[pd.DataFrame, list[tuple[int, list[int]]]]:
+    """Translated terms whose concepts and translations no table reports, and ``evolution.items`` of them with their rivals."""
+    own, translated = terms(study), read_terms(study.folder / "translated.csv")
+    spare = without(translated[translated["translation"] != ""], own).drop_duplicates("concept").reset_index(drop=True)
+    return spare, transfer.draw(spare, groups(study), study.transfer.rivals, study.evolution.items, study.seed)
 
 
 def _gold_scores(task: "PreparedTask", answers: Iterator[tuple[float, bool]]) -> dict[str, float]:

@@ -15,3 +15,4 @@ from xlm_utils.report.ratings import rated
 from xlm_utils.report.results import BENCHMARKS, load_scores, summary
 from xlm_utils.report.spreads import spread_table
 from xlm_utils.report.tables import agreements, controls_table, missing_table, save_table, table1
+from xlm_utils.report.tied import transfer

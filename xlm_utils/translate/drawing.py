@@ -29,14 +29,14 @@ def draw_terms(study: Study) -> Path:
         table = table[table["translation"] != ""]
         single = table.sample(frac=1, random_state=study.seed).drop_duplicates("concept").drop_duplicates("translation")
         own = _halves(single, size, "vocabulary.sample") if size else table.head(0)
-        validation = _halves(_without(single, own), swept, "sweep.terms") if apart else table.head(0)
+        validation = _halves(without(single, own), swept, "sweep.terms") if apart else table.head(0)
         if study.sweeps and size and not study.sweep_of:  # told now, before anything is merged
-            _halves(_without(single, own), swept, "sweep.terms")
+            _halves(without(single, own), swept, "sweep.terms")
         if study.sweep_of:
             table = validation
         elif size:
             table = own
-        elif len(rest := _without(table, validation)) < len(table):
+        elif len(rest := without(table, validation)) < len(table):
             print(f"terms.csv: {len(table) - len(rest)} of {len(table)} terms are set aside for the sweep and not run by the study itself")
             table = rest
         table.to_csv(step.partial, index=False)
@@ -53,7 +53,7 @@ def _halves(single: pd.DataFrame, size: int, key: str) -> pd.DataFrame:
     return found
 
 
-def _without(table: pd.DataFrame, taken: pd.DataFrame) -> pd.DataFrame:
+def without(table: pd.DataFrame, taken: pd.DataFrame) -> pd.DataFrame:
     """The terms that share neither concept nor translation with those taken."""
     return table[~table["concept"].isin(taken["concept"]) & ~table["translation"].isin(taken["translation"])]
 

@@ -1,4 +1,4 @@
-"""LoRA fine-tuning of the demo's two constituents (only ``00_demo_models.ipynb`` uses it).
+"""How the demo's two constituents were made: their training pairs, and LoRA fine-tuning. No study needs it: only ``00_demo_models.ipynb`` uses it.
 
 The loss is taken on the definition's tokens only, so the vocabulary-wide logits (262k columns for
 Gemma) are computed for those positions alone.

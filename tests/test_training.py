@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from xlm_utils import demo
+from notebooks import training
 from xlm_utils.curate.terminologies import hpo_file, hpo_labels
 from xlm_utils.curate.vocabulary import is_seen
 from xlm_utils.study import ROOT, open_study
@@ -57,9 +57,9 @@ def items():
 @pytest.fixture(scope="module")
 def pairs():
     study = open_study("demo")
-    general, general_held_out = demo.general_pairs(study)
-    medical, medical_held_out = demo.medical_pairs(study)
-    return {"ja": general + general_held_out, "med": medical + medical_held_out + demo.question_pairs(study)}
+    general, general_held_out = training.general_pairs(study)
+    medical, medical_held_out = training.medical_pairs(study)
+    return {"ja": general + general_held_out, "med": medical + medical_held_out + training.question_pairs(study)}
 
 
 def test_training_and_benchmark_items_share_no_run_of_eight_characters(items, pairs):

@@ -1,0 +1,43 @@
+"""The measure without a judge: how far each model ties the clinicians' definitions to their terms (see ``benchmark.transfer``)."""
+
+import pandas as pd
+
+from xlm_utils.benchmark.transfer import transfer_rows
+from xlm_utils.report.results import control_run, note, row_label, row_order
+from xlm_utils.stats import statistics
+from xlm_utils.study import Study
+
+
+def transfer(study: Study) -> pd.DataFrame:
+    """A row a run: note, n, margin (nats a token) with its interval, accuracy among the own and the rival terms, logp; then the merges' differences.
+
+    ``minus …``: the paired difference in margin from the general model and from the expert asked in the target language, with
+    low, high and p_holm (all of them one family). Index: model labels; empty where nothing was asked.
+    """
+    rows = transfer_rows(study, row_order(study))
+    table, bases = rows.pivot(index="term_id", columns="run", values="margin"), (study.by_role("general"), control_run(study))
+    found, tested = {}, {}
+    for run, block in rows.groupby("run", sort=False):
+        interval = statistics.mean_interval(block["margin"], study.seed)
+        found[run] = {("", "note"): note(study, run), ("", "n"): len(block), ("", "margin"): block["margin"].mean(), ("", "low"): interval.low,
+                      ("", "high"): interval.high, ("", "accuracy"): block["correct"].mean(), ("", "logp"): block["logp"].mean()}  # fmt: skip
+        for base in bases if run in study.methods else ():
+            if base in table:
+                tested[run, base] = statistics.compare(table[run], table[base], seed=study.seed)
+    adjusted = dict(zip(tested, statistics.holm([one["p"] for one in tested.values()]), strict=True))
+    for (run, base), one in tested.items():
+        group = f"minus {row_label(study, base)}"
+        found[run] |= {(group, "difference"): one["difference"], (group, "low"): one["low"], (group, "high"): one["high"]}
+        found[run][group, "p_holm"] = adjusted[run, base]
+    frame = pd.DataFrame.from_dict(found, orient="index")
+    frame = frame.set_axis(pd.Index([row_label(study, run) for run in found], name="model"))
+    frame.columns = pd.MultiIndex.from_tuples(frame.columns) if len(frame) else frame.columns
+    frame.attrs["title"] = "Definitions tied to terms, without a judge"
+    frame.attrs["caption"] = (
+        "Margin: log-probability of the clinicians’ definition behind its term’s prompt minus its mean behind those of "
+        f"{study.transfer.rivals} other terms of the same group (in the HPO, the organ system), nats a token; style, language and length of a "
+        "definition cancel. accuracy: the own term’s prompt is the likeliest "
+        f"(chance {1 / (study.transfer.rivals + 1):.3f}). logp, by which nothing is ranked: whoever writes the definitions’ language has more of "
+        "it. Intervals: 95 % BCa over terms; p: Wilcoxon (Pratt), Holm over all differences of the table."
+    )
+    return frame
