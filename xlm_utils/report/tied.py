@@ -31,7 +31,7 @@ def transfer(study: Study) -> pd.DataFrame:
         found[run][group, "p_holm"] = adjusted[run, base]
     frame = pd.DataFrame.from_dict(found, orient="index")
     frame = frame.set_axis(pd.Index([row_label(study, run) for run in found], name="model"))
-    frame.columns = pd.MultiIndex.from_tuples(frame.columns) if len(frame) else frame.columns
+    frame.columns = pd.MultiIndex.from_tuples(frame.columns) if len(frame) else pd.MultiIndex.from_arrays([[], []])
     frame.attrs["title"] = "Definitions tied to terms, without a judge"
     frame.attrs["caption"] = (
         "Margin: log-probability of the clinicians’ definition behind its term’s prompt minus its mean behind those of "
