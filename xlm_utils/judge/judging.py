@@ -1,4 +1,4 @@
-"""Definitions → scores from 0 to 10, by an LLM judge or the offline proxy.
+"""Definitions → scores from 0 to 10, by an LLM judge, the offline proxy or people.
 
 The design is the paper's: the judge sees the term in both languages, a reference definition and the
 definition to grade. The prompt (``params/prompts/judge.txt``) is ours; the paper prints none.
@@ -14,7 +14,8 @@ import pandas as pd
 from xlm_utils.ask.calls import announce, run_calls
 from xlm_utils.ask.cards import Card, load_card
 from xlm_utils.ask.replies import identity
-from xlm_utils.judge import known, proxy
+from xlm_utils.generate import runs as all_runs
+from xlm_utils.judge import known, people, proxy
 from xlm_utils.study import Study, StudyError
 from xlm_utils.study.inputs import fill, read_prompt
 from xlm_utils.study.records import Step, digest, fingerprint, read_jsonl, read_manifest, write_text
@@ -106,17 +107,24 @@ def write_scores(study: Study, card: Card, output: str, asked: list[dict], base_
     """``scores/<judge>/<output>.jsonl`` for any questions; ``repeat`` asks anew what has been answered (see ``calls.run_calls``)."""
     expert = definitions_file(study, f"{study.by_role('expert')}.reference")
     made_from = {"questions": fingerprint(asked), "terms": digest(study.folder / "terms.csv"), "expert": digest(expert), "repeat": repeat}
-    if card.proxy:
+    if card.client == "people":
+        given = people.read(study, card)
+        made_from |= {"ratings": fingerprint(given.to_dict("records"))}
+    elif card.proxy:
         made_from |= proxy.open_encoder(card.model)[1] | {"right": fingerprint(known.setting_pairs(study)), "form": "term deleted, minus the others"}
     else:
         prompt = read_prompt(PROMPT)
         made_from |= {"judge": identity(card, SCHEMA, base_url), "model": card.model, "params": card.params, "prompt": fingerprint(prompt)}
     step = Step(study.folder / "scores" / card.name / f"{output}.jsonl", **made_from)
+    if card.client == "people" and (given["status"] == "not rated").all():
+        print(f"{card.name}/{step.path.name}: not written, as nothing is rated yet")
+        return step.path
     with step:
         if step.done:
             print(f"{card.name}/{step.path.name}: done before, kept")
             return step.path
         rows, notes = scores(study, card, asked, base_url, repeat)
+        rows = [row for row in rows if row["status"] != people.NOT_DRAWN]
         write_text(step.partial, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         step.finish(label=card.label, proxy=card.proxy, note=card.note, **notes)
     return step.path
@@ -130,7 +138,10 @@ def scores(study: Study, card: Card, asked: list[dict], base_url: str = "", repe
     (status ``no_reference``): nothing was asked, so the score is missing, not zero.
     """
     askable = [q for q in asked if q["reference_text"]]
-    answers, notes = _proxy(study, card, askable) if card.proxy else _llm(study, card, askable, base_url, repeat)
+    if card.client == "people":
+        answers, notes = people.answers(people.read(study, card), askable, repeat + 1), {}
+    else:
+        answers, notes = _proxy(study, card, askable) if card.proxy else _llm(study, card, askable, base_url, repeat)
     void = {"score": None, "status": "no_reference", "served_model": None, "tokens_in": 0, "tokens_out": 0, "reply": None}
     rest = iter(answers)
     named = ("term_id", "run", "reference", "control")
@@ -178,7 +189,7 @@ def preview(study: Study, name: str, run: str, n: int = 1, base_url: str = "") -
 
 
 def plan(study: Study, name: str, runs: list[str], base_url: str = "", more: Sequence[dict] = ()) -> dict:
-    """What judging these runs would take, printed before anything is spent: calls, tokens, cost, time, shutdown date.
+    """What judging these runs would take, printed before anything is spent: calls, tokens, cost, time, shutdown date; people get their sheets.
 
     Args:
         more: questions beside the runs' own, such as ``controls.control_questions``; one with ``repeat`` is asked again.
@@ -187,8 +198,12 @@ def plan(study: Study, name: str, runs: list[str], base_url: str = "", more: Seq
         StudyError: together with what the study has spent, the cost is above ``judging.max_cost_usd``.
     """
     card = load_card(name)
-    if card.proxy:
+    if card.offline:
         print(f"{card.label}: no calls and no cost; {card.note}")
+        if card.client == "people":
+            names = [run.name for run in all_runs(study) if run.language.code == study.target.code]
+            finished = all(read_manifest(study.folder / "definitions" / f"{name}.jsonl") for name in names)
+            people.announce(study, card, [q for name in names for q in questions(study, name)] if finished else [])
         return {"calls": 0, "usd": 0.0}
     asked = [q for run in runs for q in questions(study, run)] + list(more)
     return announce(study, card, [(prompt_for(study, q), q.get("repeat", 0)) for q in asked if q["reference_text"]], SCHEMA, base_url)

@@ -35,6 +35,8 @@ def answers(card: Card) -> str:
 
         open_encoder(card.model)
         return f"judge {card.name}: its encoder is installed"
+    if card.offline:
+        return f"judge {card.name}: people, who rate a sheet that notebook 05 writes"
     url = address(card)
     key = find_key(card, url)
     at = f" at {shown(url)}" if url else ""
@@ -89,7 +91,7 @@ def _refusal(card: Card, status: int) -> StudyError:
 
 def cost(study: Study, stages: Collection[str], parameters: float) -> str:
     """Hours and dollars of the coming stages, for which the terminology may be curated; a StudyError above ``judging.max_cost_usd``."""
-    paid = [load_card(name) for name in cards(study, stages) if not load_card(name).proxy]
+    paid = [load_card(name) for name in cards(study, stages) if not load_card(name).offline]
     terms, counted = _terms(study) if paid else (study.vocabulary.sample, "")
     asked, needed = len(runs(study)), []
     for card in paid:

@@ -29,9 +29,9 @@ def parse(text: str) -> tuple[dict | None, str]:
 
 
 def translator_card(study: Study) -> Card:
-    """The card of the study's translator, an LLM; a StudyError if it is a proxy's."""
+    """The card of the study's translator, an LLM; a StudyError if it is a proxy's or people's."""
     card = load_card(study.translation.translator)
-    if card.proxy:
+    if card.offline:
         raise StudyError(f"translation.translator: {card.name!r} is no LLM; use jmdict or an LLM's card of params/judges")
     return card
 
