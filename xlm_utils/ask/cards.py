@@ -19,6 +19,7 @@ BASE_URL_VARIABLES = {"openai": "OPENAI_BASE_URL", "google-generativeai": "GOOGL
 OURS = {  # parameters that the kit sets itself, or counts on what they are by default
     "model", "messages", "stream", "n", "response_format", "timeout", "tools", "candidate_count", "response_mime_type", "response_schema",
 }  # fmt: skip
+OFFLINE = ("proxy", "people")  # clients that ask no server
 
 
 class Card(Part):
@@ -45,11 +46,6 @@ class Card(Part):
     raters: Whole = Field(1, ge=1, le=10)
     overlap: Number = Field(0.2, ge=0, le=0.9)  # share of the concepts that all raters get; the rest is split
     rubric: Text = "data/demo/rubric.md"
-
-    @property
-    def offline(self) -> bool:
-        """True if no server is asked: an encoder computes, or people rate."""
-        return self.client in ("proxy", "people")
 
     @property
     def proxy(self) -> bool:

@@ -1,7 +1,5 @@
 """The judge itself under test: questions with known answers, and the same questions twice."""
 
-from collections import Counter
-
 import numpy as np
 import pandas as pd
 
@@ -70,9 +68,8 @@ def control_questions(study: Study, held_out: bool = False) -> list[dict]:
 def ask_controls(study: Study, name: str, base_url: str = "") -> pd.DataFrame:
     """The controls through a judge, kept in ``scores/<judge>/controls.jsonl``; returns their ``verdicts``, none for people."""
     card = load_card(name)
-    if card.client == "people":
-        return verdicts([])
-    return verdicts(read_jsonl(judging.write_scores(study, card, "controls", control_questions(study, card.proxy), base_url)))
+    path = judging.write_scores(study, card, "controls", control_questions(study, card.proxy), base_url) if card.client != "people" else None
+    return verdicts(read_jsonl(path) if path else [])
 
 
 def repeated(study: Study, runs: list[str]) -> list[dict]:
@@ -85,7 +82,7 @@ def repeated(study: Study, runs: list[str]) -> list[dict]:
 def retest(study: Study, name: str, runs: list[str], base_url: str = "") -> pd.DataFrame | None:
     """The judge's own noise: ``repeated`` questions asked again, kept in ``scores/<judge>/retest.jsonl``.
 
-    The runs must have been judged. Of people, a rater's second looks. None, and a line that says why, for the proxy: it computes.
+    The runs must have been judged. Of people, raters' second looks. None, and a line that says why, for the proxy: it computes.
 
     Returns:
         one row: n (both scored), missing, same (share of equal scores), mean and largest distance,
@@ -95,10 +92,7 @@ def retest(study: Study, name: str, runs: list[str], base_url: str = "") -> pd.D
     if card.proxy:
         print(f"{card.label}: a computation, which gives the same score each time; there is no test–retest noise to measure")
         return None
-    asked = repeated(study, runs)
-    if card.client == "people":  # whose sheets say what came twice; a text that several models said is one
-        every = [q for run in runs for q in judging.questions(study, run)]
-        asked = list({(q["term_id"], q["reference"], q["definition"]): q for q in every[::-1]}.values())
+    asked = [q for run in runs for q in judging.questions(study, run)] if card.client == "people" else repeated(study, runs)
     if not (again := read_jsonl(judging.write_scores(study, card, "retest", asked, base_url, repeat=1))):
         return None
     first = [row for run in {row["run"] for row in again} for row in read_jsonl(study.folder / "scores" / name / f"{run}.jsonl")]
@@ -129,8 +123,9 @@ def verdicts(rows: list[dict]) -> pd.DataFrame:
     Of a paired control (``PAIRED``), median and mean are of the differences, with the mean's interval; of ``detail``,
     mean is the share of pairs in which the right text has the higher score. A control without any score has not passed.
     """
-    table = pd.DataFrame(rows, columns=["term_id", "control", "score"]).pivot(index="term_id", columns="control", values="score").astype(float)
-    asked, found = Counter(row["control"] for row in rows), []
+    rated = pd.DataFrame(rows, columns=["term_id", "control", "score"])
+    table = rated.pivot(index="term_id", columns="control", values="score").astype(float)
+    asked, found = rated["control"].value_counts(), []
     for control, (sign, bound) in EXPECTED.items():
         if control not in table:
             continue

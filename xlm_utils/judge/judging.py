@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from xlm_utils.ask.calls import announce, run_calls
-from xlm_utils.ask.cards import Card, load_card
+from xlm_utils.ask.cards import OFFLINE, Card, load_card
 from xlm_utils.ask.replies import identity
 from xlm_utils.generate import runs as all_runs
 from xlm_utils.judge import known, people, proxy
@@ -25,8 +25,6 @@ PROMPT = "judge.txt"
 SCHEMA = {
     "type": "object", "properties": {"score": {"type": "integer"}},
     "required": ["score"], "additionalProperties": False}  # fmt: skip
-
-
 NUMBER = r"(-?\d{1,9}(?:\.\d{1,9})?)(?![\d.]*\d)(?:\s*/\s*10(?!\d))?"
 SCORE = re.compile(rf"""["']score["']\s*:\s*["']?\s*{NUMBER}\s*["']?\s*[,}}]""")
 BARE = re.compile(rf"""\A\s*["']?{NUMBER}["']?\s*\Z""")
@@ -109,6 +107,9 @@ def write_scores(study: Study, card: Card, output: str, asked: list[dict], base_
     made_from = {"questions": fingerprint(asked), "terms": digest(study.folder / "terms.csv"), "expert": digest(expert), "repeat": repeat}
     if card.client == "people":
         given = people.read(study, card)
+        if (given["status"] == "not rated").all():
+            print(f"{card.name}/{output}.jsonl: not written, as nothing is rated yet")
+            return study.folder / "scores" / card.name / f"{output}.jsonl"
         made_from |= {"ratings": fingerprint(given.to_dict("records"))}
     elif card.proxy:
         made_from |= proxy.open_encoder(card.model)[1] | {"right": fingerprint(known.setting_pairs(study)), "form": "term deleted, minus the others"}
@@ -116,16 +117,12 @@ def write_scores(study: Study, card: Card, output: str, asked: list[dict], base_
         prompt = read_prompt(PROMPT)
         made_from |= {"judge": identity(card, SCHEMA, base_url), "model": card.model, "params": card.params, "prompt": fingerprint(prompt)}
     step = Step(study.folder / "scores" / card.name / f"{output}.jsonl", **made_from)
-    if card.client == "people" and (given["status"] == "not rated").all():
-        print(f"{card.name}/{step.path.name}: not written, as nothing is rated yet")
-        return step.path
     with step:
         if step.done:
             print(f"{card.name}/{step.path.name}: done before, kept")
             return step.path
         rows, notes = scores(study, card, asked, base_url, repeat)
-        rows = [row for row in rows if row["status"] != people.NOT_DRAWN]
-        write_text(step.partial, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        write_text(step.partial, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows if row["status"] != people.NOT_DRAWN))
         step.finish(label=card.label, proxy=card.proxy, note=card.note, **notes)
     return step.path
 
@@ -138,10 +135,7 @@ def scores(study: Study, card: Card, asked: list[dict], base_url: str = "", repe
     (status ``no_reference``): nothing was asked, so the score is missing, not zero.
     """
     askable = [q for q in asked if q["reference_text"]]
-    if card.client == "people":
-        answers, notes = people.answers(people.read(study, card), askable, repeat + 1), {}
-    else:
-        answers, notes = _proxy(study, card, askable) if card.proxy else _llm(study, card, askable, base_url, repeat)
+    answers, notes = {"proxy": _proxy, "people": people.answers}.get(card.client, _llm)(study, card, askable, base_url, repeat)
     void = {"score": None, "status": "no_reference", "served_model": None, "tokens_in": 0, "tokens_out": 0, "reply": None}
     rest = iter(answers)
     named = ("term_id", "run", "reference", "control")
@@ -159,7 +153,7 @@ def _llm(study: Study, card: Card, asked: list[dict], base_url: str, repeat: int
     return [{"score": reply["value"]} | {key: reply[key] for key in columns} for reply in replies], {}
 
 
-def _proxy(study: Study, card: Card, asked: list[dict]) -> tuple[list[dict], dict]:
+def _proxy(study: Study, card: Card, asked: list[dict], *_: object) -> tuple[list[dict], dict]:
     encode, found = proxy.open_encoder(card.model)
     right = pd.DataFrame(known.setting_pairs(study))
     ruler = proxy.Ruler(graded_terms(study), right, (study.source.code, study.target.code), encode)
@@ -198,12 +192,12 @@ def plan(study: Study, name: str, runs: list[str], base_url: str = "", more: Seq
         StudyError: together with what the study has spent, the cost is above ``judging.max_cost_usd``.
     """
     card = load_card(name)
-    if card.offline:
+    if card.client in OFFLINE:
         print(f"{card.label}: no calls and no cost; {card.note}")
         if card.client == "people":
             names = [run.name for run in all_runs(study) if run.language.code == study.target.code]
-            finished = all(read_manifest(study.folder / "definitions" / f"{name}.jsonl") for name in names)
-            people.announce(study, card, [q for name in names for q in questions(study, name)] if finished else [])
+            done = all(read_manifest(study.folder / "definitions" / f"{name}.jsonl") for name in names)
+            people.announce(study, card, [q for name in names for q in questions(study, name)] if done else [])
         return {"calls": 0, "usd": 0.0}
     asked = [q for run in runs for q in questions(study, run)] + list(more)
     return announce(study, card, [(prompt_for(study, q), q.get("repeat", 0)) for q in asked if q["reference_text"]], SCHEMA, base_url)

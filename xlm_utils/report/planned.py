@@ -14,12 +14,6 @@ from xlm_utils.stats.prediction_powered import prediction_powered
 from xlm_utils.study import Study
 
 INTERVAL = f"Intervals: 95 % BCa bootstrap over terms, {statistics.RESAMPLES:,} resamples."
-POWERED = ["n_rated", "lambda", "classical_low", "classical_high"]
-BOTH = (
-    "People, with a judge: prediction-powered (people rated n_rated terms drawn at random, the judge n; clusters: concepts; classical: people "
-    "alone), which buys validity more than thrift: a pre-registered study saved 9 % of labels, while judge-only intervals missed the human value "
-    "in 18 of 21 panels."
-)
 COUNTED = {"difference": "counted", "low": "counted_low", "high": "counted_high", "p": "counted_p"}  # the same with no definition as 0
 
 
@@ -32,25 +26,31 @@ def differences(study: Study) -> pd.DataFrame:
         judge, reference, model, minus (what is subtracted), then what ``statistics.compare`` gives, with ``p_holm``; and
         counted, counted_low, counted_high, counted_p_holm: the difference where output that is no definition scores 0.
     """
-    baselines, rows, blocks = (study.by_role("general"), control_run(study)), [], {}
+    baselines, rows, blocks, families = (study.by_role("general"), control_run(study)), [], {}, []
     for (judge, reference), block in load_scores(study).groupby(["judge", "reference"], sort=False):
         table, counted = (block.pivot(index="term_id", columns="run", values=values) for values in ("score", "counted"))
         facts = block.drop_duplicates("term_id").set_index("term_id").reindex(table.index)
-        found = {(run, base): statistics.compare(table[run], table[base], facts["parent"], study.seed)
-                 | _renamed(statistics.compare(counted[run], counted[base], seed=study.seed))
-                 for base in baselines for run in study.methods if run in table and base in table}  # fmt: skip
-        rows += _family(study, judge_label(judge), reference, found)
-        blocks[judge, reference] = (table, counted, facts["concept"])
-    for ((person, reference), people), ((judge, other), judged) in itertools.permutations(blocks.items(), 2):
-        cards = load_card(person), load_card(judge)
-        if reference == other and cards[1].client != "people" and (cards[0].client, cards[0].kind) == ("people", "people"):
-            shared = people[0].columns.intersection(judged[0].columns)
-            found = {(run, base): _powered(people, judged, run, base)
-                     for base in baselines for run in study.methods if run in shared and base in shared}  # fmt: skip
-            rows += _family(study, f"{judge_label(person)}, with {judge_label(judge)}", reference, found)
+        pairs = [(run, base) for base in baselines for run in study.methods if run in table and base in table]
+        blocks[judge, reference] = pairs, table, counted
+        families.append((judge_label(judge), reference, pairs, [
+            statistics.compare(table[run], table[base], facts["parent"], study.seed)
+            | _renamed(statistics.compare(counted[run], counted[base], seed=study.seed)) for run, base in pairs]))  # fmt: skip
+    for ((judge, reference), judged), ((person, other), own) in itertools.product(blocks.items(), repeat=2):
+        one, two = load_card(judge), load_card(person)
+        if reference == other and one.client != "people" and (two.client, two.kind) == ("people", "people"):
+            pairs = [pair for pair in own[0] if pair in judged[0]]
+            score, counted = ([prediction_powered(mine[run] - mine[base], theirs[run] - theirs[base], facts["concept"]) for run, base in pairs]
+                              for mine, theirs in zip(own[1:], judged[1:], strict=True))  # fmt: skip
+            found = [a | _renamed(b) for a, b in zip(score, counted, strict=True)]
+            families.append((f"{judge_label(person)}, with {judge_label(judge)}", reference, pairs, found))
+    for judge, reference, pairs, found in families:
+        if pairs:
+            named = {"judge": judge, "reference": reference, "model": [row_label(study, run) for run, _ in pairs]}
+            tested = {f"{name}_holm": statistics.holm([one[name] for one in found]) for name in ("p", "counted_p")}
+            rows.append(pd.DataFrame(found).assign(**named, minus=[row_label(study, base) for _, base in pairs], **tested))
     columns = ["judge", "reference", "model", "minus", "n", "ties", "difference", "low", "high", "p", "p_holm", "counted", "counted_low"]
     columns += ["counted_high", "counted_p_holm", "rank_biserial", "cluster_low", "cluster_high", "clusters", "detectable", "reason"]
-    columns += POWERED if any("lambda" in part for part in rows) else []
+    columns += ["n_rated", "lambda", "classical_low", "classical_high"] if any("lambda" in part for part in rows) else []
     frame = pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
     frame.attrs["title"] = f"Paired differences from {' and from '.join(row_label(study, base) for base in baselines)}"
     frame.attrs["caption"] = (
@@ -58,24 +58,11 @@ def differences(study: Study) -> pd.DataFrame:
         "output in another language, looping, cut off or empty scores 0. A merge helps where it beats both, on both means. Cluster interval: terms "
         "that share a parent in the ontology count as one cluster. Detectable: the true difference found with 80 % power at this n and spread, "
         "before Holm’s adjustment."
-        + (f" {BOTH}" if "lambda" in frame else "")
+        + " People, with a judge: prediction-powered (people rated n_rated terms, drawn at random, the judge n; clusters: concepts; classical: "
+        "people alone). It buys validity more than thrift: a pre-registered study saved 9 % of labels, while judge-only intervals missed "
+        "the human value in 18 of 21 panels." * ("lambda" in frame)
     )
     return frame
-
-
-def _family(study: Study, judge: str, reference: str, found: dict[tuple[str, str], dict]) -> list[pd.DataFrame]:
-    """The comparisons of one judge and reference, (run, what is subtracted) → numbers, adjusted by Holm; an empty list of none."""
-    table = pd.DataFrame(found.values())
-    named = {"judge": judge, "reference": reference, "model": [row_label(study, run) for run, _ in found]}
-    named |= {"minus": [row_label(study, base) for _, base in found]}
-    return [table.assign(**named, p_holm=statistics.holm(table["p"]), counted_p_holm=statistics.holm(table["counted_p"]))] if found else []
-
-
-def _powered(people: tuple, judged: tuple, run: str, base: str) -> dict:
-    """People's difference of two runs with the judge's over all terms (scores, counted scores, concepts each); concepts are the clusters."""
-    score, counted = (prediction_powered(own[run] - own[base], other[run] - other[base], people[2])
-                      for own, other in zip(people[:2], judged[:2], strict=True))  # fmt: skip
-    return score | _renamed(counted)
 
 
 def versus(study: Study, a: str, b: str) -> pd.DataFrame:

@@ -86,8 +86,8 @@ def load_scores(study: Study, twins: bool = False) -> pd.DataFrame:
     """All scores of a study, one row per judge, reference, run and term, with the columns of ``terms.csv``.
 
     ``score`` is NaN wherever ``status`` is not ``ok``; a term without a row gets status ``not judged``. ``unusable`` says why
-    an output is no definition (``generate.usable``; "" where it is one, or not there to look at); ``counted`` is the score with those at 0, of terms that were judged.
-    With ``twins``, those of the further mask seeds (``dare_seeds``), too.
+    an output is no definition (``generate.usable``; "" where it is one, or not there to look at); ``counted`` is the score with those at 0
+    where they were judged. With ``twins``, those of the further mask seeds (``dare_seeds``), too.
 
     Raises:
         StudyError: there are no scores, or a file is not of this study's terms.

@@ -164,9 +164,9 @@ def rated(study: Study) -> pd.DataFrame:
     file = file[file["term_id"].isin(table.index)].pivot(index=["term_id", "definition", "half"], columns="copy", values="rating").reset_index()
     if len(file):
         measured = {"two passes of one reader: consistency": (file[1], file[2])}
-        for card in filter(lambda card: card.proxy, map(load_card, study.judges)):
-            asked = [judging.question(table.loc[term].to_dict() | {"term_id": term}, "definition", text) | {"run": "ratings", "reference": "clinician"}
-                     for term, text in zip(file["term_id"], file["definition"], strict=True)]  # fmt: skip
+        texts = table.loc[file["term_id"]].reset_index().assign(said=file["definition"]).to_dict("records")
+        asked = [judging.question(text, "definition", text["said"]) | {"run": "ratings", "reference": "clinician"} for text in texts]
+        for card in (card for card in map(load_card, study.judges) if card.proxy):
             scores = pd.DataFrame(judging.scores(study, card, asked)[0])["score"].astype(float)
             measured[f"{card.label} and the mean rating"] = (scores, (file[1] + file[2]) / 2)
         for half in ("choose", "report"):
