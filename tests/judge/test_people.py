@@ -262,9 +262,10 @@ def test_a_sheet_comes_back_as_spreadsheets_save_it(study, card, form, encoding,
         (lambda text: text.replace(",7\r\n", ",-1\r\n", 1), r"line 2: rating = '-1' is neither"),
         (lambda text: text.replace("rating", "score", 1), r"line 1: the columns row and rating are needed"),
         (lambda text: text.rstrip() + '\r\nround1-a999,"open', r"no CSV \(unexpected end of data\)"),
+        (lambda text: "\"row,rating", r"line 2: no CSV \(unexpected end of data\)"),
         (lambda text: "", r"line 1: the columns row and rating are needed"),
     ],
-    ids=["unknown", "twice", "too high", "a fraction", "negative", "no column", "a quote left open", "empty"],
+    ids=["unknown", "twice", "too high", "a fraction", "negative", "no column", "a quote left open", "in the first line", "empty"],
 )
 def test_every_mistake_is_one_sentence_with_file_and_line(study, card, change, said):
     mine = card()
@@ -309,6 +310,7 @@ def test_people_with_a_judge_who_scored_all_give_prediction_powered_differences(
     assert "validity more than thrift" in found.attrs["caption"]
     assert any(sentence.startswith("People, with Proxy") for sentence in report.claims(study))
     report.forest(study)
+    assert "lambda" in report.save_table(study, found, "differences").data
 
 
 def test_without_people_the_differences_have_no_column_of_theirs(study):

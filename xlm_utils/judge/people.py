@@ -42,7 +42,7 @@ def announce(study: Study, card: Card, asked: list[dict]) -> None:
         draw(study, card, asked)
     counts = [f"rater {rater}: {n} {status}" for (rater, status), n in read(study, card).groupby(["rater", "status"]).size().items()]
     print("  " + ("; ".join(counts) or "the sheet is drawn when all models have defined the terms"))
-    if not card.sheet:
+    if counts and not card.sheet:
         print(f"  give each rater a page (.html) or sheet (.csv) of {folder}, no key; put what comes back into {folder / 'filled'}, run this again")
 
 
@@ -50,13 +50,8 @@ def draw(study: Study, card: Card, asked: list[dict]) -> None:
     """Write a round: ``<round>.csv`` and ``.html`` (of several raters, ``<round>-a`` …), then ``<round>.key.csv``.
 
     Concepts of no earlier round are drawn with the study's seed, all as likely; every text on their terms is one row, against the
-    clinicians' definition where there is one. A tenth comes twice, of what one rater alone gets. Rows are shuffled.
-
-    Args:
-        asked: ``judging.questions`` of every run.
-
-    Raises:
-        StudyError: no term is left to draw, or there is no rubric.
+    clinicians' definition where there is one. A tenth comes twice, of what one rater alone gets. Rows are shuffled. ``asked``:
+    ``judging.questions`` of every run. A StudyError: no term is left to draw, or there is no rubric.
     """
     folder, rubric = study.folder / card.name, project_path(card.rubric)
     before = {term for key in files(study, card)[0] for term in pd.read_csv(key, dtype=str)["term_id"]}
@@ -85,14 +80,13 @@ def draw(study: Study, card: Card, asked: list[dict]) -> None:
 
 
 def read(study: Study, card: Card) -> pd.DataFrame:
-    """What people rated, a line per row of the rounds; a StudyError: a row is unknown or there twice, a rating is none, a file is no such table.
+    """Every row of the rounds: the key's columns but run (copy 2: a second look), rating (or NaN), status (``ok``, ``cant_say``, ``not rated``).
 
-    Returns:
-        the key's columns but run (copy 2: the rater's second look), rating (NaN unless rated), status (``ok``, ``cant_say``, ``not rated``).
+    A StudyError: a line's row is unknown or was there before, its rating is none, or the file is no such table.
     """
     keys, sheets = files(study, card)
     key = pd.concat([pd.DataFrame(columns=KEY), *(pd.read_csv(path, keep_default_na=False) for path in keys)], ignore_index=True)
-    key = key.drop(columns=["run"]).drop_duplicates("row")
+    key = key.drop(columns="run").drop_duplicates("row")
     given = {row: (np.nan, "not rated", "") for row in key["row"]}
     for at, row, cell in (line for path in sheets for line in _lines(path)):
         if row not in given or given[row][2]:
@@ -110,9 +104,9 @@ def _lines(path: Path) -> Iterator[tuple[str, str, str]]:
     raw, at, line = path.read_bytes(), f"{relative(path)}, line", 2
     text = raw.decode("utf-16", "replace") if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else read_text(path)
     lines = csv.DictReader(io.StringIO(text), restval="", delimiter=max(",;\t", key=text.partition("\n")[0].count), strict=True)
-    if not {"row", "rating"} <= set(lines.fieldnames or ()):
-        raise StudyError(f"{at} 1: the columns row and rating are needed; the sheet has {', '.join(COLUMNS)}")
     try:
+        if not {"row", "rating"} <= set(lines.fieldnames or ()):
+            raise StudyError(f"{at} 1: the columns row and rating are needed; the sheet has {', '.join(COLUMNS)}")
         for cells in lines:
             if any(cells.values()):
                 yield f"{at} {line}", cells["row"].strip(), cells["rating"]
@@ -122,10 +116,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def answers(study: Study, card: Card, asked: list[dict], base_url: str = "", repeat: int = 0) -> tuple[list[dict], dict]:
-    """For each question the mean of its raters' first looks, with a status, and in ``reply`` what each row got; with ``repeat`` second looks.
-
-    A text that several models said has one second look, and the first of them has it.
-    """
+    """For each question its raters' mean, status and, in ``reply``, what each row got; with ``repeat`` of second looks, each text once."""
     none, found = {"served_model": None, "tokens_in": 0, "tokens_out": 0, "score": None, "status": NOT_DRAWN, "reply": None}, {}
     given = read(study, card)
     for text, part in given[given["copy"] == repeat + 1].groupby(["term_id", "reference", "definition"]):

@@ -1,7 +1,6 @@
 """People rate some terms, a judge all: what a mean is by people's measure, with an interval that holds however biased the judge is.
 
-Prediction-powered inference (Angelopoulos et al. 2023, Science 382, 669–674) with power tuning (PPI++; Angelopoulos, Duchi & Zrnic
-2023, arXiv 2311.01453).
+Prediction-powered inference (Angelopoulos et al. 2023, Science 382, 669–674), tuned as in PPI++ (Angelopoulos, Duchi & Zrnic 2023, arXiv 2311.01453).
 """
 
 from collections.abc import Sequence
@@ -15,16 +14,14 @@ from xlm_utils.stats.statistics import LEVEL, NAN
 def prediction_powered(
     people: Sequence[float], judge: Sequence[float], clusters: Sequence | None = None, chances: Sequence[float] | None = None
 ) -> dict:
-    """Mean of people's values over all terms: λ·mean(judge) over all + mean(people − λ·judge) over the rated ones.
+    """Mean of people's values over all terms: λ·mean(judge) over all + mean(people − λ·judge) over the rated ones; arrays of shape (terms,).
 
-    λ from 0 to 1 makes the cluster-robust variance smallest; a judge that tells nothing gets 0, which leaves people's mean. Student's
-    intervals, with as many degrees of freedom as clusters are rated, less what is estimated (the mean, λ).
+    λ from 0 to 1 makes the cluster-robust variance smallest; a judge that tells nothing gets 0, which leaves people's mean. Intervals are
+    Student's, with as many degrees of freedom as clusters are rated, less what is estimated (the mean, λ).
 
     Args:
-        people: shape (terms,), NaN where people did not rate, at random; of two models, the paired differences.
-        judge: shape (terms,); a term where it is NaN is left out.
-        clusters: shape (terms,), what each term belongs to; None: each is alone.
-        chances: shape (terms,), each term's probability of being rated (weights are their inverse); None: all the same.
+        people, judge: of two models, the paired differences; NaN where people did not rate, at random. Without the judge's, a term is left out.
+        clusters, chances: what each term belongs to, and how likely it was to be rated (weights are the inverse); None: alone, all as likely.
 
     Returns:
         n, n_rated, difference (the mean), low, high, p (that it is 0), lambda, classical_low and classical_high (people alone), reason.
@@ -38,8 +35,7 @@ def prediction_powered(
     if (count := len(set(groups[rated]))) < 3:
         return found | {"reason": "fewer than three rated clusters"}
     weights = rated / (1 if chances is None else np.asarray(chances, float)[known])
-    weights *= n / weights.sum()
-    values = np.where(rated, people, 0)
+    weights, values = weights * n / weights.sum(), np.where(rated, people, 0)
     mean, seen = weights @ values / n, weights @ judge / n
     # by cluster: errors of people's mean, and of what λ times the judge adds to it
     own, added = np.bincount(groups, weights * (values - mean)), np.bincount(groups, judge - judge.mean() - weights * (judge - seen))
