@@ -36,8 +36,9 @@ def card(method):
     return str(PARAMS / "methods" / f"{parse(method).card}.yaml")
 
 
-def rater(judge):
-    return str(PARAMS / "judges" / f"{judge}.yaml")
+def rater(judge, **part):
+    """A judge's card, and the sheets that people have filled."""
+    return [str(PARAMS / "judges" / f"{judge}.yaml"), *(file for file in files("05_judge", judge=judge, **part) if "/filled/" in file)]
 
 
 PROMPTS = [str(PARAMS / "prompts" / language.prompt) for language in (STUDY.source, STUDY.target)]
@@ -55,11 +56,11 @@ JOBS = [  # stage, the notebook parameter that makes it a part, what it reads, w
     *[("04_generate", {"method": model}, [*PROMPTS, *files("02_translate"), *MERGE.get(model, [])], NODE)
       for model in dict.fromkeys(run.model for run in runs(STUDY))],
     # a judge's rate limit and controls are one process's: a job a judge, not one a model and judge
-    *[("05_judge", {"judge": judge}, [rater(judge), RATING, *files("04_generate")], HERE) for judge in STUDY.judges],
+    *[("05_judge", {"judge": judge}, [*rater(judge), RATING, *files("04_generate")], HERE) for judge in STUDY.judges],
     *[("03_merge", SWEEP | {"method": point}, [card(point)], NODE) for point in POINTS if point not in MERGE],  # a grid's point of all defaults is a method
     *([("03_merge", SWEEP, sum(POINTS.values(), []), NODE)] if POINTS else []),
     *[("04_generate", SWEEP | {"method": model}, [*PROMPTS, *files("02_translate"), *POINTS.get(model, [])], NODE) for model in SWEPT],
-    *[("05_judge", SWEEP | {"judge": judge}, [rater(judge), RATING, *files("04_generate", **SWEEP)], HERE) for judge in STUDY.judges if POINTS],
+    *[("05_judge", SWEEP | {"judge": judge}, [*rater(judge, **SWEEP), RATING, *files("04_generate", **SWEEP)], HERE) for judge in STUDY.judges if POINTS],
     *[("06_benchmark", {"method": model}, MERGE.get(model, []), NODE) for model in STUDY.models],
     ("07_figures", {}, files("05_judge") + (files("05_judge", **SWEEP) if POINTS else []) + files("06_benchmark"), HERE),
 ]

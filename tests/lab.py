@@ -15,8 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import websocket
-
+from tests.support.browser import Browser
 from xlm_utils.draw.canvas import chrome
 from xlm_utils.study import ROOT
 from xlm_utils.study.notebook import STOPPED
@@ -36,42 +35,15 @@ const until = async (what, seconds) => {
 """
 
 
-class Browser:
-    """One page of a headless Chromium, spoken to in DevTools' own words."""
-
-    def __init__(self, folder: Path):
-        switches = ["--headless=new", "--no-sandbox", "--window-size=1400,1000", "--remote-debugging-port=0", f"--user-data-dir={folder}"]
-        self.process = subprocess.Popen([chrome(), *switches], stderr=subprocess.PIPE, text=True)
-        address = next(found[1] for line in self.process.stderr if (found := re.search(r"listening on (ws://\S+)", line)))
-        self.socket, self.number, self.session = websocket.create_connection(address, timeout=900, suppress_origin=True), 0, None
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-
-    def call(self, method: str, **parameters: object) -> dict:
-        self.number += 1
-        message = {"id": self.number, "method": method, "params": parameters} | ({"sessionId": self.session} if self.session else {})
-        self.socket.send(json.dumps(message))
-        while True:
-            reply = json.loads(self.socket.recv())
-            if reply.get("id") == self.number:
-                assert "error" not in reply, reply
-                return reply["result"]
-
-    def js(self, body: str) -> object:
-        """What the body of an async function returns."""
-        done = self.call("Runtime.evaluate", expression=f"(async () => {{ {body} }})()", awaitPromise=True, returnByValue=True)
-        assert "exceptionDetails" not in done, done["exceptionDetails"].get("exception", done)
-        return done["result"].get("value")
-
-    def page(self, address: str) -> None:
-        """JupyterLab, once its server answers and its page has started."""
-        for _ in range(90):
-            if self.js("return typeof jupyterapp !== 'undefined'"):
-                return
-            if "/lab" not in self.js("return location.href") or self.js("return !document.title.includes('JupyterLab')"):
-                self.call("Page.navigate", url=address)
-            time.sleep(2)
-        raise AssertionError(f"JupyterLab did not come up: {self.js('return document.title + location.href')}")
+def page(browser: Browser, address: str) -> None:
+    """JupyterLab, once its server answers and its page has started."""
+    for _ in range(90):
+        if browser.js("return typeof jupyterapp !== 'undefined'"):
+            return
+        if "/lab" not in browser.js("return location.href") or browser.js("return !document.title.includes('JupyterLab')"):
+            browser.call("Page.navigate", url=address)
+        time.sleep(2)
+    raise AssertionError(f"JupyterLab did not come up: {browser.js('return document.title + location.href')}")
 
 
 def open_notebook(browser: Browser, name: str) -> None:
@@ -156,7 +128,7 @@ def main(wanted: list[str]) -> None:
         browser = None
         try:
             browser = Browser(scratch / "chrome")
-            browser.page(f"http://localhost:{port}/lab")
+            page(browser, f"http://localhost:{port}/lab")
             for name in ALL[: ALL.index(names[-1]) + 1]:
                 if name in names:
                     try_notebook(browser, name, scratch)

@@ -46,7 +46,8 @@ def test_every_block_of_the_page_works_in_its_order(copy):
                 first, _, rest = text.partition("\n")
                 (copy / first.removeprefix("# ")).parent.mkdir(parents=True, exist_ok=True)
                 (copy / first.removeprefix("# ")).write_text(rest, encoding="utf-8")
-    assert commands == 4
+    assert commands == 5
+    assert (copy / "data" / "runs" / "german" / "people" / "round1.html").exists()
     folder = copy / "data" / "runs" / "german"
     assert (folder / "models" / "weak_ties" / "model.safetensors").exists()
     assert len((folder / "scores" / "local" / "weak_ties.jsonl").read_text(encoding="utf-8").splitlines()) == 12  # six words, two references

@@ -1,49 +1,60 @@
-"""Ratings are drawn without model or score, and read without calling consistency an agreement."""
+"""The proxy beside the ratings written for this repository: consistency is not called an agreement, and the committed numbers come from the file."""
 
 import pandas as pd
 import pytest
 
-from tests.rating_sheet import COLUMNS, rating_sheet
-from tests.support.synthetic import JAPANESE, make_study, write_lines
-from xlm_utils.report import ratings
-from xlm_utils.study.records import digest, write_json
+from tests.support.synthetic import add_definitions, make_study
+from xlm_utils import report
+from xlm_utils.ask.cards import load_card
+from xlm_utils.judge import people
+from xlm_utils.study import ROOT, StudyError
 
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
     made = make_study(tmp_path, monkeypatch)
-    table = pd.read_csv(made.folder / "terms.csv").assign(definition=[f"Definition of number {i}, {word}." for i, word in enumerate(JAPANESE * 2)])
-    table.to_csv(made.folder / "terms.csv", index=False)
-    for run in ("expert.reference", "japanese", "ties", "linear"):
-        texts = [f"{'ties' if run == 'linear' else run}の文 {i}" for i in range(24)]
-        path = made.folder / "definitions" / f"{run}.jsonl"
-        write_lines(path, [{"term_id": term, "run": run, "definition": text} for term, text in zip(table["term_id"], texts, strict=True)])
-        write_json(path.with_name(f"{path.name}.manifest.json"), {"sha256": digest(path), "key": run})
+    add_definitions(made)
     return made
 
 
-def test_a_sheet_names_no_model_counts_equal_texts_once_and_repeats_itself(study):
-    sheet = rating_sheet(study, 40)
-    assert list(sheet.columns) == COLUMNS
-    assert len(sheet) == 40 == len(sheet.drop_duplicates(["term_id", "definition"]))
-    assert sheet["half"].value_counts().to_dict() == {"report": 20, "choose": 20}
-    assert len(rating_sheet(study)) == 48  # the two equal runs count once
-    pd.testing.assert_frame_equal(sheet, rating_sheet(study, 40))
+def written(study, monkeypatch, tmp_path, rows=40):
+    """A list of ratings of the study's terms, in the form of data/demo/ratings.csv."""
+    terms = pd.read_csv(study.folder / "terms.csv")["term_id"]
+    lines = [
+        {"row": f"w{copy}-{i}", "rater": "a", "copy": copy, "term_id": terms[i % 24], "reference": "clinician", "definition": f"text {i}",
+         "rating": i % 11 if copy == 1 else min(10, i % 11 + i % 2), "half": ("report", "choose")[i // 2 % 2]}
+        for copy in (1, 2) for i in range(rows)]  # fmt: skip
+    pd.DataFrame(lines).to_csv(tmp_path / "ratings.csv", index=False)
+    card = load_card("written_ratings").model_copy(update={"sheet": str(tmp_path / "ratings.csv")})
+    monkeypatch.setattr(report.tables, "load_card", lambda name: card if name == "written_ratings" else load_card(name))
+    return card
 
 
-def test_without_the_file_the_table_says_so(study, monkeypatch, tmp_path):
-    monkeypatch.setattr(ratings, "RATINGS", tmp_path / "none.csv")
-    found = ratings.rated(study)
+def test_without_ratings_of_its_terms_the_table_says_so(study):
+    found = report.rated(study)  # the demo's file rates other terms
     assert found.empty
     assert "no ratings" in found.attrs["caption"]
 
 
+def test_a_list_that_is_not_there_is_told(study, monkeypatch, tmp_path):
+    card = load_card("written_ratings").model_copy(update={"sheet": "data/none.csv"})
+    with pytest.raises(StudyError, match=r"written_ratings\.yaml: sheet: there is no file 'data/none\.csv'"):
+        people.read(study, card)
+
+
 def test_the_proxy_is_held_against_the_mean_of_both_passes_in_each_half(study, monkeypatch, tmp_path):
-    sheet = rating_sheet(study, 40)
-    sheet["rating_1"], sheet["rating_2"] = [i % 11 for i in range(40)], [min(10, i % 11 + i % 2) for i in range(40)]
-    sheet.to_csv(tmp_path / "ratings.csv", index=False)
-    monkeypatch.setattr(ratings, "RATINGS", tmp_path / "ratings.csv")
-    found = ratings.rated(study).set_index(["of", "half"])
+    written(study, monkeypatch, tmp_path)
+    found = report.rated(study).set_index(["of", "half"])
     assert found["n"].tolist() == [20] * 4
     assert found.loc[("two passes of one reader: consistency", "report"), "spearman"] > 0.9
     assert abs(found.loc[("Proxy (sentence encoder) and the mean rating", "report"), "spearman"]) < 0.6
+    assert "by no clinician" in found.attrs["caption"]
+
+
+def test_the_committed_consistency_is_the_files(study):
+    given = people.read(study, load_card("written_ratings")).pivot(index=["definition", "term_id", "half"], columns="copy", values="rating")
+    committed = pd.read_csv(ROOT / "figures" / "demo" / "ratings.csv").set_index(["of", "half"])
+    for half in ("choose", "report"):
+        own = given.xs(half, level="half")
+        expected = committed.loc[("two passes of one reader: consistency", half)]
+        assert (len(own), round(own[1].corr(own[2], method="spearman"), 6)) == (expected["n"], expected["spearman"])

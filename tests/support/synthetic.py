@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from xlm_utils.generate import runs
 from xlm_utils.report.results import BENCHMARKS, row_order
 from xlm_utils.study import Study, open_study
+from xlm_utils.study.records import digest, write_json
 
 JAPANESE = ["高血糖症", "小頭症", "過多月経", "徐脈", "失神", "多指症", "眼瞼下垂", "肝腫大", "蕁麻疹", "難聴", "斜視", "側弯症"]
 
@@ -17,6 +19,20 @@ JAPANESE = ["高血糖症", "小頭症", "過多月経", "徐脈", "失神", "�
 def write_lines(path: Path, rows: list[dict]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def add_definitions(study: Study) -> None:
+    """Finished definitions of every run, and clinicians' definitions that differ; two merges say the same, and some texts are awkward."""
+    table = pd.read_csv(study.folder / "terms.csv")
+    table = table.assign(definition=[f"Definition of number {i}, {word}." for i, word in enumerate(table["translation"])])
+    table.to_csv(study.folder / "terms.csv", index=False)
+    awkward = ["", 'says "a", b;\nc', "=1+1", "a\r\nb\rc", "</script><b>"]
+    for run in runs(study):
+        texts = [f"{'ties' if run.name == 'linear' else run.name}の文 {i}" for i in range(len(table))]
+        texts = awkward + texts[len(awkward) :] if run.name == "japanese" else texts
+        path = study.folder / "definitions" / f"{run.name}.jsonl"
+        write_lines(path, [{"term_id": term, "run": run.name, "definition": text} for term, text in zip(table["term_id"], texts, strict=True)])
+        write_json(path.with_name(f"{path.name}.manifest.json"), {"sha256": digest(path), "key": run.name})
 
 
 def make_study(home: Path, monkeypatch, terms: int = 24, judges: tuple[str, ...] = ("proxy",), seed: int = 0) -> Study:

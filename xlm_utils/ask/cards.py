@@ -19,6 +19,7 @@ BASE_URL_VARIABLES = {"openai": "OPENAI_BASE_URL", "google-generativeai": "GOOGL
 OURS = {  # parameters that the kit sets itself, or counts on what they are by default
     "model", "messages", "stream", "n", "response_format", "timeout", "tools", "candidate_count", "response_mime_type", "response_schema",
 }  # fmt: skip
+OFFLINE = ("proxy", "people")  # clients that ask no server
 
 
 class Card(Part):
@@ -26,7 +27,7 @@ class Card(Part):
 
     name: str
     label: Text
-    client: Literal["openai", "google-generativeai", "google-genai", "proxy"]
+    client: Literal["openai", "google-generativeai", "google-genai", "proxy", "people"]
     model: Text
     base_url: Annotated[str, Field(pattern=r"^(https?://\S+)?$")] = ""  # "": the SDK's own address
     key_env: Annotated[tuple[Text, ...], Once] = ()  # variables (or Colab secrets) to look for the key in, in this order
@@ -38,6 +39,13 @@ class Card(Part):
     reply_tokens: Whole = Field(20, ge=1, le=10**6)  # expected per reply, hidden reasoning included; for the estimate only
     timeout: Number = Field(60, gt=0, le=86_400)  # seconds
     note: str = ""  # what a reader of this judge's scores must know
+    kind: Literal["people", "written"] = "people"  # this and the next six: client people only; written: this repository's list, in ``sheet``
+    sheet: str = ""
+    round: Annotated[str, Field(pattern=r"^[A-Za-z]\w{0,39}$")] = "round1"  # drawn once; another name draws further terms
+    sample: Whole = Field(200, ge=1, le=10**6)  # texts in a round, about: concepts are drawn, with the texts of all models
+    raters: Whole = Field(1, ge=1, le=10)
+    overlap: Number = Field(0.2, ge=0, le=0.9)  # share of the concepts that all raters get; the rest is split
+    rubric: Text = "data/demo/rubric.md"
 
     @property
     def proxy(self) -> bool:

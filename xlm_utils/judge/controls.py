@@ -66,9 +66,10 @@ def control_questions(study: Study, held_out: bool = False) -> list[dict]:
 
 
 def ask_controls(study: Study, name: str, base_url: str = "") -> pd.DataFrame:
-    """The controls through a judge, kept in ``scores/<judge>/controls.jsonl``; returns their ``verdicts``."""
+    """The controls through a judge, kept in ``scores/<judge>/controls.jsonl``; returns their ``verdicts``, none for people."""
     card = load_card(name)
-    return verdicts(read_jsonl(judging.write_scores(study, card, "controls", control_questions(study, card.proxy), base_url)))
+    path = judging.write_scores(study, card, "controls", control_questions(study, card.proxy), base_url) if card.client != "people" else None
+    return verdicts(read_jsonl(path) if path else [])
 
 
 def repeated(study: Study, runs: list[str]) -> list[dict]:
@@ -81,7 +82,7 @@ def repeated(study: Study, runs: list[str]) -> list[dict]:
 def retest(study: Study, name: str, runs: list[str], base_url: str = "") -> pd.DataFrame | None:
     """The judge's own noise: ``repeated`` questions asked again, kept in ``scores/<judge>/retest.jsonl``.
 
-    The runs must have been judged. None, and a line that says why, for the proxy: it computes.
+    The runs must have been judged. Of people, raters' second looks. None, and a line that says why, for the proxy: it computes.
 
     Returns:
         one row: n (both scored), missing, same (share of equal scores), mean and largest distance,
@@ -91,7 +92,9 @@ def retest(study: Study, name: str, runs: list[str], base_url: str = "") -> pd.D
     if card.proxy:
         print(f"{card.label}: a computation, which gives the same score each time; there is no test–retest noise to measure")
         return None
-    again = read_jsonl(judging.write_scores(study, card, "retest", repeated(study, runs), base_url, repeat=1))
+    asked = [q for run in runs for q in judging.questions(study, run)] if card.client == "people" else repeated(study, runs)
+    if not (again := read_jsonl(judging.write_scores(study, card, "retest", asked, base_url, repeat=1))):
+        return None
     first = [row for run in {row["run"] for row in again} for row in read_jsonl(study.folder / "scores" / name / f"{run}.jsonl")]
     return noise(again, first)
 
@@ -120,8 +123,9 @@ def verdicts(rows: list[dict]) -> pd.DataFrame:
     Of a paired control (``PAIRED``), median and mean are of the differences, with the mean's interval; of ``detail``,
     mean is the share of pairs in which the right text has the higher score. A control without any score has not passed.
     """
-    table = pd.DataFrame(rows).pivot(index="term_id", columns="control", values="score").astype(float)
-    asked, found = pd.DataFrame(rows)["control"].value_counts(), []
+    rated = pd.DataFrame(rows, columns=["term_id", "control", "score"])
+    table = rated.pivot(index="term_id", columns="control", values="score").astype(float)
+    asked, found = rated["control"].value_counts(), []
     for control, (sign, bound) in EXPECTED.items():
         if control not in table:
             continue

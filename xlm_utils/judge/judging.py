@@ -1,4 +1,4 @@
-"""Definitions → scores from 0 to 10, by an LLM judge or the offline proxy.
+"""Definitions → scores from 0 to 10, by an LLM judge, the offline proxy or people.
 
 The design is the paper's: the judge sees the term in both languages, a reference definition and the
 definition to grade. The prompt (``params/prompts/judge.txt``) is ours; the paper prints none.
@@ -12,9 +12,10 @@ from pathlib import Path
 import pandas as pd
 
 from xlm_utils.ask.calls import announce, run_calls
-from xlm_utils.ask.cards import Card, load_card
+from xlm_utils.ask.cards import OFFLINE, Card, load_card
 from xlm_utils.ask.replies import identity
-from xlm_utils.judge import known, proxy
+from xlm_utils.generate import runs as all_runs
+from xlm_utils.judge import known, people, proxy
 from xlm_utils.study import Study, StudyError
 from xlm_utils.study.inputs import fill, read_prompt
 from xlm_utils.study.records import Step, digest, fingerprint, read_jsonl, read_manifest, write_text
@@ -24,8 +25,6 @@ PROMPT = "judge.txt"
 SCHEMA = {
     "type": "object", "properties": {"score": {"type": "integer"}},
     "required": ["score"], "additionalProperties": False}  # fmt: skip
-
-
 NUMBER = r"(-?\d{1,9}(?:\.\d{1,9})?)(?![\d.]*\d)(?:\s*/\s*10(?!\d))?"
 SCORE = re.compile(rf"""["']score["']\s*:\s*["']?\s*{NUMBER}\s*["']?\s*[,}}]""")
 BARE = re.compile(rf"""\A\s*["']?{NUMBER}["']?\s*\Z""")
@@ -106,7 +105,13 @@ def write_scores(study: Study, card: Card, output: str, asked: list[dict], base_
     """``scores/<judge>/<output>.jsonl`` for any questions; ``repeat`` asks anew what has been answered (see ``calls.run_calls``)."""
     expert = definitions_file(study, f"{study.by_role('expert')}.reference")
     made_from = {"questions": fingerprint(asked), "terms": digest(study.folder / "terms.csv"), "expert": digest(expert), "repeat": repeat}
-    if card.proxy:
+    if card.client == "people":
+        given = people.read(study, card)
+        if (given["status"] == "not rated").all():
+            print(f"{card.name}/{output}.jsonl: not written, as nothing is rated yet")
+            return study.folder / "scores" / card.name / f"{output}.jsonl"
+        made_from |= {"ratings": fingerprint(given.to_dict("records"))}
+    elif card.proxy:
         made_from |= proxy.open_encoder(card.model)[1] | {"right": fingerprint(known.setting_pairs(study)), "form": "term deleted, minus the others"}
     else:
         prompt = read_prompt(PROMPT)
@@ -117,7 +122,7 @@ def write_scores(study: Study, card: Card, output: str, asked: list[dict], base_
             print(f"{card.name}/{step.path.name}: done before, kept")
             return step.path
         rows, notes = scores(study, card, asked, base_url, repeat)
-        write_text(step.partial, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        write_text(step.partial, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows if row["status"] != people.NOT_DRAWN))
         step.finish(label=card.label, proxy=card.proxy, note=card.note, **notes)
     return step.path
 
@@ -130,7 +135,7 @@ def scores(study: Study, card: Card, asked: list[dict], base_url: str = "", repe
     (status ``no_reference``): nothing was asked, so the score is missing, not zero.
     """
     askable = [q for q in asked if q["reference_text"]]
-    answers, notes = _proxy(study, card, askable) if card.proxy else _llm(study, card, askable, base_url, repeat)
+    answers, notes = {"proxy": _proxy, "people": people.answers}.get(card.client, _llm)(study, card, askable, base_url, repeat)
     void = {"score": None, "status": "no_reference", "served_model": None, "tokens_in": 0, "tokens_out": 0, "reply": None}
     rest = iter(answers)
     named = ("term_id", "run", "reference", "control")
@@ -148,7 +153,7 @@ def _llm(study: Study, card: Card, asked: list[dict], base_url: str, repeat: int
     return [{"score": reply["value"]} | {key: reply[key] for key in columns} for reply in replies], {}
 
 
-def _proxy(study: Study, card: Card, asked: list[dict]) -> tuple[list[dict], dict]:
+def _proxy(study: Study, card: Card, asked: list[dict], *_: object) -> tuple[list[dict], dict]:
     encode, found = proxy.open_encoder(card.model)
     right = pd.DataFrame(known.setting_pairs(study))
     ruler = proxy.Ruler(graded_terms(study), right, (study.source.code, study.target.code), encode)
@@ -178,7 +183,7 @@ def preview(study: Study, name: str, run: str, n: int = 1, base_url: str = "") -
 
 
 def plan(study: Study, name: str, runs: list[str], base_url: str = "", more: Sequence[dict] = ()) -> dict:
-    """What judging these runs would take, printed before anything is spent: calls, tokens, cost, time, shutdown date.
+    """What judging these runs would take, printed before anything is spent: calls, tokens, cost, time, shutdown date; people get their sheets.
 
     Args:
         more: questions beside the runs' own, such as ``controls.control_questions``; one with ``repeat`` is asked again.
@@ -187,8 +192,12 @@ def plan(study: Study, name: str, runs: list[str], base_url: str = "", more: Seq
         StudyError: together with what the study has spent, the cost is above ``judging.max_cost_usd``.
     """
     card = load_card(name)
-    if card.proxy:
+    if card.client in OFFLINE:
         print(f"{card.label}: no calls and no cost; {card.note}")
+        if card.client == "people":
+            names = [run.name for run in all_runs(study) if run.language.code == study.target.code]
+            done = all(read_manifest(study.folder / "definitions" / f"{name}.jsonl") for name in names)
+            people.announce(study, card, [q for name in names for q in questions(study, name)] if done else [])
         return {"calls": 0, "usd": 0.0}
     asked = [q for run in runs for q in questions(study, run)] + list(more)
     return announce(study, card, [(prompt_for(study, q), q.get("repeat", 0)) for q in asked if q["reference_text"]], SCHEMA, base_url)

@@ -11,8 +11,7 @@ from xlm_utils.report.figures import agreement, forest, histograms, seen_unseen_
 from xlm_utils.report.gains import extremes, one_term
 from xlm_utils.report.planned import claims, differences, helped, seen_unseen, versus
 from xlm_utils.report.published import correlations, gaps, means, remark
-from xlm_utils.report.ratings import rated
 from xlm_utils.report.results import BENCHMARKS, load_scores, summary
 from xlm_utils.report.spreads import spread_table
-from xlm_utils.report.tables import agreements, controls_table, missing_table, save_table, table1
+from xlm_utils.report.tables import agreements, controls_table, missing_table, rated, save_table, table1
 from xlm_utils.report.tied import transfer

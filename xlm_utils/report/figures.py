@@ -131,7 +131,7 @@ def forest(study: Study) -> go.Figure:
                             showlegend=name not in shown, text=[model for model, _ in rows], hovertemplate="%{text}: %{x:+.2f}",
                             marker={"color": ORANGE, "size": 10, "symbol": "diamond", "line": {"color": INK, "width": 1}}, **place)  # fmt: skip
             shown.add(name)
-    _rows_of(fig, models, "points of 10, 95 % BCa over terms")
+    _rows_of(fig, models, "points of 10, 95 % interval over terms" if "lambda" in found else "points of 10, 95 % BCa over terms")
     n = "–".join(map(str, sorted({found["n"].min(), found["n"].max()})))
     title = f"The planned differences, paired by term (n = {n})"
     return finish(fig, title, f"Forest plot. {title}.", study.proxy, legend=BELOW, height=height + 70, margin={"l": 130, "t": 115, "b": 130})

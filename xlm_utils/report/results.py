@@ -86,8 +86,8 @@ def load_scores(study: Study, twins: bool = False) -> pd.DataFrame:
     """All scores of a study, one row per judge, reference, run and term, with the columns of ``terms.csv``.
 
     ``score`` is NaN wherever ``status`` is not ``ok``; a term without a row gets status ``not judged``. ``unusable`` says why
-    an output is no definition (``generate.usable``; "" where it is one, or not there to look at); ``counted`` is the score with those at 0.
-    With ``twins``, those of the further mask seeds (``dare_seeds``), too.
+    an output is no definition (``generate.usable``; "" where it is one, or not there to look at); ``counted`` is the score with those at 0
+    where they were judged. With ``twins``, those of the further mask seeds (``dare_seeds``), too.
 
     Raises:
         StudyError: there are no scores, or a file is not of this study's terms.
@@ -121,7 +121,9 @@ def load_scores(study: Study, twins: bool = False) -> pd.DataFrame:
     whole = whole.assign(status=whole["status"].fillna("not judged")).merge(table[own], on="term_id")
     reasons = unusable(study, list(whole["run"].unique()))
     why = [reasons.get(key, "") for key in zip(whole["run"], whole["term_id"], strict=True)]
-    return whole.assign(unusable=why, counted=whole["score"].mask([bool(reason) for reason in why], 0.0))
+    whole = whole.assign(unusable=why)
+    lost = (whole["unusable"] != "") & ~whole["status"].isin(["not judged", "not rated"])  # a sample's zeros are no others than its scores
+    return whole.assign(counted=whole["score"].mask(lost, 0.0))
 
 
 def unusable(study: Study, runs: list[str]) -> dict[tuple[str, str], str]:

@@ -6,12 +6,14 @@ have columns of their own, and a control row says what it is a control for.
 """
 
 import itertools
+import json
 from collections import Counter
 
 import pandas as pd
 
+from xlm_utils.ask.cards import load_card
 from xlm_utils.draw.pages import as_text, page, table_html
-from xlm_utils.judge import controls
+from xlm_utils.judge import controls, judging, people
 from xlm_utils.report.planned import INTERVAL
 from xlm_utils.report.results import PUBLISHED, group_label, judge_label, load_scores, note, published_key, row_label, row_order, summary, unusable
 from xlm_utils.stats import association
@@ -115,7 +117,7 @@ def missing_table(study: Study) -> pd.DataFrame:
 
 
 def agreements(study: Study) -> pd.DataFrame:
-    """Every pair of judges on the same answers, and each judge asked twice where ``retest.jsonl`` is there.
+    """Every pair of judges on the same answers, each judge asked twice where ``retest.jsonl`` is there, and people on what they both rated.
 
     Returns:
         reference, first, second, then what ``association.agreement`` gives, ``tau`` of the models' order and ``models``.
@@ -135,6 +137,12 @@ def agreements(study: Study) -> pd.DataFrame:
             both = again.merge(scores[scores["judge"] == judge], on=["run", "reference", "term_id"], suffixes=("_again", ""))
             found = association.agreement(both["score_again"].astype(float), both["score"])
             rows.append({"reference": again["reference"][0], "first": judge_label(judge), "second": "itself, asked again"} | found)
+        if load_card(judge).client == "people":
+            texts = scores[(scores["judge"] == judge) & scores["reply"].notna()].drop_duplicates(["reference", "reply"])
+            given = pd.DataFrame([{row.partition("-")[2][0]: rating for row, rating in json.loads(reply).items()} for reply in texts["reply"]])
+            for one, other in itertools.combinations(sorted(given), 2):
+                named = {"reference": texts["reference"].iloc[0], "first": f"{judge_label(judge)}: rater {one}", "second": f"rater {other}"}
+                rows.append(named | association.agreement(given[one], given[other]))
     frame = pd.DataFrame(rows, columns=["reference", "first", "second", "n", "kappa", "alpha", "spearman", "bias", "tau", "models", "reason"])
     frame["models"] = frame["models"].astype("Int64")
     frame.attrs["title"] = "Agreement between judges"
@@ -142,6 +150,35 @@ def agreements(study: Study) -> pd.DataFrame:
         "kappa: quadratic weights over all of 0–10; alpha: Krippendorff’s, ordinal; bias: mean of first minus second; "
         "tau: Kendall’s, over the models’ means. n: answers that both scored. Controls are left out: their extreme scores are easy to agree on."
     )
+    return frame
+
+
+def rated(study: Study) -> pd.DataFrame:
+    """How far each proxy of the study agrees with the mean of the ratings written for this repository, and their two passes with each other.
+
+    Returns:
+        of, half (``choose``: what forms were chosen by; ``report``), n, spearman, kappa (quadratic); terms that the study does not run are left out.
+    """
+    table, rows = judging.graded_terms(study).set_index("term_id"), []
+    file = people.read(study, load_card("written_ratings"))
+    file = file[file["term_id"].isin(table.index)].pivot(index=["term_id", "definition", "half"], columns="copy", values="rating").reset_index()
+    if len(file):
+        measured = {"two passes of one reader: consistency": (file[1], file[2])}
+        texts = table.loc[file["term_id"]].reset_index().assign(said=file["definition"]).to_dict("records")
+        asked = [judging.question(text, "definition", text["said"]) | {"run": "ratings", "reference": "clinician"} for text in texts]
+        for card in (card for card in map(load_card, study.judges) if card.proxy):
+            scores = pd.DataFrame(judging.scores(study, card, asked)[0])["score"].astype(float)
+            measured[f"{card.label} and the mean rating"] = (scores, (file[1] + file[2]) / 2)
+        for half in ("choose", "report"):
+            own = file["half"] == half
+            rows += [{"of": name, "half": half} | association.agreement(a[own], b[own]) for name, (a, b) in measured.items()]
+    frame = pd.DataFrame(rows, columns=["of", "half", "n", "spearman", "kappa", "reason"])
+    frame.attrs["title"] = "The proxy beside ratings"
+    frame.attrs["caption"] = (
+        "Definitions of all models, rated 0–10 in two passes that saw neither model nor score; written for this repository, by no clinician. "
+        "kappa: quadratic weights. Only the half called report was kept from choosing."
+        if rows else "There are no ratings of this study’s terms (data/demo/ratings.csv): how far the proxy agrees with a reader is not known."
+    )  # fmt: skip
     return frame
 
 

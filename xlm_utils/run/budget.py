@@ -6,7 +6,7 @@ from collections.abc import Collection
 from importlib.util import find_spec
 
 from xlm_utils.ask.calls import estimate
-from xlm_utils.ask.cards import Card, address, find_key, load_card
+from xlm_utils.ask.cards import OFFLINE, Card, address, find_key, load_card
 from xlm_utils.ask.clients import genai_sdk, open_client, openai_sdk, shutdown_date
 from xlm_utils.ask.replies import same_model, spent
 from xlm_utils.curate import vocabulary
@@ -30,6 +30,8 @@ def cards(study: Study, stages: Collection[str]) -> list[str]:
 
 def answers(card: Card) -> str:
     """Ask a judge's server, unpaid, whether it serves the model; what to print where it does. A StudyError: no key, no server, no such model."""
+    if card.client == "people":
+        return f"judge {card.name}: people, who rate a sheet that notebook 05 writes"
     if card.proxy:
         from xlm_utils.judge.proxy import open_encoder
 
@@ -89,7 +91,7 @@ def _refusal(card: Card, status: int) -> StudyError:
 
 def cost(study: Study, stages: Collection[str], parameters: float) -> str:
     """Hours and dollars of the coming stages, for which the terminology may be curated; a StudyError above ``judging.max_cost_usd``."""
-    paid = [load_card(name) for name in cards(study, stages) if not load_card(name).proxy]
+    paid = [load_card(name) for name in cards(study, stages) if load_card(name).client not in OFFLINE]
     terms, counted = _terms(study) if paid else (study.vocabulary.sample, "")
     asked, needed = len(runs(study)), []
     for card in paid:

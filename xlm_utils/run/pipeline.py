@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from xlm_utils import benchmark
+from xlm_utils.ask.cards import Card, load_card
+from xlm_utils.judge import people
 from xlm_utils.models.constituents import locate, source
 from xlm_utils.run.preflight import preflight
 from xlm_utils.study import PARAMS, ROOT, Study, StudyError, open_study, relative
@@ -32,6 +34,11 @@ def outputs(study: Study) -> dict[str, list[Path]]:
     def chosen(names: Iterable[str]) -> list[str]:
         return [name for name in names if study.method in ("all", name)]
 
+    def judged(card: Card) -> list[Path]:
+        if card.client == "people" and not card.sheet:  # has scores once people have rated; a sheet that comes in makes the stage run again
+            return [study.folder / card.name / f"{card.round}.key.csv", *people.files(study, card)[1]]
+        return [study.folder / "scores" / card.name / f"{run}.jsonl" for run in scored]
+
     swept = outputs(study.swept()) if study.sweeps and not study.sweep_of else {}
     sweep = {f"{stage}{SWEEP}": swept[stage] for stage in ("03_merge", "04_generate", "05_judge") if swept}
     folder, names = study.folder, [run.name for run in runs(study) if chosen([run.model])]
@@ -42,7 +49,7 @@ def outputs(study: Study) -> dict[str, list[Path]]:
         "02_translate": [folder / "translated.csv", folder / "terms.csv"],
         "03_merge": [study.models_folder / method for method in chosen(study.merges)] + side_by_side,
         "04_generate": [folder / "definitions" / f"{name}.jsonl" for name in names],
-        "05_judge": [folder / "scores" / judge / f"{name}.jsonl" for judge in study.judges for name in scored],
+        "05_judge": [file for card in map(load_card, study.judges) for file in judged(card)],
         **sweep,
         "06_benchmark": [study.benchmarks_folder / f"{model}.json" for model in chosen(study.models)],
         "07_figures": [study.figures / name for name in ("table1.csv", "table1.html", "table2.csv", "table2.html", "figure1.html")],

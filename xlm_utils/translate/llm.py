@@ -6,7 +6,7 @@ import unicodedata
 import pandas as pd
 
 from xlm_utils.ask.calls import run_calls
-from xlm_utils.ask.cards import Card, load_card
+from xlm_utils.ask.cards import OFFLINE, Card, load_card
 from xlm_utils.ask.replies import mended
 from xlm_utils.study import Study, StudyError
 from xlm_utils.study.inputs import fill, read_prompt
@@ -29,9 +29,9 @@ def parse(text: str) -> tuple[dict | None, str]:
 
 
 def translator_card(study: Study) -> Card:
-    """The card of the study's translator, an LLM; a StudyError if it is a proxy's."""
+    """The card of the study's translator, an LLM; a StudyError if it is a proxy's or people's."""
     card = load_card(study.translation.translator)
-    if card.proxy:
+    if card.client in OFFLINE:
         raise StudyError(f"translation.translator: {card.name!r} is no LLM; use jmdict or an LLM's card of params/judges")
     return card
 
