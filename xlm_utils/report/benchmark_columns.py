@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from xlm_utils.benchmark.prepared import COLUMNS, columns
+from xlm_utils.report.captions import captioned
 from xlm_utils.report.results import BENCHMARKS, PUBLISHED, load_benchmarks, published_key, row_label
 from xlm_utils.stats import resampling, statistics
 from xlm_utils.study import Study
@@ -35,20 +36,14 @@ def table2(study: Study) -> pd.DataFrame:
         table = pd.concat([table, before]).rename_axis("model")
         table.insert(0, ("", "note"), [""] * len(index) + ["control: an earlier adapter, which saw no answer format"] * len(before))
     measured = "; ".join(f"{BENCHMARKS[key]}: {', '.join(names)}" for key, names in metrics.items() if names)
-    table.attrs["title"] = "Table 2. Benchmarks"
-    table.attrs["caption"] = (
-        f"{measured}. [95 % interval: Wilson’s of shares, Fisher’s of r, BCa else]; n: items; chance: what guessing gives. "
-        "Best in bold, worst underlined, per column. "
-        f"*: differs from {study.label(study.by_role('general'))} (p < .05 by paired randomisation over items, Holm over the merges of a column). "
-        "publ.: published, the same benchmarks in full, with other models; its MCQA column (.285–.336) lies near chance as well."
-    )
     shown = {column: ", ".join(name + study.benchmarks.ending for name in sets) for column, sets in columns(study).items() if sets != COLUMNS[column]}
+    more = ""
     if fewer := [f"{BENCHMARKS[column]}: mean of {names}" for column, names in shown.items()]:
-        table.attrs["caption"] += f" Columns of other data sets than published: {'; '.join(fewer)}."
+        more += f" Columns of other data sets than published: {'; '.join(fewer)}."
     if study.evolution.fitness == "published":
         searched = ", ".join(BENCHMARKS[column] for column in study.evolution.columns)
-        table.attrs["caption"] += f" contaminated: parameters that were searched on the items reported here ({searched})."
-    return table
+        more += f" contaminated: parameters that were searched on the items reported here ({searched})."
+    return captioned(table, "table2", measured=measured, general=study.label(study.by_role("general")), more=more)
 
 
 def _before(study: Study, found: dict[str, dict[str, dict]]) -> pd.DataFrame:
@@ -80,13 +75,7 @@ def column_differences(study: Study) -> pd.DataFrame:
             rows.append(found.assign(**named, p_holm=statistics.holm(found["p"])))
     parts = ["column", "model", "n", "difference", "low", "high", "p", "p_holm", "reason"]
     frame = pd.concat(rows, ignore_index=True)[parts] if rows else pd.DataFrame(columns=parts)
-    frame.attrs["title"] = f"Benchmark columns: paired differences from {study.label(general)}"
-    frame.attrs["caption"] = (
-        f"Intervals: 95 % percentile bootstrap over items within each data set, {resampling.RESAMPLES:,} resamples, none where all differences are "
-        "equal. p: paired randomisation (the two models’ answers are swapped item by item; exact where they "
-        "are right or wrong), adjusted by Holm for the merges of a column. XL-Sum: mean ROUGE-2 of the items. STS: difference of Pearson’s r."
-    )
-    return frame
+    return captioned(frame, "column_differences", general=study.label(general), resamples=resampling.RESAMPLES)
 
 
 def _compare(parts: list[pd.DataFrame], merge: str, general: str, seed: int) -> dict:

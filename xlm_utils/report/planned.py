@@ -8,6 +8,7 @@ import itertools
 import pandas as pd
 
 from xlm_utils.ask.cards import load_card
+from xlm_utils.report.captions import captioned, text
 from xlm_utils.report.results import REFERENCES, control_run, judge_label, load_scores, row_label
 from xlm_utils.stats import statistics
 from xlm_utils.stats.prediction_powered import prediction_powered
@@ -52,17 +53,8 @@ def differences(study: Study) -> pd.DataFrame:
     columns += ["counted_high", "counted_p_holm", "rank_biserial", "cluster_low", "cluster_high", "clusters", "detectable", "reason"]
     columns += ["n_rated", "lambda", "classical_low", "classical_high"] if any("lambda" in part for part in rows) else []
     frame = pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
-    frame.attrs["title"] = f"Paired differences from {' and from '.join(row_label(study, base) for base in baselines)}"
-    frame.attrs["caption"] = (
-        f"{INTERVAL} p: Wilcoxon signed ranks (Pratt), then adjusted by Holm for all rows of one judge and reference. Counted: the same where "
-        "output in another language, looping, cut off or empty scores 0. A merge helps where it beats both, on both means. Cluster interval: terms "
-        "that share a parent in the ontology count as one cluster. Detectable: the true difference found with 80 % power at this n and spread, "
-        "before Holm’s adjustment."
-        + " People, with a judge: prediction-powered (people rated n_rated terms, drawn at random, the judge n; clusters: concepts; classical: "
-        "people alone). It buys validity more than thrift: a pre-registered study saved 9 % of labels, while judge-only intervals missed "
-        "the human value in 18 of 21 panels." * ("lambda" in frame)
-    )
-    return frame
+    bases, people = " and from ".join(row_label(study, base) for base in baselines), f" {text('people')}" if "lambda" in frame else ""
+    return captioned(frame, "differences", interval=INTERVAL, bases=bases, people=people)
 
 
 def versus(study: Study, a: str, b: str) -> pd.DataFrame:
@@ -137,10 +129,5 @@ def seen_unseen(study: Study) -> pd.DataFrame:
     columns = ["judge", "reference", "model", "n_seen", "seen", "seen_low", "seen_high", "n_unseen", "unseen", "unseen_low", "unseen_high"]
     columns += ["interaction", "low", "high", "p", "p_holm", "reason"]
     frame = pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
-    frame.attrs["title"] = f"Gains over {study.label(general)} on terms that the expert saw in training, and on the others"
-    frame.attrs["caption"] = (
-        f"{INTERVAL} Interaction: gain on seen terms minus gain on unseen ones. p: Welch’s t, adjusted by Holm for the merges of one judge and "
-        "reference. What a merge takes over of the expert’s memory would show as an interaction above 0."
-        + ("" if rows else " No two groups of terms: this vocabulary does not know of both seen and unseen ones.")
-    )
-    return frame
+    none = "" if rows else " No two groups of terms: this vocabulary does not know of both seen and unseen ones."
+    return captioned(frame, "seen_unseen", interval=INTERVAL, general=study.label(general), none=none)

@@ -6,6 +6,7 @@ Levels of scores differ between judges, vocabularies and item sets, so what is c
 
 import pandas as pd
 
+from xlm_utils.report.captions import captioned
 from xlm_utils.report.results import BENCHMARKS, PUBLISHED, judge_label, load_benchmarks, load_scores, note, published_key, row_label
 from xlm_utils.stats import association, statistics
 from xlm_utils.study import Study
@@ -104,10 +105,4 @@ def correlations(study: Study) -> pd.DataFrame:
         found["p_holm"] = statistics.holm(found["p"])
         columns |= {(source, name): found[name].to_numpy() for name in ("rho", "low", "high", "n", "p", "p_holm")}
     frame = pd.DataFrame(columns, index=pd.Index(BENCHMARKS.values(), name="benchmark"))
-    frame.attrs["title"] = "Do definitions and benchmarks move together?"
-    frame.attrs["caption"] = (
-        "Spearman’s ρ over the models other than the expert, with 95 % intervals (Bonett & Wright), p over all permutations, and Holm’s "
-        "over the nine; models with identical results count once. "
-        "Nine correlations over a handful of models, half of which are neighbours of each other by construction: no causal claim stands on them."
-    )
-    return frame
+    return captioned(frame, "correlations")

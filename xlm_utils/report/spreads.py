@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pandas as pd
 from scipy import stats
 
+from xlm_utils.report.captions import captioned
 from xlm_utils.report.results import NOT_RUNS, judge_label, load_scores, row_label
 from xlm_utils.stats import statistics
 from xlm_utils.study import Study
@@ -88,12 +89,4 @@ def spread_table(study: Study) -> pd.DataFrame:
         for group in groups(study)]  # fmt: skip
     columns = ["judge", "reference", "of", "differ_in", "points", "n", "lowest", "highest", "range", "low", "high", "sd", "p", "reason"]
     frame = pd.DataFrame(rows, columns=columns).sort_values(["judge", "reference"], kind="stable", ignore_index=True)
-    frame.attrs["title"] = "Spread within a method, and between methods"
-    frame.attrs["caption"] = (
-        "Mean scores, 0 to 10. n: terms that every one of them has a score on. range: highest mean minus lowest, with the 95 % BCa interval of that "
-        "paired difference; the two are picked because they are extreme, so even merges that do not differ lie some way apart, the more of them "
-        "and the fewer terms the farther: compare ranges with as many points on the same terms. sd: of the means. p: that none differs from the "
-        "others (Friedman; Wilcoxon for two), not adjusted. A sweep’s terms are none of this study’s, and a proxy "
-        "judge sets its scale by the terms at hand."
-    )
-    return frame
+    return captioned(frame, "spreads")

@@ -14,6 +14,7 @@ import pandas as pd
 from xlm_utils.ask.cards import load_card
 from xlm_utils.draw.pages import as_text, page, table_html
 from xlm_utils.judge import controls, judging, people
+from xlm_utils.report.captions import captioned
 from xlm_utils.report.planned import INTERVAL
 from xlm_utils.report.results import PUBLISHED, group_label, judge_label, load_scores, note, published_key, row_label, row_order, summary, unusable
 from xlm_utils.stats import association
@@ -54,16 +55,9 @@ def table1(study: Study) -> pd.DataFrame:
         parts[f"published: {judge}"] = rows.set_axis(list(keys))
     columns = ["median", "mean", "low", "high", "counted", "counted_low", "counted_high", "std", "n", "missing", *UNUSABLE]
     frame = _grouped(study, parts, columns)
-    frame.attrs["title"] = "Table 1. Accuracy of definitions, 0–10"
     gaps = [f"{row.model} ({row.judge}, {row.reference}): {row.reason}" for row in found.itertuples() if row.reason]
-    frame.attrs["caption"] = (
-        f"{INTERVAL} std with ddof 1. n: terms with a score; missing scores are left out, not counted as 0. Counted: the mean in which an output "
-        "that is no definition in the language asked for (last columns of ours: in another language, looping, cut off or empty) scores 0. "
-        f"Best in bold, worst underlined, controls left out.{offsets(study)} Published: 1,782 SNOMED CT terms, other models, "
-        "judged against the expert’s definition; its merges have the general model as base."
-        + (f" No interval: {'; '.join(gaps)}." if gaps else "")
-    )
-    return frame
+    no_interval = f" No interval: {'; '.join(gaps)}." if gaps else ""
+    return captioned(frame, "table1", interval=INTERVAL, offsets=offsets(study), gaps=no_interval)
 
 
 def answers(study: Study) -> pd.DataFrame:
@@ -92,16 +86,7 @@ def controls_table(study: Study) -> pd.DataFrame:
             rows.append(found.assign(judge=judge_label(judge), verdict=found["passed"].map({True: "passed", False: "FAILED"})))
     columns = ["judge", "control", "expected", "n", "missing", "middle", "average", "low", "high", "below_reference", "verdict"]
     frame = pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
-    frame.attrs["title"] = "Controls: questions with known answers"
-    frame.attrs["caption"] = (
-        "Graded against the clinicians’ definition where there is one: the same text, the most similar one of another concept, any other concept’s, "
-        "a commonplace, nothing, a wrong text that asks for a 10, and the term in a copula. Then in pairs, of which middle and average are "
-        "differences: a text repeated to the limit and once, one content in both languages, and a right text beside one with a wrong number, "
-        "side or degree (average: the share in which the right one scores more). Expectations were set before any judge was asked. Below "
-        "reference: share of terms on which the control scores less than the same text does. "
-        "A judge that fails a control can’t be believed where that control’s mistake matters."
-    )
-    return frame
+    return captioned(frame, "controls")
 
 
 def missing_table(study: Study) -> pd.DataFrame:
@@ -111,9 +96,7 @@ def missing_table(study: Study) -> pd.DataFrame:
     found = found.join(counts).rename(columns={"mean_low": "mean, all 0", "mean_high": "mean, all 10"})
     parts = {group_label(*key): part.set_index("run") for key, part in found.groupby(["judge", "reference"], sort=False)}
     frame = _grouped(study, parts, ["n", *sorted(counts), "mean, all 0", "mean, all 10"]).drop(columns=("", "note"))
-    frame.attrs["title"] = "Missing scores"
-    frame.attrs["caption"] = "By status, and the range in which the mean over all terms must lie: every missing score 0, or 10."
-    return frame
+    return captioned(frame, "missing")
 
 
 def agreements(study: Study) -> pd.DataFrame:
@@ -145,12 +128,7 @@ def agreements(study: Study) -> pd.DataFrame:
                 rows.append(named | association.agreement(given[one], given[other]))
     frame = pd.DataFrame(rows, columns=["reference", "first", "second", "n", "kappa", "alpha", "spearman", "bias", "tau", "models", "reason"])
     frame["models"] = frame["models"].astype("Int64")
-    frame.attrs["title"] = "Agreement between judges"
-    frame.attrs["caption"] = (
-        "kappa: quadratic weights over all of 0–10; alpha: Krippendorff’s, ordinal; bias: mean of first minus second; "
-        "tau: Kendall’s, over the models’ means. n: answers that both scored. Controls are left out: their extreme scores are easy to agree on."
-    )
-    return frame
+    return captioned(frame, "agreement")
 
 
 def rated(study: Study) -> pd.DataFrame:
@@ -173,13 +151,7 @@ def rated(study: Study) -> pd.DataFrame:
             own = file["half"] == half
             rows += [{"of": name, "half": half} | association.agreement(a[own], b[own]) for name, (a, b) in measured.items()]
     frame = pd.DataFrame(rows, columns=["of", "half", "n", "spearman", "kappa", "reason"])
-    frame.attrs["title"] = "The proxy beside ratings"
-    frame.attrs["caption"] = (
-        "Definitions of all models, rated 0–10 in two passes that saw neither model nor score; written for this repository, by no clinician. "
-        "kappa: quadratic weights. Only the half called report was kept from choosing."
-        if rows else "There are no ratings of this study’s terms (data/demo/ratings.csv): how far the proxy agrees with a reader is not known."
-    )  # fmt: skip
-    return frame
+    return captioned(frame, "rated" if rows else "not_rated")
 
 
 def save_table(study: Study, frame: pd.DataFrame, name: str):

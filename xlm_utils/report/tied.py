@@ -3,6 +3,7 @@
 import pandas as pd
 
 from xlm_utils.benchmark.transfer import transfer_rows
+from xlm_utils.report.captions import captioned
 from xlm_utils.report.results import control_run, note, row_label, row_order
 from xlm_utils.stats import statistics
 from xlm_utils.study import Study
@@ -32,12 +33,4 @@ def transfer(study: Study) -> pd.DataFrame:
     frame = pd.DataFrame.from_dict(found, orient="index")
     frame = frame.set_axis(pd.Index([row_label(study, run) for run in found], name="model"))
     frame.columns = pd.MultiIndex.from_tuples(frame.columns) if len(frame) else pd.MultiIndex.from_arrays([[], []])
-    frame.attrs["title"] = "Definitions tied to terms, without a judge"
-    frame.attrs["caption"] = (
-        "Margin: log-probability of the clinicians’ definition behind its term’s prompt minus its mean behind those of "
-        f"{study.transfer.rivals} other terms of the same group (in the HPO, the organ system), nats a token; style, language and length of a "
-        "definition cancel. accuracy: the own term’s prompt is the likeliest "
-        f"(chance {1 / (study.transfer.rivals + 1):.3f}). logp, by which nothing is ranked: whoever writes the definitions’ language has more of "
-        "it. Intervals: 95 % BCa over terms; p: Wilcoxon (Pratt), Holm over all differences of the table."
-    )
-    return frame
+    return captioned(frame, "transfer", rivals=study.transfer.rivals, chance=1 / (study.transfer.rivals + 1))
