@@ -230,7 +230,6 @@ def test_results_are_written_once_and_redone_only_when_what_they_are_made_from_c
     assert result["columns"]["mcqa"]["n"] == 7
     assert result["columns"]["sts"]["value"] is None  # one pair has no correlation
     assert result["datasets"]["jcommonsenseqa"]["shots"] == 3
-    assert list(benchmarks.columns_table(the_study).index) == ["expert"]
     table = benchmarks.datasets_table(the_study, ["expert", "japanese"]).set_index("data set")
     assert list(table.index) == list(COLUMN_OF)
     assert table.loc["jcommonsenseqa", ["model", "column", "n", "of", "shots"]].tolist() == ["expert", "jcommonsenseqa", 1, 48, 3]

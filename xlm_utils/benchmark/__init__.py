@@ -5,7 +5,7 @@ Out: ``benchmarks/<model>.json`` and a row an item.
 Notebook: 06_benchmark.
 """
 
-from xlm_utils.benchmark.benchmarks import columns_table, datasets_table, evaluate
+from xlm_utils.benchmark.benchmarks import datasets_table, evaluate
 from xlm_utils.benchmark.prepared import COLUMNS, prepare
 from xlm_utils.benchmark.scores import gold_index
 from xlm_utils.benchmark.transfer import ask_transfer, transfer_rows

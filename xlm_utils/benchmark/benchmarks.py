@@ -11,7 +11,7 @@ import pandas as pd
 
 from xlm_utils import models
 from xlm_utils.benchmark import scores
-from xlm_utils.benchmark.prepared import COLUMN_OF, COLUMNS, Prepared, quiet_harness
+from xlm_utils.benchmark.prepared import COLUMN_OF, Prepared, quiet_harness
 from xlm_utils.study import Study, StudyError
 from xlm_utils.study.records import Step, digest, fingerprint, read_manifest, write_json, write_text
 
@@ -131,14 +131,6 @@ def compose(prepared: Prepared, name: str, parts: dict[str, dict]) -> tuple[dict
 
 def _sampled(prepared: Prepared, dataset: str) -> bool:
     return len(prepared.items[dataset]) < prepared.facts[dataset]["of"]  # the harness is quadratic in the items named to it
-
-
-def columns_table(study: Study) -> pd.DataFrame:
-    """Finished results: one row per model in the tables' order, one column per benchmark; NaN where undefined."""
-    files = {model: study.benchmarks_folder / f"{model}.json" for model in study.models}
-    found = {model: json.loads(file.read_text(encoding="utf-8"))["columns"] for model, file in files.items() if read_manifest(file)}
-    values = {model: [columns[column]["value"] for column in COLUMNS] for model, columns in found.items()}
-    return pd.DataFrame.from_dict(values, orient="index", columns=list(COLUMNS), dtype=float).rename_axis("model")
 
 
 def datasets_table(study: Study, names: list[str]) -> pd.DataFrame:

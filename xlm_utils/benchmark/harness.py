@@ -10,19 +10,15 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
+from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from xlm_utils import models
 from xlm_utils.study.notebook import Progress
-
-if TYPE_CHECKING:
-    from lm_eval.api.instance import Instance
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 FEWSHOT_SEED = 1234  # the harness's own default, so that a whole `lm-eval run` draws the same examples
 LOGITS_AT_ONCE = 2**25  # an eighth of a GiB in fp32
@@ -83,7 +79,7 @@ class SharedPromptLM(HFLM):
     tokenised requests; hand the same dict to models that share a tokenizer.
     """
 
-    def __init__(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", batch_tokens: int, pairs: dict | None = None):
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_tokens: int, pairs: dict | None = None):
         super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=1)
         self.batch_tokens = batch_tokens
         self.truncated: set[str] = set()
@@ -126,7 +122,7 @@ class SharedPromptLM(HFLM):
             self._pairs[key] = self._pairs.setdefault(context, prompt), option  # one list for all options
         return self._pairs[key]
 
-    def loglikelihood(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[Answer]:
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Answer]:
         return super().loglikelihood(requests, disable_tqdm=True)
 
     def likelihoods(self, pairs: list[tuple[str, str]]) -> list[tuple[float, int]]:
@@ -222,7 +218,7 @@ class SharedPromptLM(HFLM):
         width = max(map(len, rows))
         return torch.tensor([row + (self.tokenizer.pad_token_id or 0,) * (width - len(row)) for row in rows], device=self.device)
 
-    def generate_until(self, requests: "list[Instance]", disable_tqdm: bool = False) -> list[str]:
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """The harness's generation, an identical request once; a row leaves its batch when it has finished."""
         keys = [(request.args[0], json.dumps(request.args[1], sort_keys=True)) for request in requests]
         distinct = dict(zip(keys, requests, strict=True))

@@ -24,7 +24,6 @@ FONTS = 'Arial,"Liberation Sans","DejaVu Sans","IPAexGothic","BIZ UDGothic","Not
 CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["sendChartToCloud", "sendDataToCloud", "lasso2d", "select2d"]}
 # Okabe & Ito's palette: told apart with every common colour blindness, and by lightness in grey
 INK, GREY, BLUE, ORANGE, RED = "#222222", "#8A8A8A", "#0072B2", "#E69F00", "#D55E00"
-BLUES = ["#DCEAF5", "#0072B2", "#08304F"]  # of counts: the smallest still stands out from white
 TEMPLATE = go.layout.Template(pio.templates["plotly_white"])
 TEMPLATE.layout.update(
     font={"family": FONTS, "size": 14, "color": INK}, title={"x": 0.015, "xref": "container", "y": 0.985, "yanchor": "top", "font_size": 17},

@@ -9,13 +9,10 @@ import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 from xlm_utils import models
+from xlm_utils.models.hints import PreTrainedModel, PreTrainedTokenizerBase
 from xlm_utils.study import Study
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SHARE = {"cuda": 0.8, "cpu": 0.5}  # of the free memory; on a CPU other programs live there, too, and overstepping kills without a word
 MOST_ROWS = {"cuda": 512, "cpu": 256}  # more gain little, and a killed run loses a batch
@@ -27,7 +24,7 @@ OUT_OF_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA er
 class Writer:
     """A model that is ready to write: what it runs on, and its two functions."""
 
-    tokenizer: "PreTrainedTokenizerBase"
+    tokenizer: PreTrainedTokenizerBase
     how: str  # one line to print
     facts: dict  # for the manifest: device, dtype, quantization, stop_tokens
     complete: Callable[[list[str]], list[dict]]
@@ -46,7 +43,7 @@ def writer(study: Study, name: str) -> Writer:
 
 
 def complete(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", texts: list[str], max_new_tokens: int, templated: bool = False,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], max_new_tokens: int, templated: bool = False,
     stop_at_loop: bool = False,
 ) -> list[dict]:  # fmt: skip
     """Greedy continuations of one batch.
@@ -67,7 +64,7 @@ def complete(
     return [_row(tokenizer, tokens, stops, stop_at_loop) for tokens in said]
 
 
-def _row(tokenizer: "PreTrainedTokenizerBase", tokens: list[int], stops: list[int], stop_at_loop: bool = False) -> dict:
+def _row(tokenizer: PreTrainedTokenizerBase, tokens: list[int], stops: list[int], stop_at_loop: bool = False) -> dict:
     end = next((i for i, token in enumerate(tokens) if token in stops), None)
     kept = tokens if end is None else tokens[:end]
     finish = "length" if end is None else "stop"
@@ -89,7 +86,7 @@ def _loop(tokens: list[int]) -> int | None:
     return None
 
 
-def pick_batch_size(study: Study, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> tuple[int, str]:
+def pick_batch_size(study: Study, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> tuple[int, str]:
     """Batch size and the reason for it: the study's own, or what the free memory holds (a power of two)."""
     if study.generation.batch_size:
         return study.generation.batch_size, "set by the study"
@@ -115,7 +112,7 @@ def free_memory(device: str) -> int:
     return psutil.virtual_memory().available
 
 
-def row_bytes(model: "PreTrainedModel", prompt_tokens: int, new_tokens: int) -> int:
+def row_bytes(model: PreTrainedModel, prompt_tokens: int, new_tokens: int) -> int:
     """Most memory that one row needs: its keys and values, its prompt's activations, its scores over the vocabulary."""
     config, size = model.config.get_text_config(), model.dtype.itemsize
     queries = getattr(config, "num_attention_heads", None) or 1  # Mamba has none, and a state that is smaller

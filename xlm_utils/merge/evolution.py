@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -18,18 +17,16 @@ import pandas as pd
 from xlm_utils.benchmark.prepared import data_folder
 from xlm_utils.merge.merging import RECIPE, digests, merge_into, parents
 from xlm_utils.merge.methods import Method, resolve
+from xlm_utils.models.hints import PreTrainedModel, PreTrainedTokenizerBase
 from xlm_utils.models.loading import load
 from xlm_utils.study import Study, StudyError
 from xlm_utils.study.names import parse
 from xlm_utils.study.records import Step, append_jsonl, read_jsonl, read_manifest, sha256
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 MASK_SEED = 1_000_003  # added to the study's seed: one mask for the whole search, a fresh one for the final merge
 ARMS = {"cma": "CMA-ES", "random": "random search"}
 
-Fitness = Callable[["PreTrainedModel", "PreTrainedTokenizerBase"], Mapping[str, float]]
+Fitness = Callable[[PreTrainedModel, PreTrainedTokenizerBase], Mapping[str, float]]
 Assess = Callable[[int, np.ndarray], list[float]]  # generation, points in the unit cube, shape (candidates, parameters) → objectives
 
 

@@ -3,16 +3,13 @@
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from xlm_utils.models import hub
 from xlm_utils.models.configs import read_config
+from xlm_utils.models.hints import PretrainedConfig, PreTrainedModel
 from xlm_utils.models.libraries import quiet
 from xlm_utils.models.weights import header
 from xlm_utils.study import ROOT, StudyError
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
 
 WITHOUT_ADAPTER = {"adapter_kwargs": {"subfolder": "none"}}  # for from_pretrained, which applies an adapter left in a model's folder once more
 PARTS = r"lora_\w+|modules_to_save|original_module|base_layer|trainable_tokens\w*|ia3_l|oft_\w+|weight|bias"
@@ -29,7 +26,7 @@ def find(adapter: str) -> Path:
     return hub.from_hub(adapter, None, hub.ADAPTER)
 
 
-def check(adapter: Path, config: "PretrainedConfig", base: str) -> int:
+def check(adapter: Path, config: PretrainedConfig, base: str) -> int:
     """Whether every tensor of an adapter has its place in a base model, told from names and shapes alone.
 
     Args:
@@ -82,7 +79,7 @@ def check(adapter: Path, config: "PretrainedConfig", base: str) -> int:
     return rows
 
 
-def applied(base: Path, adapter: Path, called: str) -> "PreTrainedModel":
+def applied(base: Path, adapter: Path, called: str) -> PreTrainedModel:
     """Base + adapter in float32, as one model without an adapter; rows for tokens that the adapter adds are appended first.
 
     A StudyError: the adapter doesn't fit, see ``check``.

@@ -2,13 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from xlm_utils.models.hints import PretrainedConfig, PreTrainedTokenizerBase
 from xlm_utils.models.libraries import quiet
 from xlm_utils.study import StudyError
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 OLD_ROPE = ("rope_theta", "rope_scaling", "rope_local_base_freq", "partial_rotary_factor")  # transformers 4; 5 has rope_parameters
 UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, ImportError, OSError)  # what transformers raises of files it can't read
@@ -17,7 +14,7 @@ SHAPE = (  # what must be one in models that merge, or their tensors differ
     "attention_bias", "mlp_bias")  # fmt: skip
 
 
-def read_config(file: Path, model: str) -> "PretrainedConfig":
+def read_config(file: Path, model: str) -> PretrainedConfig:
     """The config of a causal language model of text, from its ``config.json``.
 
     Args:
@@ -59,7 +56,7 @@ def read_config(file: Path, model: str) -> "PretrainedConfig":
     return config
 
 
-def meaning(config: "PretrainedConfig") -> dict[str, object]:
+def meaning(config: PretrainedConfig) -> dict[str, object]:
     """What parents must share or should: property → value, defaults filled in."""
     heads = getattr(config, "num_attention_heads", None)  # Mamba has none
     values = {key: getattr(config, key, None) for key in SHAPE}
@@ -73,7 +70,7 @@ def meaning(config: "PretrainedConfig") -> dict[str, object]:
         "norm epsilon": epsilons[0] if epsilons else None}  # fmt: skip
 
 
-def save_config(config: "PretrainedConfig", folder: Path, like: Path | None = None) -> None:
+def save_config(config: PretrainedConfig, folder: Path, like: Path | None = None) -> None:
     """Write ``config.json`` with RoPE in both spellings: transformers 4 would read 10000 for a Llama-3's 500000.
 
     Args:
@@ -102,7 +99,7 @@ def spell_rope_twice(folder: Path, like: Path | None = None) -> None:
     file.write_text(json.dumps(config | old, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def read_tokenizer(folder: Path, model: str) -> "PreTrainedTokenizerBase":
+def read_tokenizer(folder: Path, model: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder. A StudyError: there is none that can be read."""
     quiet()
     from transformers import AutoTokenizer

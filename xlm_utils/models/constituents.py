@@ -8,19 +8,16 @@ import importlib
 import tempfile
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 from unittest.mock import patch
 
 from xlm_utils.models import adapters, hub
 from xlm_utils.models.configs import read_tokenizer, spell_rope_twice
+from xlm_utils.models.hints import PreTrainedModel, PreTrainedTokenizerBase
 from xlm_utils.models.libraries import quiet
 from xlm_utils.models.trimming import cut, trim
 from xlm_utils.study import ROOT, Study, StudyError
 from xlm_utils.study.records import cached_step, digest, read_manifest, sha256
 from xlm_utils.study.settings import Constituent, project_path
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def locate(study: Study, name: str) -> Path:
@@ -119,7 +116,7 @@ def _with_adapter(base: Path, adapter: Path, called: str) -> Path:
     return step.path
 
 
-def _save(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
+def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     import torch
 
     model.to(torch.bfloat16).save_pretrained(folder)

@@ -3,17 +3,14 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from xlm_utils.models.adapters import WITHOUT_ADAPTER
 from xlm_utils.models.constituents import locate
+from xlm_utils.models.hints import PreTrainedModel, PreTrainedTokenizerBase
 from xlm_utils.models.libraries import quiet
 from xlm_utils.models.turns import leave_open, stop_tokens
 from xlm_utils.models.weights import EMBEDDINGS, HEAD, Tensors, eos_ids
 from xlm_utils.study import Study, StudyError, pick_device
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 UNSAID = {  # of a generation config: token ids, bookkeeping, and what has no say in greedy decoding anyway
     "eos_token_id", "bos_token_id", "pad_token_id", "transformers_version", "_from_model_config", "cache_implementation", "use_cache",
@@ -49,7 +46,7 @@ def check_blocks(name: str, shapes: Mapping[str, tuple[int, ...]], device: str) 
             )
 
 
-def can_drop_rows(model: "PreTrainedModel") -> bool:
+def can_drop_rows(model: PreTrainedModel) -> bool:
     """Whether finished rows can leave a batch: attention's cache can be cut by row, the state of a linear or convolutional layer can't."""
     from transformers import DynamicCache
 
@@ -61,7 +58,7 @@ def _cpu_flags() -> str:
     return cpuinfo.read_text() if cpuinfo.exists() else ""
 
 
-def load(study: Study, name: str, dtype: str = "") -> "tuple[PreTrainedModel, PreTrainedTokenizerBase, str]":
+def load(study: Study, name: str, dtype: str = "") -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
     """Load a constituent or merge for inference.
 
     Returns:
@@ -103,7 +100,7 @@ def load(study: Study, name: str, dtype: str = "") -> "tuple[PreTrainedModel, Pr
     return model, tokenizer, f"{how}, stops at {' '.join(tokenizer.convert_ids_to_tokens(stops))}"
 
 
-def _finite(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> bool:
+def _finite(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether the scores after a short prompt are numbers: Gemma-3, for one, was trained in bfloat16 and exceeds float16's 65,504."""
     import torch
 

@@ -9,15 +9,12 @@ import gzip
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from xlm_utils.models.configs import spell_rope_twice
+from xlm_utils.models.hints import PreTrainedTokenizerBase
 from xlm_utils.models.libraries import quiet
 from xlm_utils.study import StudyError
 from xlm_utils.study.records import cached_step, digest, sha256
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 EOS = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -86,7 +83,7 @@ def _save(base: Path, folder: Path, old: list[int], state: dict) -> None:
     (folder / "tokenizer.json").write_text(json.dumps(state, ensure_ascii=False), encoding="utf-8")
 
 
-def report_bytes(tokenizer: "PreTrainedTokenizerBase", texts: list[str], what: str) -> int:
+def report_bytes(tokenizer: PreTrainedTokenizerBase, texts: list[str], what: str) -> int:
     """Number of texts that the vocabulary has to spell with bytes; one printed line if there are any."""
     spelled = {token for token in tokenizer.get_vocab() if BYTE.fullmatch(token)}
     spelled = set(tokenizer.convert_tokens_to_ids(list(spelled)))

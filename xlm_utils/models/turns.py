@@ -2,13 +2,10 @@
 
 import re
 from datetime import datetime
-from typing import TYPE_CHECKING
 from unittest.mock import patch
 
+from xlm_utils.models.hints import PreTrainedTokenizerBase
 from xlm_utils.study import StudyError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 DATE = datetime(2024, 7, 26)  # what a template that prints today's date is given, or prompts would change at midnight; Llama-3.1 falls back to it
 CLOSING = {  # of a thought, by what opens it
@@ -18,7 +15,7 @@ CHANNEL, FINAL = "<|channel|>", "<|channel|>final<|message|>"  # of the harmony 
 MARKS = (*CLOSING, *CLOSING.values(), CHANNEL)
 
 
-def chat(tokenizer: "PreTrainedTokenizerBase", messages: list[dict], add_generation_prompt: bool = True, of: str = "this model") -> str:
+def chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict], add_generation_prompt: bool = True, of: str = "this model") -> str:
     """Messages inside the tokenizer's chat template: with thinking off where the template can, and always on the same date.
 
     A system message that the template refuses or drops stands before the first user message instead; a
@@ -47,7 +44,7 @@ def chat(tokenizer: "PreTrainedTokenizerBase", messages: list[dict], add_generat
     return f"{text.rstrip()}\n\n{CLOSING[opened]}\n\n" if opened and add_generation_prompt else text
 
 
-def _render(tokenizer: "PreTrainedTokenizerBase", messages: list[dict], **options: bool) -> str:
+def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict], **options: bool) -> str:
     from transformers.utils import chat_template_utils
 
     class Then(datetime):
@@ -59,7 +56,7 @@ def _render(tokenizer: "PreTrainedTokenizerBase", messages: list[dict], **option
         return tokenizer.apply_chat_template(messages, tokenize=False, enable_thinking=False, thinking=False, **options)
 
 
-def said(tokenizer: "PreTrainedTokenizerBase", tokens: list[int]) -> tuple[str, str]:
+def said(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> tuple[str, str]:
     """Text of an answer without special tokens and thoughts, and whether it had a thought: "", ``closed``, or ``open`` to its end."""
     text = tokenizer.decode(tokens, skip_special_tokens=False)
     if not any(mark in text for mark in MARKS):
@@ -79,7 +76,7 @@ def said(tokenizer: "PreTrainedTokenizerBase", tokens: list[int]) -> tuple[str, 
     return text.strip(), "open" if is_open else "closed"
 
 
-def stop_tokens(eos: int | list[int] | None, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+def stop_tokens(eos: int | list[int] | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids that end an answer: the generation config's ``eos``, the tokenizer's own, and what the chat template ends a turn with.
 
     A fine-tune or merge whose generation config knows ``<|end_of_text|>`` alone would otherwise run on
@@ -95,7 +92,7 @@ def stop_tokens(eos: int | list[int] | None, tokenizer: "PreTrainedTokenizerBase
     return sorted(found)
 
 
-def _tail(tokenizer: "PreTrainedTokenizerBase", turns: list[dict]) -> str:
+def _tail(tokenizer: PreTrainedTokenizerBase, turns: list[dict]) -> str:
     """What the template puts behind the last message; "" where it can't be told."""
     from jinja2 import TemplateError
 
@@ -114,7 +111,7 @@ def as_list(ids: int | list[int] | None) -> list[int]:
     return [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
 
 
-def leave_open(tokenizer: "PreTrainedTokenizerBase", name: str) -> "PreTrainedTokenizerBase":
+def leave_open(tokenizer: PreTrainedTokenizerBase, name: str) -> PreTrainedTokenizerBase:
     """The tokenizer, changed so that it appends nothing: an end token behind a prompt says that there is nothing more to say."""
     bare, whole = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
     start = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), None)

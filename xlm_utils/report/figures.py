@@ -9,8 +9,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from xlm_utils.draw.canvas import BELOW, BLUE, BLUES, GREY, INK, ORANGE, RED, SMALL, empty, finish
-from xlm_utils.report import planned, published, tables
+from xlm_utils.draw.canvas import BELOW, BLUE, GREY, INK, ORANGE, RED, SMALL, empty, finish
+from xlm_utils.report import planned, published
 from xlm_utils.report.results import REFERENCES, judge_label, load_scores, note, row_label, row_order
 from xlm_utils.stats import statistics
 from xlm_utils.study import Study
@@ -115,7 +115,7 @@ def forest(study: Study) -> go.Figure:
                     f"<br>p by Holm {getattr(row, p):.3f}<br>{row.reason}" for row in block.itertuples()]  # fmt: skip
             for holds in (True, False):
                 part, texts = block[(block[p] < 0.05) == holds], [text for text, own in zip(says, (block[p] < 0.05) == holds, strict=True) if own]
-                label = f"{name}, {'holds after Holm' if holds else 'does not'}"
+                label = f"{name}, {'holds after Holm' if holds else 'does not hold'}"
                 marker = {"color": color, "size": 11, "symbol": "circle" if holds else "circle-open", "line": {"width": 2, "color": color}}
                 bars = _interval(part, value, low, high, thickness=2 if holds else 1, width=0, color=color)
                 fig.add_scatter(x=part[value], y=[models.index(model) + shift for model in part["model"]], mode="markers", name=label,
@@ -158,30 +158,3 @@ def seen_unseen_plot(study: Study) -> go.Figure:
     title = f"Gain on terms the expert saw in training (n = {found['n_seen'].max()}), and on the others (n = {found['n_unseen'].max()})"
     alt = "Gains over the general model with 95 % intervals, apart for terms that the expert saw in training and others."
     return finish(fig, title, alt, study.proxy, legend=BELOW, height=height + 40, margin={"l": 150, "t": 115, "b": 100})
-
-
-def agreement(study: Study) -> go.Figure:
-    """How often two judges give which pair of scores to the same answer, a panel per pair of judges and reference."""
-    found = tables.agreements(study)
-    found = found[found["models"].notna()].reset_index(drop=True)  # a judge asked twice is in the table only
-    if found.empty:
-        return empty("One judge only: there is nothing to agree with.")
-    scores = load_scores(study)
-    scores = scores[[not note(study, run) for run in scores["run"]]].assign(judge=scores["judge"].map(judge_label))
-    titles = [f"against {REFERENCES[row.reference]}<br><span style='font-size:11px'>κ {row.kappa:.2f}, α {row.alpha:.2f}, ρ {row.spearman:.2f}, "
-              f"bias {row.bias:+.2f}, n = {row.n:,}</span>" for row in found.itertuples()]  # fmt: skip
-    columns = min(2, len(found))
-    rows, marks = -(-len(found) // columns), list(statistics.SCALE)
-    fig = make_subplots(rows, columns, subplot_titles=titles, horizontal_spacing=0.12, vertical_spacing=0.24 / rows)
-    for index, row in enumerate(found.itertuples()):
-        pair = scores[scores["reference"] == row.reference].pivot(index=["run", "term_id"], columns="judge", values="score")
-        pair = pair[[row.first, row.second]].dropna().round().astype(int)
-        counts = pd.crosstab(pair[row.second], pair[row.first]).reindex(index=marks, columns=marks, fill_value=0)
-        place = {"row": index // columns + 1, "col": index % columns + 1}
-        fig.add_heatmap(z=counts.where(counts > 0), x=marks, y=marks, colorscale=BLUES, showscale=False, zmin=0, xgap=1, ygap=1,
-                        hovertemplate=f"{row.first} %{{x}}, {row.second} %{{y}}: %{{z}} answers<extra></extra>", **place)  # fmt: skip
-        fig.add_scatter(x=[-0.5, 10.5], y=[-0.5, 10.5], mode="lines", line={"color": INK, "width": 1, "dash": "dot"}, showlegend=False, **place)
-        fig.update_xaxes(title={"text": row.first, **SMALL}, **place).update_yaxes(title={"text": row.second, **SMALL}, **place)
-    axes = {"dtick": 1, "range": [-0.5, 10.5], "showgrid": False, "zeroline": False, "tickfont_size": 11}
-    fig.update_annotations(font_size=14).update_xaxes(**axes).update_yaxes(**axes)
-    return finish(fig, "Two judges on the same answers", "Counts of score pairs of two judges.", height=120 + 380 * rows, margin={"t": 95})
