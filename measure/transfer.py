@@ -13,6 +13,7 @@ another judge.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import os
 import subprocess
@@ -69,7 +70,7 @@ def margins(plan, half: str, models: list[str]) -> pd.DataFrame:
     loaded, groups = {}, curate.groups(plan)
     runs = [run for run in generate.runs(plan) if run.model in models and not run.name.endswith(".reference")]
     for run in runs:
-        benchmark.ask_transfer(plan, table, f"{run.name}.{half}", run.model, run.language, groups, loaded)
+        benchmark.ask_transfer(plan, table, dataclasses.replace(run, name=f"{run.name}.{half}"), groups, loaded)
     rows = benchmark.transfer_rows(plan, [f"{run.name}.{half}" for run in runs])
     return rows.assign(run=rows["run"].str.removesuffix(f".{half}")).pivot(index="term_id", columns="run", values="margin")
 

@@ -89,7 +89,7 @@ def test_each_run_is_asked_once_and_read_back(pico_study, monkeypatch, capsys):
     loaded = {}
     for _ in range(2):
         for run in runs:
-            benchmark.ask_transfer(study, TERMS, run.name, run.model, run.language, GROUPS, loaded)
+            benchmark.ask_transfer(study, TERMS, run, GROUPS, loaded)
     assert capsys.readouterr().out.count("done before, kept") == len(runs)
     rows = benchmark.transfer_rows(study, [run.name for run in runs])
     assert len(rows) == 5 * len(runs)

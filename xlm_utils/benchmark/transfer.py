@@ -8,6 +8,7 @@ rank by who writes the language of the definitions.
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,6 @@ from xlm_utils import models
 from xlm_utils.benchmark.prepared import quiet_harness
 from xlm_utils.study import Study, StudyError
 from xlm_utils.study.records import Step, digest, fingerprint, read_jsonl, write_text
-from xlm_utils.study.settings import Language
 
 
 def draw(table: pd.DataFrame, groups: Mapping[str, str], rivals: int, terms: int, seed: int) -> list[tuple[int, list[int]]]:
@@ -43,30 +43,30 @@ def draw(table: pd.DataFrame, groups: Mapping[str, str], rivals: int, terms: int
     return found
 
 
-def ask_transfer(study: Study, table: pd.DataFrame, run: str, model: str, language: Language, groups: Mapping[str, str], loaded: dict) -> Path | None:
+def ask_transfer(study: Study, table: pd.DataFrame, run: Any, groups: Mapping[str, str], loaded: dict) -> Path | None:
     """``transfer/<run>.jsonl``: a row a term with margin (nats a token), correct (the own prompt is the likeliest), logp (nats a token), tokens.
 
     Args:
-        table: the study's terms; run, model, language: as ``generate.runs`` names them.
+        table: the study's terms; run: one of ``generate.runs``.
         loaded: a dict that carries the model's scorer from run to run.
 
     Where the terminology has too few definitions, nothing is asked and a line says so.
     """
     if (there := table.loc[table["definition"] != "", "concept"].nunique()) <= study.transfer.rivals:
-        print(f"transfer of {run}: not asked, as only {there} concepts have a clinicians' definition and each needs {study.transfer.rivals} rivals")
+        print(f"transfer of {run.name}: not asked, as only {there} concepts have a clinicians' definition and each needs {study.transfer.rivals} rivals")
         return None
     asked = draw(table, groups, study.transfer.rivals, study.transfer.terms, study.seed)
-    prompts = [study.prompt(language, term) for term in table["term" if language == study.source else "translation"]]
+    prompts = [study.prompt(run.language, term) for term in table[run.column]]
     how = study.generation.model_dump(include={"dtype", "quantization", "chat_template"})
-    weights = digest(models.locate(study, model))
+    weights = digest(models.locate(study, run.model))
     texts = fingerprint([[prompts[row], table["definition"].iloc[row], [prompts[other] for other in others]] for row, others in asked])
-    step = Step(study.folder / "transfer" / f"{run}.jsonl", asked=texts, weights=weights, **how)
+    step = Step(study.folder / "transfer" / f"{run.name}.jsonl", asked=texts, weights=weights, **how)
     with step:
         if step.done:
-            print(f"transfer of {run}: done before, kept")
+            print(f"transfer of {run.name}: done before, kept")
             return step.path
-        rows = score(scorer(study, model, loaded), study, table, prompts, asked)
-        write_text(step.partial, "".join(json.dumps({"run": run, **row}, ensure_ascii=False) + "\n" for row in rows))
+        rows = score(scorer(study, run.model, loaded), study, table, prompts, asked)
+        write_text(step.partial, "".join(json.dumps({"run": run.name, **row}, ensure_ascii=False) + "\n" for row in rows))
         step.finish()
     return step.path
 
