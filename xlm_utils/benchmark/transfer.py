@@ -53,7 +53,7 @@ def ask_transfer(study: Study, table: pd.DataFrame, run: Any, groups: Mapping[st
     Where the terminology has too few definitions, nothing is asked and a line says so.
     """
     if (there := table.loc[table["definition"] != "", "concept"].nunique()) <= study.transfer.rivals:
-        print(f"transfer of {run.name}: not asked, as only {there} concepts have a clinicians' definition and each needs {study.transfer.rivals} rivals")
+        print(f"transfer of {run.name}: not asked, as {there} concepts have a clinicians' definition, and each needs {study.transfer.rivals} others")
         return None
     asked = draw(table, groups, study.transfer.rivals, study.transfer.terms, study.seed)
     prompts = [study.prompt(run.language, term) for term in table[run.column]]
