@@ -33,13 +33,13 @@ SIX = ("slerp", "ties", "linear", "task_arithmetic", "dare_ties", "evo_dare_ties
 MADE = ("mlp_swap", "attention_swap", "layer_swap", "layer_swap~bottom=9,top=0,transition=0", "module_swap", "chat_vector")
 
 
-def study(home: Path, draws: int, terms: int) -> Path:
+def study(home: Path, draws: int, terms: int, half: str | None) -> Path:
     """The demo with these merges and so many terms, as a file of its own."""
     preset = yaml.safe_load((ROOT / "params" / "demo.yaml").read_text(encoding="utf-8"))
     preset.pop("sweep", None)
     preset["vocabulary"]["sample"] = terms
     preset["judging"]["references"] = ["clinician"]
-    preset["transfer"] = {"terms": 0, "rivals": 7}
+    preset["transfer"] = {"terms": 100 if half == "choose" else 0, "rivals": 7}  # chosen by a hundred, reported on all of the other half
     preset["methods"] = [*SIX, *MADE, DOSE, *(f"random_swap~share={SHARE}#{seed}" for seed in range(1, draws + 1))]
     home.mkdir(parents=True, exist_ok=True)
     file = home / "transfer.yaml"
@@ -164,7 +164,7 @@ def main() -> None:
     parser.add_argument("--home", type=Path, default=ROOT / "data" / "runs" / "transfer_measured")
     asked = parser.parse_args()
     os.environ["XLM_HOME"] = str(asked.home.resolve())
-    file = study(asked.home.resolve(), asked.draws, asked.terms)
+    file = study(asked.home.resolve(), asked.draws, asked.terms, asked.half)
     if not asked.half:
         run(file)
         return
