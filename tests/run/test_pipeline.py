@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from xlm_utils.run import pipeline, preflight
+from xlm_utils.ask.cards import load_card
+from xlm_utils.run import budget, pipeline, preflight
 from xlm_utils.study import PARAMS, StudyError, open_study
 from xlm_utils.study.records import Step
 
@@ -143,3 +144,20 @@ def test_a_failed_notebook_is_named_and_kept_with_what_it_did(tmp_path, monkeypa
     with pytest.raises(StudyError, match=r"01_curate\.ipynb failed: ValueError: too hot \(see "):
         pipeline.execute(tmp_path / "01_curate.ipynb", tmp_path / "run" / "01_curate.ipynb", {})
     assert "so far" in (tmp_path / "run" / "01_curate.ipynb").read_text(encoding="utf-8")
+
+
+def test_a_sheet_that_comes_in_makes_the_people_stage_run_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("XLM_HOME", str(tmp_path))
+    study = open_study("demo", judge="people")
+    key = study.folder / "people" / "round1.key.csv"
+    assert pipeline.outputs(study)["05_judge"] == [key]
+    sheet = study.folder / "people" / "filled" / "round1.csv"
+    sheet.parent.mkdir(parents=True)
+    sheet.write_text("row,rating\n")
+    assert pipeline.outputs(study)["05_judge"] == [key, sheet]
+
+
+def test_people_need_no_server_before_a_run_and_cost_nothing():
+    study = open_study("demo", judge="people")
+    assert "people, who rate a sheet" in budget.answers(load_card("people"))
+    assert "no call to pay for" in budget.cost(study, ["05_judge"], 0)
