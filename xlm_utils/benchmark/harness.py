@@ -189,8 +189,8 @@ class SharedPromptLM(HFLM):
             input_ids=inputs, attention_mask=torch.cat([mask[rows], real.long()], 1),
             position_ids=lengths[rows, None] + steps, past_key_values=own, use_cache=True,
         ).logits.float()  # fmt: skip
-        likelihoods = logits.gather(-1, targets[..., None])[..., 0] - logits.logsumexp(-1)
-        greedy = (logits.argmax(-1) == targets) | ~real
+        own = logits.gather(-1, targets[..., None])[..., 0]
+        likelihoods, greedy = own - logits.logsumexp(-1), (own == logits.amax(-1)) | ~real  # argmax takes four times as long
         return list(zip((likelihoods * real).sum(1).tolist(), greedy.all(1).tolist(), strict=True))
 
     def _begin(self, rows: list[Tokens], longest: int) -> tuple[DynamicCache | None, int]:
