@@ -5,13 +5,16 @@ Gemma) are computed for those positions alone.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from xlm_utils.curate.terminologies import hpo_file, hpo_labels
 from xlm_utils.curate.vocabulary import ABNORMALITY, TRAINED_LENGTHS, is_seen
+from xlm_utils.draw.canvas import BELOW, BLUE, GREY, SMALL, finish
 from xlm_utils.models.libraries import quiet
 from xlm_utils.study import ROOT, Study
 from xlm_utils.study.records import Step, read_jsonl
@@ -195,3 +198,16 @@ def _save_adapter(model, folder: Path) -> None:
     model.peft_config["default"].base_model_name_or_path = "google/gemma-3-270m"
     model.to(torch.bfloat16).save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)
+
+
+def losses(logs: Mapping[str, pd.DataFrame]) -> go.Figure:
+    """Training and held-out loss by step, a panel per adapter; frames have the index step and columns train and held_out."""
+    fig = make_subplots(1, len(logs), subplot_titles=list(logs), horizontal_spacing=0.08)
+    for column, log in enumerate(logs.values(), 1):
+        for name, color, dash in (("train", GREY, "dot"), ("held_out", BLUE, "solid")):
+            known = log[name].dropna()
+            fig.add_scatter(x=known.index, y=known, mode="lines+markers", name=name.replace("_", " "), legendgroup=name, showlegend=column == 1,
+                            line={"color": color, "dash": dash}, row=1, col=column)  # fmt: skip
+    fig.update_xaxes(title={"text": "step", **SMALL}).update_yaxes(title={"text": "nats a token", **SMALL}, col=1)
+    title = "Loss on the definitions’ tokens"
+    return finish(fig, title, "Training and held-out loss by step.", height=400, legend=BELOW, margin={"b": 80})

@@ -4,6 +4,7 @@ import json
 import re
 import unicodedata
 
+import pandas as pd
 import pytest
 
 from notebooks import training
@@ -98,3 +99,9 @@ def test_no_answer_is_asked_for_both_in_an_example_and_in_an_item(items):
 def test_no_two_items_are_the_same(items):
     keys = [json.dumps({k: v for k, v in row.items() if k not in LABELS}, sort_keys=True) for _, row in items]
     assert len(set(keys)) == len(keys)
+
+
+def test_losses_have_a_panel_per_adapter_and_skip_what_was_not_measured():
+    log = pd.DataFrame({"train": [None, 2.6], "held_out": [2.9, 2.4]}, index=pd.Index([0, 25], name="step"))
+    fig = training.losses({"med": log, "ja": log})
+    assert [list(trace.x) for trace in fig.data] == [[25], [0, 25]] * 2

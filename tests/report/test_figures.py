@@ -139,12 +139,6 @@ def test_funnel_prints_counts_and_what_is_left():
     assert list(charts.funnel(FUNNEL).data[0].text) == ["39,065", "1,951 (5.0 %)"]
 
 
-def test_losses_have_a_panel_per_adapter_and_skip_what_was_not_measured():
-    log = pd.DataFrame({"train": [None, 2.6], "held_out": [2.9, 2.4]}, index=pd.Index([0, 25], name="step"))
-    fig = charts.losses({"med": log, "ja": log})
-    assert [list(trace.x) for trace in fig.data] == [[25], [0, 25]] * 2
-
-
 def test_landing_triangulates_merges_and_names_equal_ones_once():
     geometry = pd.DataFrame({"to_general": [0.5, 0.5, 0.6], "to_expert": [0.5, 0.5, 0.8], "general_size": 1.0, "expert_size": 1.0},
                             index=["linear", "task_arithmetic", "ties"])  # fmt: skip

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.support.synthetic import make_study, write_lines
-from xlm_utils.report import gains, published
+from xlm_utils.report import gains
 from xlm_utils.stats import association
 from xlm_utils.study import StudyError
 from xlm_utils.study.records import read_jsonl
@@ -56,14 +56,3 @@ def test_spearman_by_hand_with_an_exact_p_for_few_models():
 def test_a_constant_or_missing_side_has_no_correlation():
     assert "all 3 values are equal" in association.correlate([1, 1, 1], [1, 2, 3])["reason"]
     assert association.correlate([1, float("nan"), 3, 4], [1, 2, float("nan"), 4])["n"] == 2
-
-
-def test_models_with_identical_results_count_once_over_models(study):
-    path = study.folder / "benchmarks"
-    (path / "task_arithmetic.json").write_bytes((path / "linear.json").read_bytes())
-    rescore(study, "linear", [5] * 8)
-    rescore(study, "task_arithmetic", [5] * 8)
-    here, *there = published.together(study).values()
-    assert len(here) == 6  # seven models without the expert, two of them the same
-    assert [len(table) for table in there] == [7, 7]
-    assert published.correlations(study).loc["STS", ("published: GPT-4o", "n")] == 7

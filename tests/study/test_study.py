@@ -3,12 +3,13 @@
 import pytest
 import yaml
 
-from xlm_utils.study import PARAMS, StudyError, open_study, presets
+from xlm_utils.study import PARAMS, StudyError, open_study
+from xlm_utils.study.inputs import listed
 
 
 def test_every_preset_opens():
-    assert "demo" in presets()
-    for name in presets():
+    assert "demo" in listed(".")
+    for name in listed("."):
         assert open_study(name).models[0] == "expert"
 
 

@@ -22,9 +22,7 @@ from xlm_utils.study.records import Step, digest, fingerprint, read_jsonl, read_
 from xlm_utils.translate.drawing import terms
 
 PROMPT = "judge.txt"
-SCHEMA = {
-    "type": "object", "properties": {"score": {"type": "integer"}},
-    "required": ["score"], "additionalProperties": False}  # fmt: skip
+SCHEMA = {"type": "object", "properties": {"score": {"type": "integer"}}, "required": ["score"], "additionalProperties": False}
 NUMBER = r"(-?\d{1,9}(?:\.\d{1,9})?)(?![\d.]*\d)(?:\s*/\s*10(?!\d))?"
 SCORE = re.compile(rf"""["']score["']\s*:\s*["']?\s*{NUMBER}\s*["']?\s*[,}}]""")
 BARE = re.compile(rf"""\A\s*["']?{NUMBER}["']?\s*\Z""")
@@ -95,8 +93,7 @@ def judge(study: Study, name: str, run: str, base_url: str = "") -> Path:
 
     Resumes; a finished file is kept unless terms, definitions, references, prompt or card have changed.
 
-    Raises:
-        StudyError: definitions are missing, or the judge can't go on (see ``calls.run_calls``).
+    A StudyError: definitions are missing, or the judge can't go on (see ``calls.run_calls``).
     """
     return write_scores(study, load_card(name), run, questions(study, run), base_url)
 

@@ -10,6 +10,7 @@ from xlm_utils.study.records import read_jsonl
 from xlm_utils.translate.drawing import terms
 
 FOLDER = ROOT / "data" / "demo" / "judge"
+LANGUAGES = {"language_source": "en", "language_target": "ja"}  # control → column of its text
 
 
 def _asked(study: Study, file: str, texts: dict[str, str]) -> list[list[dict]]:
@@ -28,18 +29,15 @@ def _asked(study: Study, file: str, texts: dict[str, str]) -> list[list[dict]]:
     return found
 
 
-def _pairs(study: Study) -> list[list[dict]]:
-    return _asked(study, "language_pairs.jsonl", {"language_source": "en", "language_target": "ja"})
-
-
 def language_pairs(study: Study, held_out: bool = False) -> list[dict]:
     """One content in both languages, twice a question; ``held_out``: only the pairs that are not ``setting_pairs``."""
-    return [question for pair in (_pairs(study)[1::2] if held_out else _pairs(study)) for question in pair]
+    pairs = _asked(study, "language_pairs.jsonl", LANGUAGES)
+    return [question for pair in (pairs[1::2] if held_out else pairs) for question in pair]
 
 
 def setting_pairs(study: Study) -> list[dict]:
     """Every other pair: right definitions in either language, by which the proxy's 10 is set."""
-    return [question for pair in _pairs(study)[::2] for question in pair]
+    return [question for pair in _asked(study, "language_pairs.jsonl", LANGUAGES)[::2] for question in pair]
 
 
 def details(study: Study) -> list[dict]:

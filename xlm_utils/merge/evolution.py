@@ -56,7 +56,7 @@ def search(
 
     Returns:
         a row per candidate in order of evaluation: ``arm``, ``generation``, ``evaluation``, the parameters,
-        ``objective``, ``accuracy``; ``attrs["ended"]`` says why there are no more.
+        ``objective``, ``accuracy``; why there are no more is printed.
 
     Raises:
         StudyError: the method has no parameter to search, or a candidate's objective is not a number.
@@ -77,7 +77,7 @@ def search(
         if step.done:
             ended = read_manifest(step.path)["ended"]
             print(f"{name}: already searched ({ARMS[arm]}: {ended})")
-            return _table(read_jsonl(step.path), ended)
+            return pd.DataFrame(read_jsonl(step.path))
         logged, rows = read_jsonl(step.partial), []
         live = cache(lambda: evaluator(study, make_fitness, name, study.seed + MASK_SEED))  # its model is loaded when a candidate is new
         if logged:
@@ -105,7 +105,7 @@ def search(
         ended = (_draw if random else _evolve)(study, len(axes), budget, assess)
         print(f"{name}: {ARMS[arm]} {ended}")
         step.finish(candidates=len(rows), ended=ended)
-    return _table(rows, ended)
+    return pd.DataFrame(rows)
 
 
 def check(study: Study) -> None:
@@ -128,12 +128,6 @@ def _file(name: str) -> str:
     """Log of a method's search; the methods with another mask seed share it, and the paper's method has the short name."""
     card, _, base, _ = parse(name)
     return f"evolution{'' if card == 'evo_dare_ties' else f'_{card}'}{'@' if base else ''}{base}.jsonl"
-
-
-def _table(rows: list[dict], ended: str) -> pd.DataFrame:
-    table = pd.DataFrame(rows)
-    table.attrs["ended"] = ended
-    return table
 
 
 def _axes(method: Method, groups: int) -> dict[str, tuple[float, float]]:

@@ -18,8 +18,7 @@ def written_out(config: dict, folders: Mapping[str, Path]) -> dict:
 
     A StudyError: more layers are counted than there are.
     """
-    names = [found[1] for found in map(LAYER.search, Tensors(next(iter(folders.values()))).shapes) if found]
-    layers = 1 + max(map(int, names), default=-1)
+    layers = 1 + max((int(found[1]) for found in map(LAYER.search, Tensors(next(iter(folders.values()))).shapes) if found), default=-1)
 
     def value(part: object, where: str = "") -> object:
         if isinstance(part, list):
@@ -41,8 +40,7 @@ def _counted(bottom: float, transition: float, top: float, inside: float, layers
     middle = layers - bottom - top - 2 * transition
     if middle < 0:
         raise StudyError(f"a merge by layer: bottom {bottom}, top {top} and twice the transition {transition} are more than the {layers} layers")
-    half = [inside / 2] * transition
-    return [0.0] * bottom + half + [inside] * middle + half + [0.0] * top
+    return [0.0] * bottom + [inside / 2] * transition + [inside] * middle + [inside / 2] * transition + [0.0] * top
 
 
 def _sizes(model: Path, base: Path, where: str, layers: int) -> np.ndarray:

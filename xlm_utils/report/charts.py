@@ -1,4 +1,4 @@
-"""Figures of the way there, each drawn from data frames: the vocabulary's funnel, the training, where merges land and how they score."""
+"""Figures of the way there, each drawn from data frames: the vocabulary's funnel, where merges land and how they score."""
 
 from collections.abc import Mapping
 
@@ -19,19 +19,6 @@ def funnel(counts: pd.DataFrame) -> go.Figure:
     fig.update_yaxes(autorange="reversed", ticksuffix="  ").update_xaxes(range=[0, 1.18 * first], visible=False)
     alt = "; ".join(f"{step}: {text}" for step, text in zip(counts["step"], texts, strict=True))
     return finish(fig, "The vocabulary after each filter", alt, height=110 + 42 * len(counts), margin={"l": 250, "t": 45, "b": 20})
-
-
-def losses(logs: Mapping[str, pd.DataFrame]) -> go.Figure:
-    """Training and held-out loss by step, a panel per adapter; frames have the index step and columns train and held_out."""
-    fig = make_subplots(1, len(logs), subplot_titles=list(logs), horizontal_spacing=0.08)
-    for column, log in enumerate(logs.values(), 1):
-        for name, color, dash in (("train", GREY, "dot"), ("held_out", BLUE, "solid")):
-            known = log[name].dropna()
-            fig.add_scatter(x=known.index, y=known, mode="lines+markers", name=name.replace("_", " "), legendgroup=name, showlegend=column == 1,
-                            line={"color": color, "dash": dash}, row=1, col=column)  # fmt: skip
-    fig.update_xaxes(title={"text": "step", **SMALL}).update_yaxes(title={"text": "nats a token", **SMALL}, col=1)
-    title = "Loss on the definitions’ tokens"
-    return finish(fig, title, "Training and held-out loss by step.", height=400, legend=BELOW, margin={"b": 80})
 
 
 def landing(geometry: pd.DataFrame) -> go.Figure:

@@ -1,13 +1,12 @@
-"""The published tables beside a study's own: how far each merge moves from the general model, and what moves together.
+"""The published tables beside a study's own: how far each merge moves from the general model.
 
 Levels of scores differ between judges, vocabularies and item sets, so what is compared with the published study is
-*differences from the general model*, and correlations over models.
+*differences from the general model*.
 """
 
 import pandas as pd
 
-from xlm_utils.report.captions import captioned
-from xlm_utils.report.results import BENCHMARKS, PUBLISHED, judge_label, load_benchmarks, load_scores, note, published_key, row_label
+from xlm_utils.report.results import BENCHMARKS, PUBLISHED, load_benchmarks, load_scores, note, published_key
 from xlm_utils.stats import association, statistics
 from xlm_utils.study import Study
 
@@ -71,38 +70,3 @@ def remark() -> str:
         rho = f"{found.loc['pubmedqa', 'rho']:.2f}".replace("-", "−")
         parts.append(f"by {judge} ρ = {rho} with PubMedQA, and {', '.join(firm) or 'no column'} below .05 after Holm over nine")
     return f"Published definition scores against benchmarks, n = {len(table)} models: {'; '.join(parts)}."
-
-
-def together(study: Study) -> dict[str, pd.DataFrame]:
-    """Definition score and benchmarks of every model but the expert, here (first judge and reference) and as published, by either judge.
-
-    Returns:
-        title → a row per model (index: its label), columns ``score`` and the benchmarks' keys. Merges with identical
-        results count once: two copies of one measurement are no evidence.
-    """
-    own = means(study)
-    judge, reference = own.columns[0]
-    here = measured(study).join(own[judge, reference].rename("score"), how="inner").drop(index=study.by_role("expert"), errors="ignore")
-    here = here.set_axis([row_label(study, model) for model in here.index]).drop_duplicates()
-    found = {f"here: {judge_label(judge)}": here}
-    for name, values in scores().items():
-        there = benchmarks().join(values.rename("score")).drop(index="expert")
-        there.index = [study.label(study.by_role("general")) if key == "general" else study.label(key) for key in there.index]
-        found[f"published: {name}"] = there
-    return found
-
-
-def correlations(study: Study) -> pd.DataFrame:
-    """Spearman's correlation of definition scores with each benchmark over models, here and as published.
-
-    Returns:
-        benchmark, then per source (``here``, ``published: GPT-4o``, …) rho, low, high, n, p and p_holm over its nine benchmarks.
-    """
-    columns = {}
-    for title, table in together(study).items():
-        source = "here" if title.startswith("here") else title
-        found = pd.DataFrame([association.correlate(table[key], table["score"]) for key in BENCHMARKS])
-        found["p_holm"] = statistics.holm(found["p"])
-        columns |= {(source, name): found[name].to_numpy() for name in ("rho", "low", "high", "n", "p", "p_holm")}
-    frame = pd.DataFrame(columns, index=pd.Index(BENCHMARKS.values(), name="benchmark"))
-    return captioned(frame, "correlations")

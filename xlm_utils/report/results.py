@@ -89,8 +89,7 @@ def load_scores(study: Study, twins: bool = False) -> pd.DataFrame:
     an output is no definition (``generate.usable``; "" where it is one, or not there to look at); ``counted`` is the score with those at 0
     where they were judged. With ``twins``, those of the further mask seeds (``dare_seeds``), too.
 
-    Raises:
-        StudyError: there are no scores, or a file is not of this study's terms.
+    A StudyError: there are no scores, or a file is not of this study's terms.
     """
     folder = study.folder / "scores"
     there = [p for p in sorted(folder.glob("*/*.jsonl")) if p.stem not in NOT_RUNS]
@@ -169,8 +168,7 @@ def summary(study: Study, by: tuple[str, ...] = ()) -> pd.DataFrame:
 def load_benchmarks(study: Study) -> dict[str, dict[str, dict]]:
     """Benchmark columns of every model of the study: ``{model: {column: {value, low, high, n, chance, metric}}}``, empty where not run.
 
-    Raises:
-        StudyError: no model has any.
+    A StudyError: no model has any.
     """
     files = {model: study.benchmarks_folder / f"{model}.json" for model in study.models}
     found = {model: json.loads(path.read_text(encoding="utf-8"))["columns"] if path.exists() else {} for model, path in files.items()}

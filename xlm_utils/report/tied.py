@@ -28,8 +28,7 @@ def transfer(study: Study) -> pd.DataFrame:
     adjusted = dict(zip(tested, statistics.holm([one["p"] for one in tested.values()]), strict=True))
     for (run, base), one in tested.items():
         group = f"minus {row_label(study, base)}"
-        found[run] |= {(group, "difference"): one["difference"], (group, "low"): one["low"], (group, "high"): one["high"]}
-        found[run][group, "p_holm"] = adjusted[run, base]
+        found[run] |= {(group, part): (one | {"p_holm": adjusted[run, base]})[part] for part in ("difference", "low", "high", "p_holm")}
     frame = pd.DataFrame.from_dict(found, orient="index")
     frame = frame.set_axis(pd.Index([row_label(study, run) for run in found], name="model"))
     frame.columns = pd.MultiIndex.from_tuples(frame.columns) if len(frame) else pd.MultiIndex.from_arrays([[], []])

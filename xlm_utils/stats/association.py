@@ -6,6 +6,7 @@ Arrays hold NaN where a value is missing; a number that can't be had is NaN, and
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 from xlm_utils.stats.statistics import LEVEL, NAN, SCALE, too_little
@@ -97,3 +98,22 @@ def correlate(a: Sequence[float], b: Sequence[float]) -> dict:
     reach = stats.norm.ppf((1 + LEVEL) / 2) * np.sqrt((1 + rho**2 / 2) / (len(a) - 3))
     low, high = np.tanh(np.arctanh(rho) + np.array([-reach, reach]))
     return found | {"rho": rho, "low": float(low), "high": float(high), "p": p, "reason": ""}
+
+
+def within_slope(x: Sequence[float], y: Sequence[float], groups: Sequence) -> dict:
+    """How much ``y`` rises with ``x`` inside groups: least squares after each group's means are taken off, errors clustered by group.
+
+    Returns:
+        n (values of groups with two or more), value (the slope), low, high; NaN without spread in either.
+    """
+    from statsmodels.regression.linear_model import OLS
+
+    table = pd.DataFrame({"x": x, "y": y, "group": groups}).dropna()
+    table = table[table.groupby("group")["x"].transform("size") > 1]
+    inside = table[["x", "y"]] - table.groupby("group")[["x", "y"]].transform("mean")
+    if table["group"].nunique() < 2 or not inside.abs().sum().all():
+        return {"n": len(table), "value": NAN, "low": NAN, "high": NAN}
+    codes = table["group"].astype("category").cat.codes.to_numpy()
+    fit = OLS(inside["y"].to_numpy(), inside["x"].to_numpy()).fit(cov_type="cluster", cov_kwds={"groups": codes}, use_t=True)
+    low, high = map(float, fit.conf_int(1 - LEVEL)[0])
+    return {"n": len(table), "value": float(fit.params[0]), "low": low, "high": high}

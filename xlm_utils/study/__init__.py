@@ -6,4 +6,4 @@ Notebook: every one.
 """
 
 from xlm_utils.study.inputs import PARAMS, ROOT, StudyError, relative
-from xlm_utils.study.study import Study, open_study, pick_device, presets
+from xlm_utils.study.study import Study, open_study, pick_device

@@ -154,11 +154,6 @@ def _plain(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def presets() -> list[str]:
-    """Names of the studies in ``params/``."""
-    return listed(".")
-
-
 def open_study(
     study: str = "demo", method: str = "all", judge: str = "all", judge_base_url: str = "",
     sweep: bool | str = False, drive_dir: str = "", **overrides: object,
@@ -185,7 +180,7 @@ def open_study(
     study, named = split_name(study)
     path = Path(study) if is_file(study) else PARAMS / f"{study}.yaml"
     if not path.is_file():
-        raise StudyError(f"study {short(study)} is not one of {', '.join(presets())}, nor a YAML file")
+        raise StudyError(f"study {short(study)} is not one of {', '.join(listed('.'))}, nor a YAML file")
     preset = read_yaml(path)
     smoke = os.environ.get("XLM_SMOKE") == "1"
     changed = named | given(overrides)

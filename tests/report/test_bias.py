@@ -1,0 +1,65 @@
+"""A judge's own properties: against values that were put there."""
+
+import numpy as np
+import pytest
+
+from tests.support.synthetic import make_study, write_lines
+from xlm_utils.report import bias
+from xlm_utils.stats import association
+from xlm_utils.study.records import read_jsonl
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """Scores that rise by a point with every doubling of a definition's length, whatever the term; +1.5 for the target language, .5 for an echo."""
+    study, draw = make_study(tmp_path, monkeypatch, terms=12), np.random.default_rng(0)
+    for run in ("japanese", "ties", "linear"):
+        rows, texts = read_jsonl(study.folder / "scores" / "proxy" / f"{run}.jsonl"), []
+        doublings = draw.integers(0, 4, 12)
+        for number, row in enumerate(rows):
+            row["score"] = float(1 + number % 3 + doublings[number % 12])
+        for number, row in enumerate(rows[:12]):
+            texts.append({"term_id": row["term_id"], "run": run, "definition": "あ" * 2 ** int(doublings[number])})
+        write_lines(study.folder / "scores" / "proxy" / f"{run}.jsonl", rows)
+        write_lines(study.folder / "definitions" / f"{run}.jsonl", texts)
+    asked = []
+    for number in range(8):
+        for control, score in {"language_source": 5 + number % 2, "language_target": 6.5 + number % 2 * 1.2, "echo_target": number % 2}.items():
+            asked.append({"term_id": f"p{number}", "control": control, "score": score, "status": "ok"})
+    write_lines(study.folder / "scores" / "proxy" / "controls.jsonl", asked)
+    return study
+
+
+def test_each_property_is_the_one_that_was_put_there(study):
+    table = bias.properties(study).set_index("property")
+    assert list(table.index) == ["language", "echo", "length"]
+    assert table.loc["language", "value"] == pytest.approx(1.6)
+    assert table.loc["language", "low"] < 1.6 < table.loc["language", "high"]
+    assert (table.loc["echo", "value"], table.loc["echo", "n"]) == (0.5, 8)
+    assert table.loc["length", "value"] == pytest.approx(1.0)
+    assert table.loc["length", "n"] == 36
+    assert table["judge"].str.startswith("Proxy").all(), "never without that word"
+
+
+def test_a_judge_that_was_asked_twice_has_its_noise_beside_them(study):
+    folder = study.folder / "scores" / "proxy"
+    rows = read_jsonl(folder / "ties.jsonl")[:4]
+    write_lines(folder / "retest.jsonl", [row | {"score": row["score"] + move} for row, move in zip(rows, (1, -1, 1, -1), strict=True)])
+    table = bias.properties(study).set_index("property")
+    assert table.loc["noise", "value"] == pytest.approx(np.std([1, -1, 1, -1], ddof=1) / np.sqrt(2))
+    assert table.loc["noise", "n"] == 4
+
+
+def test_the_figure_names_each_judge_and_property(study):
+    fig = bias.properties_plot(study)
+    assert [name.partition(",")[0] for name in fig.data[0].y] == ["language", "echo", "length"]
+    assert "length, Proxy" in fig.layout.meta["alt"]
+
+
+def test_a_slope_inside_groups_ignores_what_sets_groups_apart():
+    """Two groups with the same slope of 2 and levels that would turn the sign of a slope over all."""
+    x, y = [0, 1, 2, 10, 11, 12], [100, 102, 104, 0, 2, 4]
+    found = association.within_slope(x, y, list("aaabbb"))
+    assert (found["n"], found["value"]) == (6, pytest.approx(2))
+    assert np.isnan(association.within_slope([1, 1, 2, 2], [1, 2, 3, 4], list("aabb"))["value"]), "no spread in x inside a group"
+    assert association.within_slope([1, 2, 3], [1, np.nan, 3], list("aab"))["n"] == 0

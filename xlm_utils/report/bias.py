@@ -1,0 +1,51 @@
+"""What a judge gives for the language, the length and the echo of a text, and how far it repeats itself: a bias that can be seen."""
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from xlm_utils.draw.canvas import BLUE, SMALL, finish
+from xlm_utils.generate import definitions
+from xlm_utils.judge import controls
+from xlm_utils.report.captions import captioned
+from xlm_utils.report.results import judge_label, load_scores
+from xlm_utils.stats import association, statistics
+from xlm_utils.study import Study
+from xlm_utils.study.records import read_jsonl
+
+
+def properties(study: Study) -> pd.DataFrame:
+    """A row per judge and property (language, echo, length, noise; see the caption): judge, property, value, low, high, n."""
+    scores, rows = load_scores(study), []
+    texts = definitions.rows(study, list(scores["run"].unique()))
+    lengths = {(row.run, str(row.term_id)): np.log2(max(len(row.definition), 1)) for row in texts.itertuples()} if len(texts) else {}
+    for judge, block in scores.groupby("judge", sort=False):
+        asked, found = read_jsonl(study.folder / "scores" / judge / "controls.jsonl"), {}
+        given = pd.DataFrame(asked).pivot(index="term_id", columns="control", values="score").astype(float) if asked else pd.DataFrame()
+        if {"language_target", "language_source"} <= set(given):
+            found["language"] = given["language_target"] - given["language_source"]
+        if "echo_target" in given:
+            found["echo"] = given["echo_target"]
+        for name, values in found.items():
+            ends = statistics.mean_interval(values, study.seed)
+            rows.append({"judge": judge, "property": name, "value": values.mean(), "low": ends.low, "high": ends.high, "n": values.notna().sum()})
+        block = block[block["reference"] == block["reference"].iloc[-1]]
+        length = [lengths.get(key, np.nan) for key in zip(block["run"], block["term_id"], strict=True)]
+        rows.append({"judge": judge, "property": "length"} | association.within_slope(length, block["score"], block["term_id"]))
+        if again := read_jsonl(study.folder / "scores" / judge / "retest.jsonl"):
+            noise = controls.noise(again, scores[scores["judge"] == judge].to_dict("records")).iloc[0]
+            rows.append({"judge": judge, "property": "noise", "value": noise["noise"], "n": noise["n"]})
+    frame = pd.DataFrame(rows, columns=["judge", "property", "value", "low", "high", "n"])
+    frame = frame.assign(judge=frame["judge"].map(judge_label)).astype({"value": float, "low": float, "high": float, "n": "Int64"})
+    return captioned(frame, "properties", target=study.target.name, source=study.source.name)
+
+
+def properties_plot(study: Study) -> go.Figure:
+    """The table of ``properties`` as points with their intervals, a row per judge and property."""
+    found = properties(study).dropna(subset="value")
+    rows = [f"{row.property}, {row.judge}" for row in found.itertuples()]
+    ends = {"array": found["high"] - found["value"], "arrayminus": found["value"] - found["low"], "color": BLUE}
+    fig = go.Figure(go.Scatter(x=found["value"], y=rows, mode="markers", marker={"size": 11, "color": BLUE}, error_x=ends, showlegend=False))
+    fig.add_vline(x=0, line_width=1).update_yaxes(autorange="reversed").update_xaxes(title={"text": "points of 10, 95 %", **SMALL})
+    alt = "; ".join(f"{name}: {value:+.2f}" for name, value in zip(rows, found["value"], strict=True))
+    return finish(fig, "What a judge gives for other things than content", alt, study.proxy, height=190 + 45 * len(rows), margin={"l": 230, "t": 95})
