@@ -31,6 +31,7 @@ def test_means_accuracy_and_differences_are_those_of_the_rows(study):
     assert ties["minus Base Japanese", "p_holm"] == pytest.approx(0.25), "two comparisons, each p = 2 / 2⁴"
     assert table.drop("TIES")["minus Base Japanese"].isna().all(axis=None)
     assert "chance 0.250" in table.attrs["caption"], "three rivals in the demo"
+    assert table["", "note"].iloc[0] == "control: asked in English"
     assert "TIES" in table_html(table)
 
 

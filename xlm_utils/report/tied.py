@@ -20,7 +20,8 @@ def transfer(study: Study) -> pd.DataFrame:
     found, tested = {}, {}
     for run, block in rows.groupby("run", sort=False):
         interval = statistics.mean_interval(block["margin"], study.seed)
-        found[run] = {("", "note"): note(study, run), ("", "n"): len(block), ("", "margin"): block["margin"].mean(), ("", "low"): interval.low,
+        what = f"control: asked in {study.source.name}" if run == study.by_role("expert") else note(study, run)
+        found[run] = {("", "note"): what, ("", "n"): len(block), ("", "margin"): block["margin"].mean(), ("", "low"): interval.low,
                       ("", "high"): interval.high, ("", "accuracy"): block["correct"].mean(), ("", "logp"): block["logp"].mean()}  # fmt: skip
         for base in bases if run in study.methods else ():
             if base in table:
@@ -29,7 +30,6 @@ def transfer(study: Study) -> pd.DataFrame:
     for (run, base), one in tested.items():
         group = f"minus {row_label(study, base)}"
         found[run] |= {(group, part): (one | {"p_holm": adjusted[run, base]})[part] for part in ("difference", "low", "high", "p_holm")}
-    frame = pd.DataFrame.from_dict(found, orient="index")
-    frame = frame.set_axis(pd.Index([row_label(study, run) for run in found], name="model"))
+    frame = pd.DataFrame.from_dict(found, orient="index").set_axis(pd.Index([row_label(study, run) for run in found], name="model"))
     frame.columns = pd.MultiIndex.from_tuples(frame.columns) if len(frame) else pd.MultiIndex.from_arrays([[], []])
     return captioned(frame, "transfer", rivals=study.transfer.rivals, chance=1 / (study.transfer.rivals + 1))
