@@ -24,7 +24,8 @@ def study(tmp_path, monkeypatch):
         write_lines(study.folder / "definitions" / f"{run}.jsonl", texts)
     asked = []
     for number in range(8):
-        for control, score in {"language_source": 5 + number % 2, "language_target": 6.5 + number % 2 * 1.2, "echo_target": number % 2}.items():
+        given = {"language_source": 5 + number % 2, "language_target": 6.5 + number % 2 * 1.2, "echo_target": number % 2, "reference_itself": 10}
+        for control, score in given.items():
             asked.append({"term_id": f"p{number}", "control": control, "score": score, "status": "ok"})
     write_lines(study.folder / "scores" / "proxy" / "controls.jsonl", asked)
     return study

@@ -51,7 +51,9 @@ def evaluate(study: Study, prepared: Prepared, name: str) -> dict:
             by = ", ".join(sorted({part["model"] for part in parts.values()}))
             print(f"{name}: {len(parts)} of {len(files)} data sets are answered already, by the same weights ({by})")
         if asked := [dataset for dataset in files if dataset not in parts]:
-            lm = _language_model(study, prepared, name)
+            lm = language_model(study, name, prepared.pairs)
+            if study.benchmarks.chat_template and not lm.tokenizer.chat_template:
+                raise StudyError(f"chat_template: {name} has none")
             for group in _groups(prepared, asked):
                 for dataset, part in answer(lm, prepared, group, study.benchmarks.chat_template).items():
                     parts[dataset] = part
@@ -76,16 +78,15 @@ def _groups(prepared: Prepared, asked: list[str]) -> Iterator[list[str]]:
             group = []
 
 
-def _language_model(study: Study, prepared: Prepared, name: str) -> "LM":
+def language_model(study: Study, name: str, pairs: dict[str, dict]) -> "LM":
+    """A constituent or merge as a language model of the harness, saying how it was loaded; ``pairs``: see ``Prepared``."""
     model, tokenizer, how = models.load(study, name)
     from xlm_utils.benchmark.harness import SharedPromptLM
 
     print(how)
-    if study.benchmarks.chat_template and not tokenizer.chat_template:
-        raise StudyError(f"chat_template: {name} has none")
-    pairs = prepared.pairs.setdefault(fingerprint(tokenizer.backend_tokenizer.to_str()), {})
+    own = pairs.setdefault(fingerprint(tokenizer.backend_tokenizer.to_str()), {})
     with quiet_harness():
-        return SharedPromptLM(model, tokenizer, study.benchmarks.batch_tokens, pairs)
+        return SharedPromptLM(model, tokenizer, study.benchmarks.batch_tokens, own)
 
 
 def run(lm: "LM", prepared: Prepared, name: str, chat_template: bool = False) -> tuple[dict, list[dict]]:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from xlm_utils import models
-from xlm_utils.benchmark.prepared import quiet_harness
+from xlm_utils.benchmark.benchmarks import language_model
 from xlm_utils.study import Study, StudyError
 from xlm_utils.study.records import Step, digest, fingerprint, read_jsonl, write_text
 
@@ -52,15 +52,15 @@ def ask_transfer(study: Study, table: pd.DataFrame, run: Any, groups: Mapping[st
 
     Where the terminology has too few definitions, nothing is asked and a line says so.
     """
-    if (there := table.loc[table["definition"] != "", "concept"].nunique()) <= study.transfer.rivals:
-        print(f"transfer of {run.name}: not asked, as {there} concepts have a clinicians' definition, and each needs {study.transfer.rivals} others")
+    try:
+        asked = draw(table, groups, study.transfer.rivals, study.transfer.terms, study.seed)
+    except StudyError as error:  # such a terminology stops the margin, not the benchmarks
+        print(f"{run.name}: not asked, as {error}")
         return None
-    asked = draw(table, groups, study.transfer.rivals, study.transfer.terms, study.seed)
     prompts = [study.prompt(run.language, term) for term in table[run.column]]
     how = study.generation.model_dump(include={"dtype", "quantization", "chat_template"})
-    weights = digest(models.locate(study, run.model))
     texts = fingerprint([[prompts[row], table["definition"].iloc[row], [prompts[other] for other in others]] for row, others in asked])
-    step = Step(study.folder / "transfer" / f"{run.name}.jsonl", asked=texts, weights=weights, **how)
+    step = Step(study.folder / "transfer" / f"{run.name}.jsonl", asked=texts, weights=digest(models.locate(study, run.model)), **how)
     with step:
         if step.done:
             print(f"transfer of {run.name}: done before, kept")
@@ -74,13 +74,8 @@ def ask_transfer(study: Study, table: pd.DataFrame, run: Any, groups: Mapping[st
 def scorer(study: Study, model: str, loaded: dict) -> object:
     """A model that gives log-likelihoods: the one in ``loaded``, or loaded now in its place, saying how."""
     if loaded.get("name") != model:
-        from xlm_utils.benchmark.harness import SharedPromptLM
-
         loaded.clear()
-        network, tokenizer, how = models.load(study, model)
-        with quiet_harness():
-            loaded.update(name=model, lm=SharedPromptLM(network, tokenizer, study.benchmarks.batch_tokens))
-        print(how)
+        loaded.update(name=model, lm=language_model(study, model, {}))
     return loaded["lm"]
 
 
@@ -88,8 +83,7 @@ def score(lm: object, study: Study, table: pd.DataFrame, prompts: list[str], ask
     """Rows as ``ask_transfer`` writes them, for prompts of all terms and what is asked about (``draw``); every prompt is read once."""
     if study.generation.chat_template:
         prompts = [models.chat(lm.tokenizer, [{"role": "user", "content": prompt}]) for prompt in prompts]
-    definitions = [f" {text}" for text in table["definition"]]
-    pairs = [(prompts[number], definitions[row]) for row, others in asked for number in (row, *others)]
+    pairs = [(prompts[number], f" {table['definition'].iloc[row]}") for row, others in asked for number in (row, *others)]
     answers = iter(lm.likelihoods(pairs))
     rows = []
     for row, others in asked:

@@ -10,14 +10,13 @@ import pandas as pd
 from xlm_utils.merge.methods import resolve
 from xlm_utils.models.configs import meaning, read_config, read_tokenizer
 from xlm_utils.models.constituents import locate
-from xlm_utils.models.weights import EMBEDDINGS, LAYER, Tensors, eos_ids
+from xlm_utils.models.weights import CHUNK, EMBEDDINGS, LAYER, Tensors, eos_ids, squared_distance
 from xlm_utils.study import Study
 from xlm_utils.study.records import Step, digest, fingerprint
 
 if TYPE_CHECKING:
     import torch
 
-CHUNK = 1 << 18  # weights handled at a time: the working set stays in the CPU's cache
 SIBLINGS = 0.5  # further from its ancestor than this (relative L2), a model is not its fine-tune
 
 
@@ -100,12 +99,7 @@ def _kept(file: Path, make: Callable[[], pd.DataFrame], **made_from: object) -> 
 
 
 def _length(model: Tensors, base: Tensors) -> float:
-    squares = 0.0
-    for name in base.shapes:
-        ours, theirs = model[name].reshape(-1), base[name].reshape(-1)
-        for start in range(0, len(ours), CHUNK):
-            squares += float((ours[start : start + CHUNK].float() - theirs[start : start + CHUNK].float()).square().sum())
-    return math.sqrt(squares)
+    return math.sqrt(sum(squared_distance(model[name], base[name]) for name in base.shapes))
 
 
 def geometry(study: Study, name: str) -> pd.DataFrame:

@@ -1,11 +1,12 @@
 """Values that a card gives by layer, written out for the models at hand: counted from both ends, or by the sizes of task vectors."""
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from xlm_utils.models.weights import LAYER, Tensors
+from xlm_utils.models.weights import LAYER, Tensors, squared_distance
 from xlm_utils.study import StudyError
 
 
@@ -18,7 +19,7 @@ def written_out(config: dict, folders: Mapping[str, Path]) -> dict:
 
     A StudyError: more layers are counted than there are.
     """
-    layers = 1 + max((int(found[1]) for found in map(LAYER.search, Tensors(next(iter(folders.values()))).shapes) if found), default=-1)
+    sizes = cache(lambda where: {entry["model"]: _sizes(folders[entry["model"]], folders[config["base_model"]], where) for entry in config["models"]})
 
     def value(part: object, where: str = "") -> object:
         if isinstance(part, list):
@@ -26,10 +27,9 @@ def written_out(config: dict, folders: Mapping[str, Path]) -> dict:
         if not isinstance(part, dict):
             return part
         if set(part) == {"bottom", "transition", "top", "inside"}:
-            return _counted(**part, layers=layers)
+            return _counted(**part, layers=Tensors(folders[config["base_model"]]).layers)
         if set(part) == {"larger"}:
-            sizes = {entry["model"]: _sizes(folders[entry["model"]], folders[config["base_model"]], where, layers) for entry in config["models"]}
-            return (sizes[part["larger"]] >= np.max(list(sizes.values()), axis=0)).astype(float).tolist()
+            return (sizes(where)[part["larger"]] >= np.max(list(sizes(where).values()), axis=0)).astype(float).tolist()
         return {key: value(one, part.get("filter", where)) for key, one in part.items()}
 
     return {**config, "models": value(config["models"]), "parameters": value(config["parameters"])}
@@ -43,10 +43,11 @@ def _counted(bottom: float, transition: float, top: float, inside: float, layers
     return [0.0] * bottom + [inside / 2] * transition + [inside] * middle + [inside / 2] * transition + [0.0] * top
 
 
-def _sizes(model: Path, base: Path, where: str, layers: int) -> np.ndarray:
+def _sizes(model: Path, base: Path, where: str) -> np.ndarray:
     """L2 norm of a task vector by layer, in the tensors whose name holds ``where``, over its mean; shape (layers,)."""
-    ours, theirs, squares = Tensors(model), Tensors(base), np.zeros(layers)
+    ours, theirs = Tensors(model), Tensors(base)
+    squares = np.zeros(theirs.layers)
     for name in theirs.shapes:
         if where in name and (found := LAYER.search(name)):
-            squares[int(found[1])] += float((ours[name].float() - theirs[name].float()).square().sum())
+            squares[int(found[1])] += squared_distance(ours[name], theirs[name])
     return np.sqrt(squares) / max(np.sqrt(squares).mean(), 1e-30)

@@ -44,12 +44,12 @@ class Planner(MergePlanner):
     def __init__(self, configuration: MergeConfiguration, options: MergeOptions, folders: Mapping[str, Path]):
         LoaderCache().setup(options)
         config = configuration.base_model.config(trust_remote_code=False)
-        listed, names = _listed(config), Tensors(next(iter(folders.values()))).shapes
+        listed, tensors = _listed(config), Tensors(next(iter(folders.values())))
+        names, count = tensors.shapes, tensors.layers
         self.unlisted = sorted(names.keys() - {weight.name for weight in listed}, key=_natural)
         # MergeKit's order first, as random masks are drawn in it; a tensor that the table requires and no parent has is none
         weights = [weight for weight in listed if weight.name in names] + [WeightInfo(name=name) for name in self.unlisted]
         parts: dict[int, list[WeightInfo]] = defaultdict(list)
-        count = 1 + max((int(found[1]) for found in map(LAYER.search, names) if found), default=-1)
         for weight in weights:
             layer = LAYER.search(weight.name)
             parts[int(layer[1]) if layer else -1 if EMBEDDINGS.search(weight.name) else count].append(weight)

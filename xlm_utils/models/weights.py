@@ -17,6 +17,7 @@ BUFFERS = re.compile(r"(rotary_emb\.\w+|position_ids|masked_bias|\battn\.bias|\b
 EMBEDDINGS = re.compile("emb(?!ed_out)|wte|wpe")  # embed_out is GPT-NeoX's head
 LAYER = re.compile(r"(?:^|\.)(\d+)\.")  # the first number in a tensor's name; an expert's of a mixture stands behind it
 HEAD = "lm_head.weight"
+CHUNK = 1 << 18  # weights handled at a time: the working set stays in the CPU's cache
 
 
 class Tensors:
@@ -42,9 +43,20 @@ class Tensors:
     def __getitem__(self, name: str) -> "torch.Tensor":
         return self._file[name].get_tensor(name)
 
+    @property
+    def layers(self) -> int:
+        """How many layers the tensors' names count."""
+        return 1 + max((int(found[1]) for found in map(LAYER.search, self.shapes) if found), default=-1)
+
     def head(self, name: str) -> "torch.Tensor":
         """The first rows of a matrix, without reading the others, in float64."""
         return self._file[name].get_slice(name)[:ROWS].double()
+
+
+def squared_distance(ours: "torch.Tensor", theirs: "torch.Tensor") -> float:
+    """Sum of the squared differences of two tensors, in float32 a piece at a time."""
+    pairs = zip(ours.reshape(-1).split(CHUNK), theirs.reshape(-1).split(CHUNK), strict=True)
+    return sum(float((one.float() - other.float()).square().sum()) for one, other in pairs)
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -20,15 +20,12 @@ def properties(study: Study) -> pd.DataFrame:
     texts = definitions.rows(study, list(scores["run"].unique()))
     lengths = {(row.run, str(row.term_id)): np.log2(max(len(row.definition), 1)) for row in texts.itertuples()} if len(texts) else {}
     for judge, block in scores.groupby("judge", sort=False):
-        asked, found = read_jsonl(study.folder / "scores" / judge / "controls.jsonl"), {}
-        given = pd.DataFrame(asked).pivot(index="term_id", columns="control", values="score").astype(float) if asked else pd.DataFrame()
-        if {"language_target", "language_source"} <= set(given):
-            found["language"] = given["language_target"] - given["language_source"]
-        if "echo_target" in given:
-            found["echo"] = given["echo_target"]
-        for name, values in found.items():
-            ends = statistics.mean_interval(values, study.seed)
-            rows.append({"judge": judge, "property": name, "value": values.mean(), "low": ends.low, "high": ends.high, "n": values.notna().sum()})
+        asked = read_jsonl(study.folder / "scores" / judge / "controls.jsonl")
+        for row in controls.verdicts(asked).query("control == 'language'").itertuples():
+            rows.append({"judge": judge, "property": "language", "value": row.mean, "low": row.low, "high": row.high, "n": row.n})
+        if echo := [row["score"] for row in asked if row["control"] == "echo_target" and row["score"] is not None]:
+            ends = statistics.mean_interval(echo, study.seed)
+            rows.append({"judge": judge, "property": "echo", "value": np.mean(echo), "low": ends.low, "high": ends.high, "n": len(echo)})
         block = block[block["reference"] == block["reference"].iloc[-1]]
         length = [lengths.get(key, np.nan) for key in zip(block["run"], block["term_id"], strict=True)]
         rows.append({"judge": judge, "property": "length"} | association.within_slope(length, block["score"], block["term_id"]))

@@ -16,19 +16,21 @@ from xlm_utils.study import Study
 from xlm_utils.study.names import parse
 
 
-def _groups(study: Study) -> Iterator[tuple[Study, str, str, list[str]]]:
-    """Whose terms, what the merges have in common, what they differ in, and the merges: the study's own first, then its sweep's."""
-    own = load_scores(study, twins=True)["run"].unique()
-    yield study, "the merges, this study’s terms", "methods", list(study.methods)
+def _groups(study: Study) -> Iterator[tuple[Study, pd.DataFrame, str, str, list[str]]]:
+    """Whose terms and scores, what the merges have in common, what they differ in, and the merges: the study's own first, then its sweep's."""
+    own = load_scores(study, twins=True)
+    yield study, own, "the merges, this study’s terms", "methods", list(study.methods)
     for method in study.methods:
-        yield study, f"{study.label(method)}, this study’s terms", "mask seeds", [run for run in own if str(parse(run)._replace(seed="")) == method]
+        seeds = [run for run in own["run"].unique() if str(parse(run)._replace(seed="")) == method]
+        yield study, own, f"{study.label(method)}, this study’s terms", "mask seeds", seeds
     if study.sweep and any(p.stem not in NOT_RUNS for p in (study.swept().folder / "scores").glob("*/*.jsonl")):
         swept, points = study.swept(), {}
+        found = load_scores(swept)
         for run in swept.methods:
             points.setdefault(str(parse(run)._replace(values={})), []).append(run)
-        yield swept, "the swept methods, the sweep’s terms", "methods", [method for method in points if method in swept.methods]
+        yield swept, found, "the swept methods, the sweep’s terms", "methods", [method for method in points if method in swept.methods]
         for method, runs in points.items():
-            yield swept, f"{study.label(method)}, the sweep’s terms", "settings", runs
+            yield swept, found, f"{study.label(method)}, the sweep’s terms", "settings", runs
 
 
 def spread(scores: pd.DataFrame, seed: int = 0) -> dict:
@@ -56,8 +58,7 @@ def spread(scores: pd.DataFrame, seed: int = 0) -> dict:
 def spread_table(study: Study) -> pd.DataFrame:
     """A row per judge, reference and group of at least two merges with scores: judge, reference, of, differ_in, then what ``spread`` gives."""
     rows = []
-    for whose, of, differ_in, runs in _groups(study):
-        scores = load_scores(whose, twins=True)
+    for whose, scores, of, differ_in, runs in _groups(study):
         for (judge, reference), block in scores[scores["run"].isin(runs)].groupby(["judge", "reference"], sort=False):
             table = block.pivot(index="term_id", columns="run", values="score")
             table = table[[run for run in runs if run in table]].dropna().rename(columns=lambda run, of=whose: row_label(of, run))
