@@ -6,9 +6,9 @@ import stat
 import struct
 import warnings
 
-import kaleido
 import pandas as pd
 import plotly.io as pio
+import psutil
 import pytest
 
 from tests.support.synthetic import make_study
@@ -178,21 +178,40 @@ def test_no_menu_offers_to_upload_a_figure(tmp_path):
     assert "sendChartToCloud" in pio.renderers["plotly_mimetype"].config["modeBarButtonsToRemove"]
 
 
-def test_a_chrome_that_does_not_start_costs_one_line_and_no_figure(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("does", ["exit 1", "exec sleep 60"])
+def test_a_chrome_that_does_not_start_costs_one_line_and_no_figure(tmp_path, monkeypatch, capsys, does):
     broken = tmp_path / "chrome"
-    broken.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
+    broken.write_text(f"#!/bin/sh\n{does}\n", encoding="utf-8")
     broken.chmod(broken.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("BROWSER_PATH", str(broken))
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(canvas, "PATIENCE", 3)
     canvas.chrome.cache_clear()
-    kaleido.stop_sync_server(silence_warnings=True)  # an earlier test's Chrome
-    canvas.keep_chrome_open.cache_clear()
+    canvas._chrome_open.cache_clear()  # an earlier test's
     before = pio.renderers.default
     canvas.save(charts.funnel(FUNNEL), "funnel", tmp_path / "demo")
     canvas.chrome.cache_clear()
     assert "Chrome failed" in capsys.readouterr().out
     assert (tmp_path / "demo" / "funnel.html").exists()
     assert pio.renderers.default == before
+
+
+@pytest.mark.skipif(canvas.chrome() is None, reason="no Chrome to draw with")
+def test_a_chrome_that_hangs_midway_costs_one_line_and_the_next_figure_has_another(tmp_path, monkeypatch, capsys):
+    canvas.save(charts.funnel(FUNNEL), "first", tmp_path / "demo")
+    (chromium,) = [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if "--headless" in process.cmdline() and not any("--type" in part for part in process.cmdline()) and "python" not in process.name()
+    ]
+    chromium.suspend()
+    monkeypatch.setattr(canvas, "PATIENCE", 3)
+    canvas.save(charts.funnel(FUNNEL), "second", tmp_path / "demo")
+    assert "second: html and json are written, svg and png are not (Chrome failed with TimeoutError)" in capsys.readouterr().out
+    monkeypatch.undo()
+    canvas.save(charts.funnel(FUNNEL), "third", tmp_path / "demo")
+    chromium.kill()
+    assert (tmp_path / "demo" / "third.png").exists()
 
 
 @pytest.mark.skipif(canvas.chrome() is None, reason="no Chrome to draw with")

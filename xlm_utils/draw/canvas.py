@@ -3,13 +3,15 @@
 ``layout.meta["alt"]`` tells in words what a figure shows. To import this is to have the style.
 """
 
-import atexit
+import asyncio
 import base64
 import logging
-import warnings
+import threading
+from collections.abc import Coroutine
 from functools import cache
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 import plotly.io as pio
@@ -18,6 +20,9 @@ from plotly.offline import get_plotlyjs, get_plotlyjs_version
 from xlm_utils.draw.pages import page
 from xlm_utils.study.notebook import shell
 from xlm_utils.study.records import write_text
+
+if TYPE_CHECKING:
+    from kaleido import Kaleido
 
 # a Latin font first: Japanese ones draw ’ as wide as a kanji; each kanji still comes from the first font that has it
 FONTS = 'Arial,"Liberation Sans","DejaVu Sans","IPAexGothic","BIZ UDGothic","Noto Sans CJK JP","Noto Sans JP","Hiragino Sans","Yu Gothic",sans-serif'
@@ -30,6 +35,7 @@ TEMPLATE.layout.update(
     width=800, height=450, margin={"l": 70, "r": 20, "t": 70, "b": 60}, colorway=[BLUE, ORANGE, RED, GREY],
     hoverlabel={"font_family": FONTS, "align": "left"})  # fmt: skip
 WIDEST = 1220  # pixels that a notebook's output has room for, in JupyterLab and on the web
+PATIENCE = 60  # seconds for one figure's pictures
 SMALL = {"font_size": 12}
 BELOW = {"orientation": "h", "yref": "container", "y": 0.01, "yanchor": "bottom"}  # a legend under everything
 
@@ -113,28 +119,40 @@ def _export(fig: go.Figure, files: list[Path]) -> str:
         return "no Chrome: install chromium, or run plotly_get_chrome"
     from kaleido.errors import KaleidoError
 
-    logging.getLogger("choreographer").setLevel(logging.ERROR)  # "Wait expired, Browser is being closed": nothing to act on
     files[-1].parent.mkdir(parents=True, exist_ok=True)
-    width, height = (fig.layout[side] or TEMPLATE.layout[side] for side in ("width", "height"))  # else kaleido takes 700 × 500
+    size = {side: fig.layout[side] or TEMPLATE.layout[side] for side in ("width", "height")}  # else kaleido takes 700 × 500
+    scales = [*[2] * len(files[1:]), 1]
+    asked = [{"fig": fig, "path": file, "opts": {"scale": scale, **size}} for file, scale in zip(files, scales, strict=True)]
     try:
-        pio.write_images([fig] * len(files), files, scale=[*[2] * len(files[1:]), 1], width=width, height=height)
+        _in_loop(_chrome_open().write_fig_from_object(asked, cancel_on_error=True))
     except (KaleidoError, RuntimeError, OSError) as error:  # Chrome is there and does not start, hangs or dies
+        _chrome_open.cache_clear()  # the next picture tries another
         return f"Chrome failed with {type(error).__name__}"
-    keep_chrome_open()
     return ""
 
 
 @cache
-def keep_chrome_open() -> None:
-    """One Chrome for the further pictures of this process: kaleido starts another for each, which takes seconds.
+def _loop() -> asyncio.AbstractEventLoop:
+    """A loop in a thread of its own: a notebook's is busy."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    return loop
 
-    Only once a picture was made, because a Chrome that does not start would be waited for without end.
-    """
-    import kaleido
 
-    kaleido.start_sync_server(silence_warnings=True)
-    atexit.register(kaleido.stop_sync_server, silence_warnings=True)
-    warnings.filterwarnings("ignore", "The kopts argument is ignored if using a server", UserWarning)  # Plotly's call, not the user's
+def _in_loop(coroutine: Coroutine) -> object:
+    """What a coroutine gives; a TimeoutError after ``PATIENCE``: kaleido bounds the drawing, not its waits for Chrome before and after it."""
+    return asyncio.run_coroutine_threadsafe(asyncio.wait_for(coroutine, PATIENCE), _loop()).result()
+
+
+@cache
+def _chrome_open() -> "Kaleido":
+    """One Chrome for all pictures of this process, where kaleido would start another for each, which takes seconds."""
+    from kaleido import Kaleido
+
+    logging.getLogger("choreographer").setLevel(logging.ERROR)  # "Wait expired, Browser is being closed": nothing to act on
+    drawing = Kaleido()
+    _in_loop(drawing.open())
+    return drawing
 
 
 def finish(fig: go.Figure, title: str | dict, alt: str, under: str = "", **layout: object) -> go.Figure:
