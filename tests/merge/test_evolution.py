@@ -141,6 +141,21 @@ def test_layer_groups_are_gradients_over_the_layers_and_the_best_merges(pico_stu
     assert merging.merge(study, "evo_dare_ties", best).is_dir()
 
 
+def test_a_search_finds_the_boundaries_and_shares_of_a_layer_swap(pico_study):
+    study = pico_study("llama", evolution={"evaluations": 40, "population": 8, "sigma": 0.3})
+    table = evolution.search(study, Closeness, name="evo_layer_swap")
+    assert list(table.columns[3:8]) == ["bottom", "top", "lower", "middle", "upper"]
+    best = evolution.best(study, table, "evo_layer_swap")
+    assert max(best["bottom"], best["top"]) < 0.5, "all layers are the expert's, whom the objective favours"
+    model, tokenizer, _ = load(study, "japanese")
+    merging.merge_into(model, study, "evo_layer_swap", best)
+    assert Closeness(study)(model, tokenizer)["objective"] == pytest.approx(table["objective"].max())
+    assert merging.merge(study, "evo_layer_swap", best).is_dir()
+    grouped = pico_study("llama", evolution=BUDGET | {"layer_groups": 2})
+    with pytest.raises(StudyError, match=r"counted, so it is one number.*evolution\.layer_groups: 1"):
+        evolution.search(grouped, Closeness, name="evo_layer_swap")
+
+
 def test_the_first_value_of_a_gradient_is_the_first_layer_s_and_the_last_the_last_s(pico_study):
     study, model = pico_study("llama"), load(pico_study("llama"), "japanese", "bfloat16")[0]
     start = {name: weight.clone() for name, weight in model.named_parameters()}

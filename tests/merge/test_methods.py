@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from tests.merge.test_merging import assert_equal, consensus, copy_model, drop, of, weights
 from xlm_utils.merge import merging
+from xlm_utils.merge.layers import _counted as by_layer
 from xlm_utils.models.loading import load
 from xlm_utils.models.weights import LAYER
 from xlm_utils.study import StudyError
@@ -113,6 +114,37 @@ def test_a_layer_swap_counts_layers_from_both_ends_and_leaves_what_stands_outsid
 def test_more_counted_layers_than_there_are_are_one_sentence(pico_study):
     with pytest.raises(StudyError, match="bottom 4, top 2 and twice the transition 1 are more than the 2 layers"):
         merging.merge(pico_study("llama"), "layer_swap")
+    with pytest.raises(StudyError, match="bottom is counted, so it is one number and no list over the layers"):
+        merging.merge(pico_study("llama"), "layer_swap", {"bottom": [1.0, 2.0]})
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        (18, [0] * 4 + [0.2] * 4 + [0.5] * 4 + [0.8] * 3 + [0] * 3), (32, [0] * 8 + [0.2] * 6 + [0.5] * 6 + [0.8] * 6 + [0] * 6),
+        (3, [0.2, 0.5, 0.8]),
+    ],
+)  # fmt: skip
+def test_boundaries_that_are_shares_of_the_layers_serve_models_of_any_depth(layers, expected):
+    assert by_layer(bottom=0.25, transition=0, top=0.2, inside=[0.2, 0.5, 0.8], layers=layers) == expected
+    assert by_layer(bottom=0.5, transition=0, top=0.5, inside=[0.2, 0.5, 0.8], layers=layers)[: layers // 2] == [0] * (layers // 2)
+
+
+def test_counted_boundaries_have_half_of_the_next_group_in_their_transition():
+    assert by_layer(bottom=2, transition=1, top=1, inside=[0.4, 1.0], layers=9) == [0, 0, 0.2, 0.4, 0.4, 1.0, 1.0, 0.5, 0]
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma"])
+@pytest.mark.parametrize(("bottom", "top", "by"), [(0.5, 0.0, [0, 0.9]), (0.49, 0.0, [0.9, 0.6]), (0.0, 0.5, [0.9, 0])])
+def test_a_searched_layer_swap_follows_its_boundaries_and_shares_on_disk_and_in_memory(pico_study, family, bottom, top, by):
+    study, values = pico_study(family), {"bottom": bottom, "top": top, "lower": 0.9, "middle": 0.6, "upper": 0.3}
+    a, b = of(study, "japanese"), of(study, "expert")
+    share = {n: by[int(found[1])] if (found := LAYER.search(n)) else 0 for n in a}
+    merged = weights(merging.merge(study, "evo_layer_swap", values))
+    assert_equal(merged, {n: a[n] + share[n] * (b[n] - a[n]) for n in a})
+    live = load(study, "japanese", "bfloat16")[0]
+    merging.merge_into(live, study, "evo_layer_swap", values)
+    assert_equal({n: w.double() for n, w in live.state_dict().items() if n in a}, merged)
 
 
 def test_a_module_swap_takes_each_module_from_the_model_that_changed_it_more_for_its_kind(pico_study):

@@ -10,9 +10,9 @@ import pandas as pd
 
 from xlm_utils.benchmark import scores, transfer
 from xlm_utils.benchmark.prepared import COLUMN_OF, NO_CHOICES, columns, load_task, make_task, pools, quiet_harness, spread
-from xlm_utils.curate.vocabulary import groups, read_terms
+from xlm_utils.curate.vocabulary import groups
 from xlm_utils.study import Study, StudyError
-from xlm_utils.translate.drawing import terms, without
+from xlm_utils.translate.drawing import terms, unreported
 
 TRANSFER = "transfer"  # as a column of evolution.columns: no benchmark, but the margin of room ``benchmark.transfer``
 
@@ -101,8 +101,7 @@ def scorer(study: Study) -> "Callable[[PreTrainedModel, PreTrainedTokenizerBase]
 
 def _spare(study: Study) -> tuple[pd.DataFrame, list[tuple[int, list[int]]]]:
     """Translated terms whose concepts and translations no table reports, and ``evolution.items`` of them with their rivals."""
-    own, translated = terms(study), read_terms(study.folder / "translated.csv")
-    spare = without(translated[translated["translation"] != ""], own).drop_duplicates("concept").reset_index(drop=True)
+    spare = unreported(study)
     return spare, transfer.draw(spare, groups(study), study.transfer.rivals, study.evolution.items, study.seed)
 
 

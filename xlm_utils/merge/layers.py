@@ -1,5 +1,6 @@
-"""Values that a card gives by layer, written out for the models at hand: counted from both ends, or by the sizes of task vectors."""
+"""Values that a card leaves to the study, written out for it: counted by layer, by the sizes of task vectors, or texts that models are to read."""
 
+import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -7,17 +8,20 @@ from pathlib import Path
 import numpy as np
 
 from xlm_utils.models.weights import LAYER, Tensors, squared_distance
-from xlm_utils.study import StudyError
+from xlm_utils.study import Study, StudyError
+from xlm_utils.translate.drawing import unreported
 
 
-def written_out(config: dict, folders: Mapping[str, Path]) -> dict:
-    """A rendered configuration with a number for each layer (MergeKit's gradient with as many points) in the place of two kinds of values.
+def written_out(study: Study, config: dict, folders: Mapping[str, Path]) -> dict:
+    """A rendered configuration with MergeKit's values in the place of three kinds of others; by layer they are gradients with as many points.
 
     ``{bottom: b, transition: t, top: p, inside: v}`` is 0 in the first b and the last p layers and v between them, v / 2 in the
-    t layers on either side. ``{larger: name}``, under a filter, is 1 in the layers where that model's task vector in the filter's
-    tensors, over its own mean of all layers, is the largest of the configuration's models, and 0 elsewhere.
+    t layers on either side. A count below 1 is that share of the layers, rounded down; a list v is a value for each of as many
+    groups of layers, nearly equal in size. ``{larger: name}``, under a filter, is 1 in the layers where that model's task vector in
+    the filter's tensors, over its own mean of all layers, is the largest of the configuration's models, and 0 elsewhere.
+    ``{language: source or target, terms: n}`` is a JSON list of the texts of n terms (``_texts``).
 
-    A StudyError: more layers are counted than there are.
+    A StudyError: more layers are counted than there are, a count is a list, or there are no texts.
     """
     sizes = cache(lambda where: {entry["model"]: _sizes(folders[entry["model"]], folders[config["base_model"]], where) for entry in config["models"]})
 
@@ -26,6 +30,10 @@ def written_out(config: dict, folders: Mapping[str, Path]) -> dict:
             return [value(one, where) for one in part]
         if not isinstance(part, dict):
             return part
+        if counts := [key for key in ("bottom", "transition", "top", "terms") if isinstance(part.get(key), list)]:
+            raise StudyError(f"{counts[0]} is counted, so it is one number and no list over the layers; search with evolution.layer_groups: 1")
+        if set(part) == {"language", "terms"}:
+            return _texts(study, part["language"], part["terms"])
         if set(part) == {"bottom", "transition", "top", "inside"}:
             return _counted(**part, layers=Tensors(folders[config["base_model"]]).layers)
         if set(part) == {"larger"}:
@@ -35,12 +43,25 @@ def written_out(config: dict, folders: Mapping[str, Path]) -> dict:
     return {**config, "models": value(config["models"]), "parameters": value(config["parameters"])}
 
 
-def _counted(bottom: float, transition: float, top: float, inside: float, layers: int) -> list[float]:
-    bottom, transition, top = (round(count) for count in (bottom, transition, top))
+def _texts(study: Study, language: str, count: float) -> str:
+    """Of terms that no table reports, drawn with the study's seed: its prompts; the source language's with the clinicians' definition behind."""
+    rows = unreported(study)
+    if rows.empty:
+        raise StudyError("no translated term is left that no table reports, and this merge reads such: set vocabulary.sample, or a sweep")
+    drawn = rows.sample(min(round(count), len(rows)), random_state=study.seed)
+    prompts = {"target": [study.prompt(study.target, word) for word in drawn["translation"]]}
+    prompts["source"] = [f"{study.prompt(study.source, row.term)} {row.definition}".strip() for row in drawn.itertuples()]
+    return json.dumps(prompts[language], ensure_ascii=False)
+
+
+def _counted(bottom: float, transition: float, top: float, inside: float | list[float], layers: int) -> list[float]:
+    bottom, transition, top = (int(count * layers) if count < 1 else round(count) for count in (bottom, transition, top))
+    groups = inside if isinstance(inside, list) else [inside]
     middle = layers - bottom - top - 2 * transition
     if middle < 0:
         raise StudyError(f"a merge by layer: bottom {bottom}, top {top} and twice the transition {transition} are more than the {layers} layers")
-    return [0.0] * bottom + [inside / 2] * transition + [inside] * middle + [inside / 2] * transition + [0.0] * top
+    between = np.repeat(groups, [len(group) for group in np.array_split(range(middle), len(groups))]).tolist()
+    return [0.0] * bottom + [groups[0] / 2] * transition + between + [groups[-1] / 2] * transition + [0.0] * top
 
 
 def _sizes(model: Path, base: Path, where: str) -> np.ndarray:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 RECIPE = {"mergekit": metadata.version("mergekit"), "tensors": "all that the parents store"}  # of the key of whatever is merged
+OWN = ("random_swap", "regmean", "wudi")  # methods that are not MergeKit's
 COPIES = 17  # float32 copies of one tensor that MergeKit holds at once on a GPU: TIES sorts it, in about eleven times its size
 
 
@@ -60,7 +61,7 @@ def merge(study: Study, name: str, values: Mapping[str, float] | None = None) ->
     """
     config, seed = render(study, name, **(values or {})), resolve(study, name).seed
     folders = parents(study, config)
-    config = written_out(config, folders)
+    config = written_out(study, config, folders)
     step = Step(study.models_folder / name, config=config, mask_seed=seed, parents=digests(folders), **RECIPE)
     with step:
         if step.done:
@@ -75,6 +76,7 @@ def merge(study: Study, name: str, values: Mapping[str, float] | None = None) ->
             with _mergekit(with_folders, seed, device) as (configuration, options):
                 from mergekit.graph import Executor
 
+                from xlm_utils.merge import own
                 from xlm_utils.merge.planning import Planner
 
                 planner = Planner(configuration, options, folders)
@@ -84,8 +86,11 @@ def merge(study: Study, name: str, values: Mapping[str, float] | None = None) ->
             _finite(step.partial, name)
             command = f"mergekit-yaml {name}.mergekit.yml" if seed is None else f"mergekit-yaml --random-seed {seed} {name}.mergekit.yml"
             note = f"# {command} <folder> makes the same weights, but for changes that tie at a TIES threshold"
-            if config["merge_method"] == "random_swap":
+            if config["merge_method"] in OWN:
                 note = "# a method of this project, which mergekit-yaml does not know"
+            if config["merge_method"] == "wudi":
+                note += f"\n# {own.told()}"
+                print(f"{name}: {own.told()}")
             if planner.unlisted:
                 note += f"\n# and {len(planner.unlisted)} tensors that MergeKit leaves out, such as {planner.unlisted[0]}"
             if any(isinstance(value, list) for value in (values or {}).values()):
@@ -146,7 +151,7 @@ def merge_into(model: "PreTrainedModel", study: Study, name: str, values: Mappin
     config = render(study, name, **values)
     seed = resolve(study, name).seed if seed is None else seed
     folders = parents(study, config)
-    config, (device, _) = written_out(config, folders), math_device(folders)
+    config, (device, _) = written_out(study, config, folders), math_device(folders)
     with _mergekit(_with_folders(config, folders), seed, device) as (configuration, options):
         import torch
         from mergekit.graph import Executor
@@ -177,7 +182,10 @@ def _mergekit(with_folders: dict, seed: int | None, device: str) -> "Iterator[tu
     from mergekit.io.tasks import LoaderCache
     from mergekit.options import MergeOptions
 
+    from xlm_utils.merge import activations, own
+
     name, specs = with_folders["merge_method"], check_specification(with_folders)
+    own.apart.clear()
     try:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.no_grad():
             torch.manual_seed(seed or 0)
@@ -187,6 +195,7 @@ def _mergekit(with_folders: dict, seed: int | None, device: str) -> "Iterator[tu
             yield MergeConfiguration.model_validate(with_folders), options
     finally:
         LoaderCache().loaders.clear()  # it is keyed by path, and other files may stand there next time
+        activations.forget()
 
 
 def comparable(folders: Mapping[str, Path], merged: Collection[str]) -> None:

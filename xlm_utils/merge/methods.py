@@ -33,7 +33,7 @@ def check_specification(template: dict, file: str = "") -> dict:
     """MergeKit's specifications by method; a StudyError if a card's template has a method or parameter that is not among them."""
     from mergekit.merge_methods.registry import registered_methods
 
-    from xlm_utils.merge import chunked, swaps  # noqa: F401  (they register their methods)
+    from xlm_utils.merge import chunked, own  # noqa: F401  (they register their methods)
 
     specs = {method.spec.name: method.spec for method in registered_methods()}
     name = template["merge_method"]

@@ -58,6 +58,12 @@ def without(table: pd.DataFrame, taken: pd.DataFrame) -> pd.DataFrame:
     return table[~table["concept"].isin(taken["concept"]) & ~table["translation"].isin(taken["translation"])]
 
 
+def unreported(study: Study) -> pd.DataFrame:
+    """Translated terms whose concepts and translations the study does not run, so that no table reports them; one a concept."""
+    own, translated = terms(study), read_terms(study.folder / "translated.csv")
+    return without(translated[translated["translation"] != ""], own).drop_duplicates("concept").reset_index(drop=True)
+
+
 def terms(study: Study) -> pd.DataFrame:
     """The terms this study runs; makes vocabulary, translation and sample first where they are missing and cheap."""
     file = study.folder / "terms.csv"
