@@ -20,7 +20,6 @@ BENCHMARKS = {
     "pubmedqa": "PubMedQA", "jaqket_v2": "JAQKET v2", "jcommonsenseqa": "JComQA", "jsquad": "JSQuAD", "xwinograd_ja": "XWinograd",
     "xlsum_ja": "XL-Sum", "mcqa": "MCQA", "dc": "DC", "sts": "STS"}  # fmt: skip
 REFERENCES = {"expert": "the expert’s definition", "clinician": "the clinicians’ definition"}
-NOT_RUNS = ("controls", "retest")  # files beside the scores that are about the judge, not about a model
 
 
 def control_run(study: Study) -> str:
@@ -77,28 +76,20 @@ def published_key(study: Study, run: str) -> str | None:
     return method.card if not choosable or (method.base or study.base) == study.by_role("general") else None
 
 
-def is_twin(study: Study, run: str) -> bool:
-    """Whether a run is a method of the study with another mask seed that the study does not name: part of a spread, no row of a table."""
-    return run not in study.methods and str(parse(run)._replace(seed="")) in study.methods
-
-
-def load_scores(study: Study, twins: bool = False) -> pd.DataFrame:
+def load_scores(study: Study) -> pd.DataFrame:
     """All scores of a study, one row per judge, reference, run and term, with the columns of ``terms.csv``.
 
     ``score`` is NaN wherever ``status`` is not ``ok``; a term without a row gets status ``not judged``. ``unusable`` says why
     an output is no definition (``generate.usable``; "" where it is one, or not there to look at); ``counted`` is the score with those at 0
-    where they were judged. With ``twins``, those of the further mask seeds (``dare_seeds``), too.
+    where they were judged.
 
     A StudyError: there are no scores, or a file is not of this study's terms.
     """
     folder = study.folder / "scores"
-    there = [p for p in sorted(folder.glob("*/*.jsonl")) if p.stem not in NOT_RUNS]
-    of_the_study = set(row_order(study))
-    known = {p.stem for p in there if p.stem in of_the_study or is_twin(study, p.stem)}
-    if strangers := sorted({p.stem for p in there} - known):
+    there, known = sorted(folder.glob("*/*.jsonl")), row_order(study)
+    if strangers := sorted({p.stem for p in there} - {*known, "controls", "retest"}):  # the last two are about the judge, not about a model
         print(f"{relative(folder)}: scores of {', '.join(strangers)} are left out: the study has no such model (any more)")
-    files = [p for p in there if p.stem in known and (twins or not is_twin(study, p.stem))]
-    rows = [row for path in files for row in _checked(path, path.stat().st_mtime_ns)]
+    rows = [row for path in there if path.stem in known for row in _checked(path, path.stat().st_mtime_ns)]
     if not rows:
         raise StudyError(f"no scores in {relative(folder)}; run 05_judge.ipynb with {study.options()}")
     table = terms(study).astype({"term_id": str})

@@ -1,7 +1,6 @@
-"""What hyper-parameters and random masks do to the scores, beside what the choice of the method does.
+"""What hyper-parameters do to the scores, beside what the choice of the method does.
 
-A group is a set of merges scored on the same terms: the points of one method's grid, one method under
-several mask seeds, or several methods as their cards have them.
+A group is a set of merges scored on the same terms: the points of one method's grid, or several methods as their cards have them.
 """
 
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ import pandas as pd
 from scipy import stats
 
 from xlm_utils.report.captions import captioned
-from xlm_utils.report.results import NOT_RUNS, judge_label, load_scores, row_label
+from xlm_utils.report.results import judge_label, load_scores, row_label
 from xlm_utils.stats import statistics
 from xlm_utils.study import Study
 from xlm_utils.study.names import parse
@@ -18,14 +17,10 @@ from xlm_utils.study.names import parse
 
 def _groups(study: Study) -> Iterator[tuple[Study, pd.DataFrame, str, str, list[str]]]:
     """Whose terms and scores, what the merges have in common, what they differ in, and the merges: the study's own first, then its sweep's."""
-    own = load_scores(study, twins=True)
-    yield study, own, "the merges, this study’s terms", "methods", list(study.methods)
-    for method in study.methods:
-        seeds = [run for run in own["run"].unique() if str(parse(run)._replace(seed="")) == method]
-        yield study, own, f"{study.label(method)}, this study’s terms", "mask seeds", seeds
-    if study.sweep and any(p.stem not in NOT_RUNS for p in (study.swept().folder / "scores").glob("*/*.jsonl")):
-        swept, points = study.swept(), {}
-        found = load_scores(swept)
+    yield study, load_scores(study), "the merges, this study’s terms", "methods", list(study.methods)
+    swept = study.swept() if study.sweep else None
+    if swept and {file.stem for file in (swept.folder / "scores").glob("*/*.jsonl")} & set(swept.methods):
+        found, points = load_scores(swept), {}
         for run in swept.methods:
             points.setdefault(str(parse(run)._replace(values={})), []).append(run)
         yield swept, found, "the swept methods, the sweep’s terms", "methods", [method for method in points if method in swept.methods]

@@ -47,7 +47,7 @@ def outputs(study: Study) -> dict[str, list[Path]]:
     return {
         "01_curate": [folder / "vocabulary.csv"],
         "02_translate": [folder / "translated.csv", folder / "terms.csv"],
-        "03_merge": [study.models_folder / method for method in chosen(study.merges)] + side_by_side,
+        "03_merge": [study.models_folder / method for method in chosen(study.methods)] + side_by_side,
         "04_generate": [folder / "definitions" / f"{name}.jsonl" for name in names],
         "05_judge": [file for card in map(load_card, study.judges) for file in judged(card)],
         **sweep,

@@ -106,7 +106,7 @@ def _terminology(study: Study) -> str:
 
 def _methods(study: Study) -> str:
     """Every merge's name fits its card, and a search can run."""
-    names = [*study.merges, *(study.swept().methods if study.sweeps else ())]
+    names = [*study.methods, *(study.swept().methods if study.sweeps else ())]
     for card in dict.fromkeys(parse(name).card for name in names):
         check_specification(read_card(card)["mergekit"], f"params/methods/{card}.yaml: ")
     if any([is_searched(study, name) for name in names]):  # a list: every name is looked at
@@ -139,7 +139,7 @@ def _disk(study: Study, facts: Facts) -> str:
     """Downloads and merges against the free space of the disks they go to."""
     from huggingface_hub import constants
 
-    wanted = dict.fromkeys([*study.merges, *(study.swept().methods if study.sweeps else ())])
+    wanted = dict.fromkeys([*study.methods, *(study.swept().methods if study.sweeps else ())])
     to_merge = [method for method in wanted if not read_manifest(study.models_folder / method)]
     merges, downloads = len(to_merge) * largest(facts) * 2, sum(fact["to_download"] for fact in facts.values())
     disks: dict[int, list] = {}
