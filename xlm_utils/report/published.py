@@ -65,8 +65,8 @@ def remark() -> str:
     parts = []
     for judge, values in scores().items():
         table = benchmarks().join(values.rename("score")).drop(index="expert")
-        found = pd.DataFrame({key: association.correlate(table[key], table["score"]) for key in BENCHMARKS}).T
-        firm = [BENCHMARKS[key] for key in found.index[statistics.holm(found["p"].astype(float)) < 0.05]]
+        found = pd.DataFrame([association.correlate(table[key], table["score"]) for key in BENCHMARKS], list(BENCHMARKS), ["rho", "p"])
+        firm = [BENCHMARKS[key] for key in found.index[statistics.holm(found["p"]) < 0.05]]
         rho = f"{found.loc['pubmedqa', 'rho']:.2f}".replace("-", "−")
         parts.append(f"by {judge} ρ = {rho} with PubMedQA, and {', '.join(firm) or 'no column'} below .05 after Holm over nine")
     return f"Published definition scores against benchmarks, n = {len(table)} models: {'; '.join(parts)}."

@@ -111,9 +111,8 @@ def agreements(study: Study) -> pd.DataFrame:
         table = block.pivot(index=["run", "term_id"], columns="judge", values="score")
         means = table.groupby("run").mean()
         for first, second in itertools.combinations(block["judge"].unique(), 2):
-            order = association.same_order(means[first], means[second])
             named = {"reference": reference, "first": judge_label(first), "second": judge_label(second)}
-            rows.append(named | association.agreement(table[first], table[second]) | {"tau": order["tau"], "models": order["models"]})
+            rows.append(named | association.agreement(table[first], table[second]) | association.same_order(means[first], means[second]))
     for judge in scores["judge"].unique():
         again = pd.DataFrame(read_jsonl(study.folder / "scores" / judge / "retest.jsonl"))
         if len(again):
