@@ -68,13 +68,11 @@ def column_differences(study: Study) -> pd.DataFrame:
     general, items, rows = study.by_role("general"), _items(study), []
     for column, sets in columns(study).items() if len(items) else ():
         parts = [items[items["dataset"] == dataset].pivot(index="item", columns="model") for dataset in sets]
-        merges = [m for m in study.methods if all({m, general} <= set(part.columns.get_level_values("model")) for part in parts)]
-        found = pd.DataFrame([_compare(parts, merge, general, study.seed) for merge in merges])
-        if merges:
-            named = {"column": BENCHMARKS[column], "model": [row_label(study, merge) for merge in merges]}
-            rows.append(found.assign(**named, p_holm=statistics.holm(found["p"])))
-    parts = ["column", "model", "n", "difference", "low", "high", "p", "p_holm", "reason"]
-    frame = pd.concat(rows, ignore_index=True)[parts] if rows else pd.DataFrame(columns=parts)
+        for merge in study.methods:
+            if all({merge, general} <= set(part.columns.get_level_values("model")) for part in parts):
+                rows.append({"column": BENCHMARKS[column], "model": row_label(study, merge)} | _compare(parts, merge, general, study.seed))
+    frame = pd.DataFrame(rows, columns=["column", "model", "n", "difference", "low", "high", "p", "p_holm", "reason"])
+    frame["p_holm"] = frame.groupby("column", sort=False)["p"].transform(statistics.holm)
     return captioned(frame, "column_differences", general=study.label(general), resamples=resampling.RESAMPLES)
 
 

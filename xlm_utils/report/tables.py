@@ -83,10 +83,9 @@ def controls_table(study: Study) -> pd.DataFrame:
         if asked := read_jsonl(folder / judge / "controls.jsonl"):
             found = controls.verdicts(asked)
             found = found.rename(columns={"median": "middle", "mean": "average"})  # a control has no best and no worst
-            rows.append(found.assign(judge=judge_label(judge), verdict=found["passed"].map({True: "passed", False: "FAILED"})))
+            rows += found.assign(judge=judge_label(judge), verdict=found["passed"].map({True: "passed", False: "FAILED"})).to_dict("records")
     columns = ["judge", "control", "expected", "n", "missing", "middle", "average", "low", "high", "below_reference", "verdict"]
-    frame = pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
-    return captioned(frame, "controls")
+    return captioned(pd.DataFrame(rows, columns=columns), "controls")
 
 
 def missing_table(study: Study) -> pd.DataFrame:
