@@ -27,21 +27,22 @@ def control_run(study: Study) -> str:
     return f"{study.by_role('expert')}.{study.target.code}"
 
 
-def ancestor_run(study: Study) -> str:
-    """Name of the other control run: the common ancestor given terms in the target language; "" in a study without one."""
-    return next((f"{name}.{study.target.code}" for name, c in study.constituents.items() if c.role == "ancestor"), "")
+def controls(study: Study) -> dict[str, str]:
+    """Control runs: the expert given terms in the target language, and the ancestor where a study has one; run → whom it asks."""
+    ancestors = {f"{name}.{study.target.code}": "the common ancestor" for name, c in study.constituents.items() if c.role == "ancestor"}
+    return {control_run(study): "the expert"} | ancestors
 
 
 def row_order(study: Study) -> list[str]:
     """Runs in the order of Table 1: baseline, its control, the ancestor, the general model, the merges."""
     expert, *others = study.models
-    return [expert, control_run(study), *filter(None, [ancestor_run(study)]), *others]
+    return [expert, *controls(study), *others]
 
 
 def row_label(study: Study, run: str) -> str:
     """Name of a run as the tables print it."""
-    controls = {control_run(study): "Expert", ancestor_run(study): "Ancestor"}
-    return f"{controls[run]} with {study.target.name} terms" if run in controls else study.label(run)
+    whom = controls(study).get(run, "").split()
+    return f"{whom[-1].capitalize()} with {study.target.name} terms" if whom else study.label(run)
 
 
 def judge_label(judge: str) -> str:
@@ -60,15 +61,15 @@ def note(study: Study, run: str) -> str:
     if run == study.by_role("expert") and "expert" in study.judging.references:
         others = len(study.judging.references) > 1
         return "control: judged against itself" + (f" under {REFERENCES['expert']}" if others else "")
-    controls = {control_run(study): "the expert", ancestor_run(study): "the common ancestor"}
-    return f"control: {controls[run]}, asked in {study.target.name}" if run in controls else ""
+    whom = controls(study).get(run)
+    return f"control: {whom}, asked in {study.target.name}" if whom else ""
 
 
 def published_key(study: Study, run: str) -> str | None:
     """Row of ``data/published/*.csv`` that a run repeats: its role, or its method with the published base."""
     if run in study.constituents:
         return study.constituents[run].role
-    if run in (control_run(study), ancestor_run(study)):
+    if run in controls(study):
         return None
     if (method := parse(run)).values:  # the paper prints no values, so no point of a grid repeats it
         return None
@@ -89,7 +90,12 @@ def load_scores(study: Study) -> pd.DataFrame:
     there, known = sorted(folder.glob("*/*.jsonl")), row_order(study)
     if strangers := sorted({p.stem for p in there} - {*known, "controls", "retest"}):  # the last two are about the judge, not about a model
         print(f"{relative(folder)}: scores of {', '.join(strangers)} are left out: the study has no such model (any more)")
-    rows = [row for path in there if path.stem in known for row in _checked(path, path.stat().st_mtime_ns)]
+    rows = []
+    for path in there:
+        own = _rows(path, path.stat().st_mtime_ns) if path.stem in known else []
+        if wrong := [row for row in own if (row["judge"], row["run"]) != (path.parent.name, path.stem)]:
+            raise StudyError(f"{relative(path)}: holds a row of judge {wrong[0]['judge']!r} and run {wrong[0]['run']!r}")
+        rows += own
     if not rows:
         raise StudyError(f"no scores in {relative(folder)}; run 05_judge.ipynb with {study.options()}")
     table = terms(study).astype({"term_id": str})
@@ -100,11 +106,8 @@ def load_scores(study: Study) -> pd.DataFrame:
     key = ["judge", "reference", "run", "term_id"]
     if scores.duplicated(key).any():
         raise StudyError(f"{relative(folder)}: {dict(scores.loc[scores.duplicated(key), key].iloc[0])} is scored twice; delete one of the rows")
-    order = {
-        "judge": [*study.judging.judges, *sorted(set(scores["judge"]) - set(study.judging.judges))],
-        "reference": [*study.judging.references, *sorted(set(scores["reference"]) - set(study.judging.references))],
-        "run": [*row_order(study), *sorted(set(scores["run"]) - set(row_order(study)))],
-    }
+    first = {"judge": study.judging.judges, "reference": study.judging.references, "run": known}
+    order = {column: [*names, *sorted(set(scores[column]) - set(names))] for column, names in first.items()}
     found = scores[key[:3]].drop_duplicates().sort_values(key[:3], key=lambda column: column.map(order[str(column.name)].index))
     whole = found.merge(table[["term_id"]], how="cross").merge(scores, on=key, how="left")
     own = [column for column in table if column == "term_id" or column not in whole]  # a translation by an LLM has a status of its own
@@ -119,41 +122,31 @@ def load_scores(study: Study) -> pd.DataFrame:
 def unusable(study: Study, runs: list[str]) -> dict[tuple[str, str], str]:
     """(run, term_id) → why that output is no definition in the language that was asked for; only such output, of finished runs."""
     files = {run: study.folder / "definitions" / f"{run}.jsonl" for run in runs}
-    rows = [row for run, file in files.items() if file.exists() for row in _definitions(file, file.stat().st_mtime_ns)]
+    rows = [row for run, file in files.items() if file.exists() for row in _rows(file, file.stat().st_mtime_ns)]
     found = {(row["run"], str(row["term_id"])): usable(row, row["language"])[1] for row in rows if "finish" in row}
     return {key: reason for key, reason in found.items() if reason}
 
 
-@lru_cache(maxsize=128)
-def _definitions(path: Path, changed: int) -> list[dict]:
+@lru_cache(maxsize=512)  # every table and figure asks for the same files
+def _rows(path: Path, changed: int) -> list[dict]:
     return read_jsonl(path)
 
 
-@lru_cache(maxsize=512)  # every table and figure asks for the same files
-def _checked(path: Path, changed: int) -> list[dict]:
-    rows = read_jsonl(path)
-    if wrong := [row for row in rows if (row["judge"], row["run"]) != (path.parent.name, path.stem)]:
-        raise StudyError(f"{relative(path)}: holds a row of judge {wrong[0]['judge']!r} and run {wrong[0]['run']!r}")
-    return rows
-
-
-def summary(study: Study, by: tuple[str, ...] = ()) -> pd.DataFrame:
-    """One row per judge, reference, run (and value of the ``by`` columns of the terms) with all of ``statistics.describe``.
+def summary(study: Study) -> pd.DataFrame:
+    """One row per judge, reference and run with all of ``statistics.describe``.
 
     Returns:
-        judge, reference, run, model (label), *by, n, missing, statuses, median, mean, std (ddof 1), low, high,
+        judge, reference, run, model (label), n, missing, statuses, median, mean, std (ddof 1), low, high,
         counted (the mean with output that is no definition at 0), counted_low, counted_high, mean_low, mean_high, reason.
     """
     scores, rows = load_scores(study), []
-    labels = {run: row_label(study, run) for run in scores["run"].unique()}
-    for key, group in scores.groupby(["judge", "reference", "run", *by], sort=False):
+    for (judge, reference, run), group in scores.groupby(["judge", "reference", "run"], sort=False):
         found = statistics.describe(group["score"], group["status"])
-        interval = statistics.mean_interval(group["score"], study.seed)
-        named = dict(zip(["judge", "reference", "run", *by], key, strict=True))
-        counted = statistics.mean_interval(group["counted"], study.seed)
+        interval, counted = (statistics.mean_interval(group[values], study.seed) for values in ("score", "counted"))
         found |= {"counted": float(group["counted"].mean()), "counted_low": counted.low, "counted_high": counted.high}
-        rows.append(named | {"model": labels[named["run"]]} | found | interval._asdict() | {"reason": found["reason"] or interval.reason})
-    return pd.DataFrame(rows)
+        named = {"judge": judge, "reference": reference, "run": run, "model": row_label(study, run)}
+        rows.append(named | found | interval._asdict() | {"reason": found["reason"] or interval.reason})
+    return pd.DataFrame(rows).astype({"n": "Int64", "missing": "Int64"})  # which stay whole where a table has no such run
 
 
 def load_benchmarks(study: Study) -> dict[str, dict[str, dict]]:

@@ -29,13 +29,8 @@ def _grouped(study: Study, parts: dict[str, pd.DataFrame], columns: list[str]) -
     runs = list(dict.fromkeys([*row_order(study), *itertools.chain.from_iterable(part.index for part in parts.values())]))
     frame = {("", "note"): [note(study, run) for run in runs]}
     for header, part in parts.items():
-        frame |= {(header, column): _whole(part[column]).reindex(runs).array for column in columns if column in part}
+        frame |= {(header, column): part[column].reindex(runs).array for column in columns if column in part}
     return pd.DataFrame(frame, index=pd.Index([row_label(study, run) for run in runs], name="model"))
-
-
-def _whole(counts: pd.Series) -> pd.Series:
-    """Counts stay whole numbers when a row has none; other columns as they are."""
-    return counts.astype("Int64") if counts.dtype.kind == "i" else counts
 
 
 def table1(study: Study) -> pd.DataFrame:
@@ -64,7 +59,7 @@ def answers(study: Study) -> pd.DataFrame:
     """How many outputs of each finished run are no definition, by reason (``generate.usable``): index run, columns ``UNUSABLE``."""
     runs = [run for run in row_order(study) if (study.folder / "definitions" / f"{run}.jsonl").exists()]
     counts = Counter((run, reason) for (run, _), reason in unusable(study, runs).items())
-    return pd.DataFrame([[counts[run, reason] for reason in UNUSABLE] for run in runs], index=runs, columns=list(UNUSABLE), dtype=int)
+    return pd.DataFrame([[counts[run, reason] for reason in UNUSABLE] for run in runs], index=runs, columns=list(UNUSABLE), dtype="Int64")
 
 
 def offsets(study: Study) -> str:
@@ -91,7 +86,7 @@ def controls_table(study: Study) -> pd.DataFrame:
 def missing_table(study: Study) -> pd.DataFrame:
     """Missing scores by status, and the means if all of them were 0 or 10; grouped like Table 1."""
     found = summary(study)
-    counts = pd.DataFrame(found["statuses"].tolist(), index=found.index).fillna(0).astype(int)
+    counts = pd.DataFrame(found["statuses"].tolist(), index=found.index).fillna(0).astype("Int64")
     found = found.join(counts).rename(columns={"mean_low": "mean, all 0", "mean_high": "mean, all 10"})
     parts = {group_label(*key): part.set_index("run") for key, part in found.groupby(["judge", "reference"], sort=False)}
     frame = _grouped(study, parts, ["n", *sorted(counts), "mean, all 0", "mean, all 10"]).drop(columns=("", "note"))
