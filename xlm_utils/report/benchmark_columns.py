@@ -1,8 +1,5 @@
 """Table 2 and what its differences are worth, item by item: data frames, as in ``tables``."""
 
-from functools import lru_cache
-from pathlib import Path
-
 import pandas as pd
 
 from xlm_utils.benchmark.prepared import COLUMNS, columns
@@ -96,12 +93,6 @@ def one_item(study: Study, dataset: str, item: int) -> pd.DataFrame:
 
 def _items(study: Study) -> pd.DataFrame:
     """One row per item of the general model and the merges: model, dataset, item, score, gold, prediction; empty without samples."""
-    files = [study.benchmarks_folder / f"{model}.samples.jsonl" for model in (study.by_role("general"), *study.methods)]
-    return _read(tuple((file, file.stat().st_mtime_ns) for file in files if file.exists()))
-
-
-@lru_cache(maxsize=1)  # three tables look at the same files
-def _read(files: tuple[tuple[Path, int], ...]) -> pd.DataFrame:
-    columns = ["model", "dataset", "item", "score", "gold", "prediction"]
-    table = pd.DataFrame([{key: row.get(key) for key in columns} for file, _ in files for row in read_jsonl(file)], columns=columns)
-    return table.astype({"score": float})
+    models = (study.by_role("general"), *study.methods)
+    rows = [row for model in models for row in read_jsonl(study.benchmarks_folder / f"{model}.samples.jsonl")]
+    return pd.DataFrame(rows, columns=["model", "dataset", "item", "score", "gold", "prediction"]).astype({"score": float})
