@@ -29,12 +29,8 @@ def first_rows(name: str, path: str, files: dict, needs: list, config: str | Non
             loaded = datasets.load_dataset(path, config, streaming=True)
             rows = {split: next(iter(loaded[split]), None) for split in needed}
     except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:  # unreachable, unknown or changed
-        raise DataError(f"data set {name}: {path} can't be read from the hub ({_reason(error)}); see {HUB}{path}") from None
+        told = str(error).partition("\n")[0][:120] or "no details"
+        raise DataError(f"data set {name}: {path} can't be read from the hub ({type(error).__name__}: {told}); see {HUB}{path}") from None
     for split, row in rows.items():
         check_row(name, path, f"{path}, first {split} row", row)
     return len(rows)
-
-
-def _reason(error: Exception) -> str:
-    """An error's type and the first sentence of what it says."""
-    return f"{type(error).__name__}: {str(error).splitlines()[0][:120] if str(error) else 'no details'}"

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from unicodedata import normalize
 
 import pandas as pd
+from scipy.special import log_softmax
 
 from xlm_utils.stats import statistics
 
@@ -18,17 +19,10 @@ def gold_index(task: "PreparedTask", doc: dict) -> int:
     return gold if isinstance(gold, int) else task.doc_to_choice(doc).index(gold)
 
 
-def log_softmax(likelihoods: list[float]) -> list[float]:
-    """Log-probabilities over the choices alone, from their log-likelihoods."""
-    top = max(likelihoods)
-    total = top + math.log(sum(math.exp(value - top) for value in likelihoods))
-    return [value - total for value in likelihoods]
-
-
 def choice_scores(task: "PreparedTask", doc: dict, likelihoods: list[float]) -> tuple[float, bool]:
     """Log-probability of the gold choice, and whether it is the likeliest (the first of equals)."""
     gold = gold_index(task, doc)
-    return log_softmax(likelihoods)[gold], likelihoods.index(max(likelihoods)) == gold
+    return float(log_softmax(likelihoods)[gold]), likelihoods.index(max(likelihoods)) == gold
 
 
 def normalised_em(answer: str, golds: list[str]) -> float:
@@ -63,7 +57,7 @@ def item_row(task: "PreparedTask", sample: dict, truncated: set[str] | None) -> 
         choices = task.doc_to_choice(doc)
         row |= {"gold": choices[gold_index(task, doc)], "prediction": choices[likelihoods.index(max(likelihoods))]}
         row["gold_logprob"], _ = choice_scores(task, doc, likelihoods)
-        row["logprobs"] = {choice: round(value, 4) for choice, value in zip(choices, log_softmax(likelihoods), strict=True)}
+        row["logprobs"] = {choice: round(float(value), 4) for choice, value in zip(choices, log_softmax(likelihoods), strict=True)}
         return row | ({"score": float(sample["acc"]), "options": len(choices)} if "acc" in sample else {})
     row |= {"gold": sample["target"], "prediction": answers[0], "gold_logprob": None}
     if "rouge2" in sample:
