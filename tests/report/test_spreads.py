@@ -14,7 +14,7 @@ from tests.support.synthetic import make_study, write_lines
 from xlm_utils.generate import generation
 from xlm_utils.merge import merging, methods
 from xlm_utils.merge.methods import resolve
-from xlm_utils.report import benchmark_columns, results, spreads
+from xlm_utils.report import benchmark_columns, results, unplanned
 from xlm_utils.study import PARAMS, inputs, method_cards, names, open_study
 from xlm_utils.study.inputs import StudyError
 from xlm_utils.study.names import parse
@@ -203,7 +203,7 @@ def scored(tmp_path, monkeypatch):
 
 
 def test_the_spread_of_each_group_is_the_one_worked_out_by_hand(scored):
-    frame = spreads.spread_table(scored)
+    frame = unplanned.spread_table(scored)
     row = frame[(frame["reference"] == "expert") & (frame["of"] == "TIES, the sweep’s terms")].iloc[0]
     scores = results.load_scores(scored.swept())
     wide = scores[(scores["reference"] == "expert")].pivot(index="term_id", columns="run", values="score")
@@ -218,7 +218,7 @@ def test_the_spread_of_each_group_is_the_one_worked_out_by_hand(scored):
 
 
 def test_points_with_equal_scores_have_no_spread_and_say_so(scored):
-    frame = spreads.spread_table(scored)
+    frame = unplanned.spread_table(scored)
     row = frame[frame["of"] == "SLERP, the sweep’s terms"].iloc[0]
     assert (row["range"], row["sd"]) == (0, 0)
     assert np.isnan(row["p"])
@@ -226,7 +226,7 @@ def test_points_with_equal_scores_have_no_spread_and_say_so(scored):
 
 
 def test_methods_stand_beside_the_settings(scored):
-    frame = spreads.spread_table(scored)
+    frame = unplanned.spread_table(scored)
     groups = frame[frame["reference"] == "expert"].set_index("of")[["differ_in", "points", "n"]]
     assert groups.to_dict("index") == {
         "the merges, this study’s terms": {"differ_in": "methods", "points": 6, "n": 24},
@@ -240,7 +240,7 @@ def test_a_term_that_one_point_has_no_score_on_is_left_out_for_all(scored):
     file = scored.swept().folder / "scores" / "proxy" / "ties.jsonl"
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     write_lines(file, [row | ({"score": None, "status": "refusal"} if row["term_id"] == "sweep0" else {}) for row in rows])
-    frame = spreads.spread_table(scored).set_index("of")
+    frame = unplanned.spread_table(scored).set_index("of")
     assert set(frame.loc["TIES, the sweep’s terms", "n"]) == {11}
     assert set(frame.loc["SLERP, the sweep’s terms", "n"]) == {12}
 
@@ -250,10 +250,10 @@ def test_points_without_a_common_term_are_a_row_that_says_so(scored):
         file = scored.swept().folder / "scores" / "proxy" / f"{run}.jsonl"
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         write_lines(file, [row | {"score": None, "status": "refusal"} for row in rows])
-    row = spreads.spread_table(scored).set_index("of").loc["TIES, the sweep’s terms"].iloc[0]
+    row = unplanned.spread_table(scored).set_index("of").loc["TIES, the sweep’s terms"].iloc[0]
     assert (row["n"], row["reason"]) == (0, "no term that all of them have a score on")
 
 
 def test_without_a_sweep_only_methods_are_compared(tmp_path, monkeypatch):
     study = make_study(tmp_path, monkeypatch)
-    assert list(spreads.spread_table(study)["differ_in"]) == ["methods"] * 2
+    assert list(unplanned.spread_table(study)["differ_in"]) == ["methods"] * 2

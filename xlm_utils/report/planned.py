@@ -55,16 +55,6 @@ def differences(study: Study) -> pd.DataFrame:
     return captioned(frame, "differences", interval=INTERVAL, bases=bases, people=people)
 
 
-def versus(study: Study, a: str, b: str) -> pd.DataFrame:
-    """Any run minus any other, paired by term, per judge and reference: n, difference, low, high, p (not adjusted: nobody planned it)."""
-    rows = []
-    for (judge, reference), block in load_scores(study).groupby(["judge", "reference"], sort=False):
-        table = block.pivot(index="term_id", columns="run", values="score")
-        found = statistics.compare(table[a], table[b], seed=study.seed)
-        rows.append(_row(study, judge_label(judge), reference, a, b) | {key: found[key] for key in ("n", "difference", "low", "high", "p", "reason")})
-    return pd.DataFrame(rows)
-
-
 def _row(study: Study, judge: str, reference: str, run: str, base: str) -> dict:
     return {"judge": judge, "reference": reference, "model": row_label(study, run), "minus": row_label(study, base)}
 
