@@ -48,16 +48,6 @@ def chrome() -> str | None:
 pictures: dict[str, Path] = {}  # JSON of a saved figure → its picture, as large as the figure
 
 
-def _use_style() -> None:
-    """Make the house style the default, take *Share chart* (an upload) out of every renderer's menu, show figures with words."""
-    pio.templates["xlm"] = TEMPLATE
-    pio.templates.default = "xlm"
-    for name in ("plotly_mimetype", "jupyterlab", "colab"):
-        pio.renderers[name].config = dict(CONFIG)
-    if ipython := shell():
-        ipython.display_formatter.ipython_display_formatter.for_type(go.Figure, _show)
-
-
 def _show(fig: go.Figure) -> None:
     """A figure in a notebook: interactive, with its saved picture for where no script runs, and in words."""
     from IPython.display import HTML, display
@@ -115,9 +105,8 @@ def _export(fig: go.Figure, files: list[Path]) -> str:
 
     logging.getLogger("choreographer").setLevel(logging.ERROR)  # "Wait expired, Browser is being closed": nothing to act on
     files[-1].parent.mkdir(parents=True, exist_ok=True)
-    width, height = (fig.layout[side] or TEMPLATE.layout[side] for side in ("width", "height"))  # else kaleido takes 700 × 500
     try:
-        pio.write_images([fig] * len(files), files, scale=[*[2] * len(files[1:]), 1], width=width, height=height)
+        pio.write_images([fig] * len(files), files, scale=[*[2] * len(files[1:]), 1], width=fig.layout.width, height=fig.layout.height)
     except (KaleidoError, RuntimeError, OSError) as error:  # Chrome is there and does not start, hangs or dies
         return f"Chrome failed with {type(error).__name__}"
     keep_chrome_open()
@@ -153,4 +142,10 @@ def empty(message: str) -> go.Figure:
     return fig.add_annotation(text=escape(message), x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False, font_size=15)
 
 
-_use_style()
+# the house style is the default, no renderer's menu has *Share chart* (an upload), figures are shown with words
+pio.templates["xlm"] = TEMPLATE
+pio.templates.default = "xlm"
+for _name in ("plotly_mimetype", "jupyterlab", "colab"):
+    pio.renderers[_name].config = dict(CONFIG)
+if _ipython := shell():
+    _ipython.display_formatter.ipython_display_formatter.for_type(go.Figure, _show)

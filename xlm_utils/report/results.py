@@ -104,8 +104,6 @@ def load_scores(study: Study) -> pd.DataFrame:
     if unknown := set(scores["term_id"]) - set(table["term_id"]):
         raise StudyError(f"{relative(folder)}: {len(unknown)} scored terms, such as {min(unknown)}, are not in terms.csv; run 05_judge.ipynb again")
     key = ["judge", "reference", "run", "term_id"]
-    if scores.duplicated(key).any():
-        raise StudyError(f"{relative(folder)}: {dict(scores.loc[scores.duplicated(key), key].iloc[0])} is scored twice; delete one of the rows")
     first = {"judge": study.judging.judges, "reference": study.judging.references, "run": known}
     order = {column: [*names, *sorted(set(scores[column]) - set(names))] for column, names in first.items()}
     found = scores[key[:3]].drop_duplicates().sort_values(key[:3], key=lambda column: column.map(order[str(column.name)].index))

@@ -16,7 +16,7 @@ import yaml
 
 from xlm_utils import models
 from xlm_utils.ask.cards import load_card
-from xlm_utils.benchmark import probe
+from xlm_utils.benchmark import prepared, probe
 from xlm_utils.benchmark.tasks import data
 from xlm_utils.merge import evolution, fitness
 from xlm_utils.merge.merging import is_searched
@@ -158,9 +158,7 @@ _Plain.add_multi_constructor("!function", lambda loader, suffix, node: node.valu
 
 def _asked(study: Study) -> dict[str, dict]:
     """What each data set's task file says of its place and files."""
-    from xlm_utils.benchmark.prepared import TASKS, asked
-
-    found = [yaml.load((TASKS / f"{name}.yaml").read_text(encoding="utf-8"), _Plain) for name in asked(study)]
+    found = [yaml.load((prepared.TASKS / f"{name}.yaml").read_text(encoding="utf-8"), _Plain) for name in prepared.asked(study)]
     return {task["dataset_kwargs"]["name"]: task["dataset_kwargs"] for task in found if "dataset_kwargs" in task}
 
 
@@ -183,9 +181,7 @@ def _hub_data_sets(study: Study) -> list[str]:
 
 
 def _folder(study: Study) -> str:
-    from xlm_utils.benchmark.prepared import data_folder
-
-    folder, asked = data_folder(study), _asked(study)
+    folder, asked = prepared.data_folder(study), _asked(study)
     there = [name for name, kwargs in asked.items() if any((folder / file).is_file() for file in kwargs["files"].values())]
     if not there:
         raise StudyError(f"benchmarks.data_dir: none of the {len(asked)} data sets is in {study.benchmarks.data_dir}")
