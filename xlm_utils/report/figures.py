@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from xlm_utils.draw.canvas import BELOW, BLUE, GREY, INK, ORANGE, RED, SMALL, empty, finish
-from xlm_utils.report import planned, published
+from xlm_utils.report import planned, results
 from xlm_utils.report.results import REFERENCES, judge_label, load_scores, note, row_label, row_order
 from xlm_utils.stats import statistics
 from xlm_utils.study import Study
@@ -49,7 +49,7 @@ def histograms(study: Study) -> go.Figure:
     """
     scores = load_scores(study)
     panels = list(scores[["judge", "reference"]].drop_duplicates().itertuples(index=False, name=None))
-    runs = list(dict.fromkeys([run for run in row_order(study) if run in set(scores["run"])] + list(scores["run"])))
+    runs = [run for run in row_order(study) if run in set(scores["run"])]
     height, tallest, lines, controls = 95 * len(runs), 1.0, [], []
     titles = [_header(judge_label(judge), reference) for judge, reference in panels]
     fig = make_subplots(len(runs), len(panels), shared_xaxes=True, shared_yaxes=True, column_titles=titles,
@@ -123,7 +123,7 @@ def forest(study: Study) -> go.Figure:
                                 error_x=bars, **place)  # fmt: skip
                 shown |= {label} if len(part) else set()
         if reference == "expert" and minus == general:
-            there = published.differences(study, published.scores()).reindex(study.methods).dropna()
+            there = results.published_differences(study, results.published_scores()).reindex(study.methods).dropna()
             judge = block["judge"].iloc[0] if block["judge"].iloc[0] in there else there.columns[0]
             name = f"published ({judge})"
             rows = [(row_label(study, run), there[judge][run]) for run in there.index if row_label(study, run) in models]

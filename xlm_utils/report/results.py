@@ -77,6 +77,26 @@ def published_key(study: Study, run: str) -> str | None:
     return method.card if not choosable or (method.base or study.base) == study.by_role("general") else None
 
 
+def published_scores() -> pd.DataFrame:
+    """Published Table 1's means: a row per model (its role or method), a column per judge."""
+    return pd.read_csv(PUBLISHED / "table1.csv").pivot(index="model", columns="judge", values="mean")[["GPT-4o", "Gemini 1.5 Pro"]]
+
+
+def published_benchmarks() -> pd.DataFrame:
+    """Published Table 2: a row per model (its role or method), a column per benchmark, named as in ``BENCHMARKS``."""
+    return pd.read_csv(PUBLISHED / "table2.csv", index_col="model")
+
+
+def published_differences(study: Study, table: pd.DataFrame) -> pd.DataFrame:
+    """Each model of the study that has a published counterpart, minus the published general model; of one of the published tables.
+
+    Levels of scores differ between judges, vocabularies and item sets; differences can be compared.
+    """
+    keys = {model: published_key(study, model) for model in study.models if model != study.by_role("general")}
+    found = {model: table.loc[key] - table.loc["general"] for model, key in keys.items() if key in table.index}
+    return pd.DataFrame(found, index=table.columns).T
+
+
 def load_scores(study: Study) -> pd.DataFrame:
     """All scores of a study, one row per judge, reference, run and term, with the columns of ``terms.csv``.
 
@@ -147,13 +167,28 @@ def summary(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows).astype({"n": "Int64", "missing": "Int64"})  # which stay whole where a table has no such run
 
 
-def load_benchmarks(study: Study) -> dict[str, dict[str, dict]]:
-    """Benchmark columns of every model of the study: ``{model: {column: {value, low, high, n, chance, metric}}}``, empty where not run.
+def means(study: Study) -> pd.DataFrame:
+    """Mean definition score per model (row) under each judge and reference (column ``(judge, reference)``), without controls."""
+    table = load_scores(study)
+    table = table[[not note(study, run) for run in table["run"]]]
+    return table.pivot_table(index="run", columns=["judge", "reference"], values="score", sort=False)
+
+
+def load_benchmarks(study: Study) -> pd.DataFrame:
+    """Every model's benchmark columns: index (model, column); value, low, high, n, chance, metric, NaN where not run or undefined.
 
     A StudyError: no model has any.
     """
-    files = {model: study.benchmarks_folder / f"{model}.json" for model in study.models}
-    found = {model: json.loads(path.read_text(encoding="utf-8"))["columns"] if path.exists() else {} for model, path in files.items()}
-    if not any(found.values()):
+    files = [study.benchmarks_folder / f"{model}.json" for model in study.models]
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
+    rows = [{"model": one["model"], "column": column} | about for one in found for column, about in one["columns"].items()]
+    if not rows:
         raise StudyError(f"no benchmark results in {relative(study.folder / 'benchmarks')}; run 06_benchmark.ipynb with {study.options()}")
-    return found
+    numbers = ["value", "low", "high", "n", "chance"]
+    table = pd.DataFrame(rows, columns=["model", "column", *numbers, "metric"]).astype(dict.fromkeys(numbers, float)).set_index(["model", "column"])
+    return table.reindex(pd.MultiIndex.from_product([study.models, BENCHMARKS], names=table.index.names))
+
+
+def measured(study: Study) -> pd.DataFrame:
+    """Benchmark values per model (row) and column, NaN where not run or undefined."""
+    return load_benchmarks(study)["value"].unstack().loc[study.models, list(BENCHMARKS)]

@@ -25,8 +25,8 @@ UNUSABLE = ("another language", "loops", "cut off", "empty")
 
 
 def _grouped(study: Study, parts: dict[str, pd.DataFrame], columns: list[str]) -> pd.DataFrame:
-    """Parts (indexed by run) side by side under their headers, one row per run of the study and any extra ones."""
-    runs = list(dict.fromkeys([*row_order(study), *itertools.chain.from_iterable(part.index for part in parts.values())]))
+    """Parts (indexed by run) side by side under their headers, one row per run of the study."""
+    runs = row_order(study)
     frame = {("", "note"): [note(study, run) for run in runs]}
     for header, part in parts.items():
         frame |= {(header, column): part[column].reindex(runs).array for column in columns if column in part}
