@@ -5,6 +5,7 @@ asked for facts about repositories, a small file of each model and the first row
 whether its model exists.
 """
 
+import json
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import yaml
 
 from xlm_utils import models
 from xlm_utils.ask.cards import load_card
-from xlm_utils.benchmark import prepared, probe
+from xlm_utils.benchmark import prepared
 from xlm_utils.benchmark.tasks import data
 from xlm_utils.merge import evolution, fitness
 from xlm_utils.merge.merging import is_searched
@@ -33,6 +34,7 @@ from xlm_utils.translate.dictionary import jmdict_file
 ROOM = 2 * GIB  # beside a model's weights, for a batch and what the libraries take
 LARGE = 1e9  # parameters
 FREE = "import torch; print(torch.cuda.mem_get_info()[0])"
+BEGINNING = 1 << 20  # bytes of a data set's file; a row of JAQKET with its hundred contexts has less
 SPARE = 2 * GIB  # of disk, for data sets and results
 BYTES = {"int8": 1.1, "nf4": 0.75}  # of a parameter: embeddings and head stay in 16 bits
 
@@ -165,19 +167,35 @@ def _asked(study: Study) -> dict[str, dict]:
 def _hub_data_sets(study: Study) -> list[str]:
     """Sentences about the data sets that can't be used; all are asked at once."""
     asked = _asked(study)
-
-    def look(kwargs: dict) -> str:
-        try:
-            probe.first_rows(**kwargs)
-        except data.DataError as error:
-            return str(error)
-        return ""
-
     with ThreadPoolExecutor(8) as threads:
-        wrong = [sentence for sentence in threads.map(look, asked.values()) if sentence]
+        wrong = [sentence for sentence in threads.map(lambda kwargs: first_rows(**kwargs), asked.values()) if sentence]
     if not wrong:
         print(f"  ok  data sets: {len(asked)} on the hub, with the columns expected")
     return wrong
+
+
+def first_rows(name: str, path: str, files: dict, needs: list, config: str | None = None, raw: dict | None = None, **_) -> str:
+    """What is wrong with the first row of each needed split of a data set on the hub, reading no more than the beginning of its file."""
+    import datasets
+    from huggingface_hub import HfFileSystem
+
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it logs what it raises
+    needed = ["train"] if name == "pubmedqa" else [split for split in files if split in needs]
+    try:
+        if raw:
+            starts = {split: HfFileSystem().open(f"datasets/{path}/{raw[split]}").read(BEGINNING).decode("utf-8", "ignore") for split in needed}
+            rows = {split: json.JSONDecoder().raw_decode(text.lstrip("[ \r\n"))[0] for split, text in starts.items()}
+        else:
+            loaded = datasets.load_dataset(path, config, streaming=True)
+            rows = {split: next(iter(loaded[split]), None) for split in needed}
+        for split, row in rows.items():
+            data.check_row(name, path, f"{path}, first {split} row", row)
+    except data.DataError as error:
+        return str(error)
+    except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:  # unreachable, unknown or changed
+        told = str(error).partition("\n")[0][:120] or "no details"
+        return f"data set {name}: {path} can't be read from the hub ({type(error).__name__}: {told}); see {data.HUB}{path}"
+    return ""
 
 
 def _folder(study: Study) -> str:
