@@ -98,25 +98,6 @@ def _items(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["model", "dataset", "item", "score", "gold", "prediction"]).astype({"score": float})
 
 
-def gaps(study: Study) -> tuple[dict[str, tuple[pd.DataFrame, pd.DataFrame]], dict[str, int]]:
-    """Benchmarks of every model minus each parent's, and the published ones minus the published general model.
-
-    Returns:
-        title → (differences, scores), a row per model (its label), a column per benchmark (its name); and benchmark → items.
-    """
-    here, there, general = results.measured(study), results.published_benchmarks(), study.by_role("general")
-    found = {f"minus {study.label(parent)}": (here.drop(index=parent) - here.loc[parent], here) for parent in (general, study.by_role("expert"))}
-    known = results.published_differences(study, there)
-    scored = there.loc[[results.published_key(study, model) for model in known.index]].set_axis(known.index)
-    found[f"published: minus {study.label(general)}"] = (known, scored)
-    named = {
-        title: tuple(table.loc[gap.index, list(BENCHMARKS)].rename(index=study.label, columns=BENCHMARKS) for table in (gap, scores))
-        for title, (gap, scores) in found.items()
-    }
-    counts = results.load_benchmarks(study)["n"].fillna(0).groupby("column").max().astype(int)
-    return named, counts.rename(BENCHMARKS).to_dict()
-
-
 def remark() -> str:
     """What the published tables allow to be said of scores and benchmarks over seven models: a sentence with both judges and Holm over nine."""
     parts = []
