@@ -186,7 +186,6 @@ def test_a_chrome_that_does_not_start_costs_one_line_and_no_figure(tmp_path, mon
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     canvas.chrome.cache_clear()
     kaleido.stop_sync_server(silence_warnings=True)  # an earlier test's Chrome
-    canvas.keep_chrome_open.cache_clear()
     before = pio.renderers.default
     canvas.save(charts.funnel(FUNNEL), "funnel", tmp_path / "demo")
     canvas.chrome.cache_clear()

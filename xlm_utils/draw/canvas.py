@@ -3,7 +3,6 @@
 ``layout.meta["alt"]`` tells in words what a figure shows. To import this is to have the style.
 """
 
-import atexit
 import base64
 import logging
 import warnings
@@ -101,6 +100,7 @@ def _export(fig: go.Figure, files: list[Path]) -> str:
     """Write pictures, the last of them as large as the figure and the others twice; the reason if that is not possible."""
     if not chrome():
         return "no Chrome: install chromium, or run plotly_get_chrome"
+    import kaleido
     from kaleido.errors import KaleidoError
 
     logging.getLogger("choreographer").setLevel(logging.ERROR)  # "Wait expired, Browser is being closed": nothing to act on
@@ -109,21 +109,10 @@ def _export(fig: go.Figure, files: list[Path]) -> str:
         pio.write_images([fig] * len(files), files, scale=[*[2] * len(files[1:]), 1], width=fig.layout.width, height=fig.layout.height)
     except (KaleidoError, RuntimeError, OSError) as error:  # Chrome is there and does not start, hangs or dies
         return f"Chrome failed with {type(error).__name__}"
-    keep_chrome_open()
-    return ""
-
-
-@cache
-def keep_chrome_open() -> None:
-    """One Chrome for the further pictures of this process: kaleido starts another for each, which takes seconds.
-
-    Only once a picture was made, because a Chrome that does not start would be waited for without end.
-    """
-    import kaleido
-
+    # one Chrome for further pictures, once it has made one: each would start another, which takes seconds, or be waited for without end
     kaleido.start_sync_server(silence_warnings=True)
-    atexit.register(kaleido.stop_sync_server, silence_warnings=True)
     warnings.filterwarnings("ignore", "The kopts argument is ignored if using a server", UserWarning)  # Plotly's call, not the user's
+    return ""
 
 
 def finish(fig: go.Figure, title: str | dict, alt: str, under: str = "", **layout: object) -> go.Figure:

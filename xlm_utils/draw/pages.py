@@ -105,8 +105,8 @@ def table_html(frame: pd.DataFrame, remark: str = "") -> str:
     inside += [(group, "n") for group in same]  # said in the header
     shown = [key for key in grouped.columns if key not in inside]
     head, sub = ["<th></th>"] if labels else [], [f'<th class="text">{escape(str(frame.index.name or ""))}</th>'] if labels else []
-    rows = [[f'<th class="text">{escape(label)}{f"<br><small>{escape(text)}</small>" if text else ""}</th>']
-            for label, text in zip(labels, notes, strict=False)] or [[] for _ in range(len(frame))]  # fmt: skip
+    under = [f"<br><small>{escape(text)}</small>" if text else "" for text in notes]
+    cells = [[f'<th class="text">{escape(label)}{text}</th>' for label, text in zip(labels, under, strict=True)]] if labels else []
     previous = None
     for group, column in shown:
         kind = "published" if "published" in f"{group} {column}" else ""
@@ -119,11 +119,10 @@ def table_html(frame: pd.DataFrame, remark: str = "") -> str:
             head.append(f'<th class="group start {kind if group.startswith("published") else ""}" colspan="{span}">{escape(group)}{n}</th>')
         kind += " start" if group != previous and not flat else ""
         sub.append(f'<th class="{kind.strip()}">{escape(HEADERS.get(column, column.replace("_", " ")))}</th>')
-        for row, cell in zip(rows, _cells(grouped, group, column, ranked), strict=True):
-            row.append(f'<td class="{kind.strip()}">{cell}</td>')
+        cells.append([f'<td class="{kind.strip()}">{cell}</td>' for cell in _cells(grouped, group, column, ranked)])
         previous = group
     top = "" if flat else f"<tr>{''.join(head)}</tr>\n"
-    body = "\n".join(f"<tr>{''.join(row)}</tr>" for row in rows)
+    body = "\n".join(f"<tr>{''.join(row)}</tr>" for row in zip(*cells, strict=True))
     title, caption = frame.attrs.get("title", ""), frame.attrs.get("caption", "")
     said = " ".join(f"<b>{escape(text)}</b>" for text in (title and f"{title.rstrip('.')}.", remark) if text)
     table = f"<table>\n<thead>\n{top}<tr>{''.join(sub)}</tr>\n</thead>\n<tbody>\n{body}\n</tbody>\n</table>"

@@ -90,13 +90,6 @@ def _bootstrap(seed: int, *groups: bytes) -> tuple[float, float]:
     return (float(low), float(high)) if np.isfinite([low, high]).all() else (NAN, NAN)
 
 
-def wilson(successes: int, n: int) -> Interval:
-    """Wilson's score interval of a proportion (1927, JASA 22, 209–212): inside 0 to 1, and of some width where none or all succeed."""
-    from statsmodels.stats.proportion import proportion_confint
-
-    return Interval(*map(float, proportion_confint(successes, n, 1 - LEVEL, method="wilson")))
-
-
 def correlation_interval(r: float, n: int) -> Interval:
     """Interval of Pearson's r by Fisher's z (1921, Metron 1, 3–32)."""
     if n < 4 or abs(r) > 1 - 1e-9:
