@@ -42,7 +42,7 @@ def rater(judge, **part):
 
 
 PROMPTS = [str(PARAMS / "prompts" / language.prompt) for language in (STUDY.source, STUDY.target)]
-MERGE = {method: files("03_merge", method=method) for method in STUDY.merges}
+MERGE = {method: files("03_merge", method=method) for method in STUDY.methods}
 SWEEP = {"sweep": "true"}  # the grids' points, on terms of their own
 POINTS = {point: files("03_merge", method=point, **SWEEP) for point in (STUDY.swept().methods if STUDY.sweeps else ())}
 SWEPT = [STUDY.by_role("expert"), STUDY.by_role("general"), *POINTS] if POINTS else []
@@ -51,7 +51,7 @@ MAPS = [file for sweep in ([{}, SWEEP] if POINTS else [{}]) for file in files("0
 JOBS = [  # stage, the notebook parameter that makes it a part, what it reads, what it needs
     ("01_curate", {}, [], HERE),
     ("02_translate", {}, files("01_curate"), HERE),
-    *[("03_merge", {"method": method}, [card(method)], NODE) for method in STUDY.merges],
+    *[("03_merge", {"method": method}, [card(method)], NODE) for method in STUDY.methods],
     ("03_merge", {}, sum(MERGE.values(), []), NODE),  # merges nothing: where the merges landed, side by side
     *[("04_generate", {"method": model}, [*PROMPTS, *files("02_translate"), *MERGE.get(model, [])], NODE)
       for model in dict.fromkeys(run.model for run in runs(STUDY))],

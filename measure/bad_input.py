@@ -48,7 +48,6 @@ CASES = [
     raw("S72", lambda t: ("# caf\xe9\n" + t).encode("latin-1", "replace"), r"case\.yaml, line 1: not UTF-8"),
     raw("S73", lambda t: t.encode("utf-16"), r"case\.yaml, line 1: not UTF-8"),
     study("S79", "target.code", "xx", "jmdict knows Japanese.*'xx'"),
-    study("S83", "dare_seeds", 100_000, "dare_seeds = 100000: .*1000"),
     raw("S89", lambda t: 'title: "open\n' + t, r"line \d+: while (scanning a quoted scalar|parsing)"),
     raw("S90", lambda t: t.replace("sample: 160", "sample: 1:30"), "sample = '1:30': must be a whole number"),
     study("S93", "vocabulary", {"source": "csv", "path": "data/demo", "sample": 4}, "a folder.*CSV"),

@@ -18,7 +18,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from xlm_utils import curate, models, translate
 from xlm_utils.benchmark import transfer
-from xlm_utils.benchmark.prepared import quiet_harness
 from xlm_utils.study import open_study
 
 
@@ -39,9 +38,8 @@ def main() -> None:
     pairs = [(prompts[number], f" {table['definition'].iloc[row]}") for row, others in drawn for number in (row, *others)]
     model, tokenizer, how = models.load(plan, "japanese")
     print(how)
-    with quiet_harness():
-        ours = SharedPromptLM(model, tokenizer, plan.benchmarks.batch_tokens)
-        stock = {size: HFLM(pretrained=model, tokenizer=tokenizer, batch_size=size) for size in (1, 8)}
+    ours = SharedPromptLM(model, tokenizer, plan.benchmarks.batch_tokens)
+    stock = {size: HFLM(pretrained=model, tokenizer=tokenizer, batch_size=size) for size in (1, 8)}
     seconds: dict[str, list[float]] = {}
     answers = {}
     for _ in range(asked.repeats):

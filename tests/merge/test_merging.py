@@ -20,8 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.support.synthetic import make_study
 from xlm_utils.merge import distances, merging, methods
 from xlm_utils.models.constituents import locate
-from xlm_utils.report import benchmark_columns, figures, published, tables
-from xlm_utils.report.charts import benchmark_gaps
+from xlm_utils.report import benchmark_columns, figures, tables
 from xlm_utils.study import PARAMS, ROOT, StudyError, inputs, method_cards
 from xlm_utils.study import study as study_module
 from xlm_utils.study.records import read_manifest, sha256
@@ -522,7 +521,7 @@ def test_one_new_file_is_a_new_method_in_every_table_and_figure(tmp_path, monkey
     study, label = make_study(tmp_path / "made", monkeypatch), "Gentle TIES (base: ancestor)"
     for table in (tables.table1(study), benchmark_columns.table2(study)):
         assert label in table.index
-    for figure in (figures.histograms(study), figures.forest(study), figures.seen_unseen_plot(study), benchmark_gaps(*published.gaps(study))):
+    for figure in (figures.histograms(study), figures.forest(study), figures.seen_unseen_plot(study), figures.benchmark_gaps(study)):
         assert label in figure.to_json()
 
 

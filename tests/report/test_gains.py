@@ -3,7 +3,7 @@
 import pytest
 
 from tests.support.synthetic import make_study, write_lines
-from xlm_utils.report import gains
+from xlm_utils.report import unplanned
 from xlm_utils.stats import association
 from xlm_utils.study import StudyError
 from xlm_utils.study.records import read_jsonl
@@ -23,7 +23,7 @@ def rescore(study, run, scores):
 def test_gain_is_after_minus_before_over_terms_with_both_scores(study):
     rescore(study, "japanese", [1, 2, 3, 4, 5, 6, 7, None])
     rescore(study, "ties", [2, 2, 2, None, 9, 6, 7, 8])
-    table = gains.gains(study, "ties")
+    table = unplanned.gains(study, "ties")
     assert dict(zip(table["term"], table["gain"], strict=True)) == {"term0": 1, "term1": 0, "term2": -1, "term4": 4, "term5": 0, "term6": 0}
     assert {"before", "after", "translation", "seen"} <= set(table)
 
@@ -34,7 +34,7 @@ def test_extremes_show_both_texts_of_the_terms_that_moved_most(study):
     ids = [row["term_id"] for row in read_jsonl(study.folder / "scores" / "proxy" / "ties.jsonl")][:8]
     for run in ("japanese", "ties"):
         write_lines(study.folder / "definitions" / f"{run}.jsonl", [{"term_id": i, "run": run, "definition": f"{run} {i}"} for i in ids])
-    found = gains.extremes(study, "ties")
+    found = unplanned.extremes(study, "ties")
     assert list(found["term"]) == ["term0", "term7"]
     assert list(found["Base Japanese"]) == [f"japanese {ids[0]}", f"japanese {ids[7]}"]
     assert list(found["after"]) == [9, 1]
@@ -42,17 +42,9 @@ def test_extremes_show_both_texts_of_the_terms_that_moved_most(study):
 
 def test_a_run_that_was_not_scored_is_named(study):
     with pytest.raises(StudyError, match="proxy has not scored nuslerp"):
-        gains.gains(study, "nuslerp")
+        unplanned.gains(study, "nuslerp")
 
 
 def test_spearman_by_hand_with_an_exact_p_for_few_models():
     """Ranks 1 2 3 4 5 against 2 1 4 3 5: Σd² = 4, ρ = 1 − 6·4/(5·24) = .8; of 120 orders 16 are as far from 0 as that."""
-    found = association.correlate([10, 20, 30, 40, 50], [2, 1, 4, 3, 5])
-    assert found["rho"] == pytest.approx(0.8)
-    assert found["p"] == pytest.approx(16 / 120)
-    assert found["low"] < 0 < 0.8 < found["high"] < 1
-
-
-def test_a_constant_or_missing_side_has_no_correlation():
-    assert "all 3 values are equal" in association.correlate([1, 1, 1], [1, 2, 3])["reason"]
-    assert association.correlate([1, float("nan"), 3, 4], [1, 2, float("nan"), 4])["n"] == 2
+    assert association.correlate([10, 20, 30, 40, 50], [2, 1, 4, 3, 5]) == pytest.approx((0.8, 16 / 120))

@@ -1,4 +1,4 @@
-"""Grids, mask seeds and what they do to the scores: names, terms that nobody reports, and spreads worked out apart."""
+"""Grids and what they do to the scores: names, terms that nobody reports, and spreads worked out apart."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.synthetic import make_study, write_lines
 from xlm_utils.generate import generation
 from xlm_utils.merge import merging, methods
 from xlm_utils.merge.methods import resolve
-from xlm_utils.report import benchmark_columns, results, spreads, tables
+from xlm_utils.report import benchmark_columns, results, unplanned
 from xlm_utils.study import PARAMS, inputs, method_cards, names, open_study
 from xlm_utils.study.inputs import StudyError
 from xlm_utils.study.names import parse
@@ -163,26 +163,13 @@ def test_a_sweep_goes_through_generation_on_pico_models_and_reuses_the_study_s_m
     merging.merge(study, "slerp")
     swept, loaded = study.swept(), {}
     capsys.readouterr()
-    for name in swept.merges:
+    for name in swept.methods:
         merging.merge(swept, name)
     assert capsys.readouterr().out.count("already merged") == 1
     table = drawing.terms(swept)
     for run in generation.runs(swept):
         assert sum(map(len, generation.define(swept, run, table, loaded))) == 4 or run.name.endswith("reference")
     assert (swept.folder / "definitions" / "slerp~t=0.3.jsonl").exists()
-
-
-def test_mask_seeds_are_merges_to_make_and_no_rows_of_a_table(monkeypatch, tmp_path):
-    monkeypatch.setenv("XLM_HOME", str(tmp_path))
-    study = open_study("demo", dare_seeds=3)
-    extra = ["dare_ties#1", "dare_ties#2", "evo_dare_ties#1", "evo_dare_ties#2"]
-    assert study.merges == [*study.methods, *extra]
-    assert study.models == open_study("demo").models
-    assert study.folder == open_study("demo").folder, "seeds add runs and change none"
-    assert [run.name for run in generation.runs(study)][-4:] == extra
-    assert open_study("demo", seed=1, dare_seeds=3).merges[-4:] == [name.replace("#2", "#3").replace("#1", "#2") for name in extra]
-    assert study.swept().merges == list(study.swept().methods)
-    assert open_study("demo", dare_seeds=3, method="dare_ties#2").method == "dare_ties#2"
 
 
 def test_table_2_says_what_a_contaminated_search_has_seen(tmp_path, monkeypatch):
@@ -196,17 +183,15 @@ def test_table_2_says_what_a_contaminated_search_has_seen(tmp_path, monkeypatch)
 
 @pytest.fixture
 def scored(tmp_path, monkeypatch):
-    """The demo's scores made up, three further masks of DARE TIES, and a sweep in which SLERP's points are equal and TIES's far apart."""
+    """The demo's scores made up, and a sweep in which SLERP's points are equal and TIES's far apart."""
     study = make_study(tmp_path, monkeypatch)
-    draw, ids = np.random.default_rng(3), list(drawing.terms(study)["term_id"])
+    draw = np.random.default_rng(3)
 
     def write(of, run, terms, values):
         rows = [{"term_id": t, "run": run, "judge": "proxy", "reference": r, "score": round(float(v), 2), "status": "ok"}
                 for r in study.judging.references for t, v in zip(terms, np.clip(values, 0, 10), strict=True)]  # fmt: skip
         write_lines(of.folder / "scores" / "proxy" / f"{run}.jsonl", rows)
 
-    for seed in (1, 2, 3):
-        write(study, f"dare_ties#{seed}", ids, draw.normal(5, 1.5, 24))
     swept, terms, level = study.swept(), [f"sweep{i}" for i in range(12)], draw.normal(5, 1, 12)
     swept.folder.mkdir(parents=True)
     frame = pd.read_csv(study.folder / "terms.csv").head(12)
@@ -218,7 +203,7 @@ def scored(tmp_path, monkeypatch):
 
 
 def test_the_spread_of_each_group_is_the_one_worked_out_by_hand(scored):
-    frame = spreads.spread_table(scored)
+    frame = unplanned.spread_table(scored)
     row = frame[(frame["reference"] == "expert") & (frame["of"] == "TIES, the sweep’s terms")].iloc[0]
     scores = results.load_scores(scored.swept())
     wide = scores[(scores["reference"] == "expert")].pivot(index="term_id", columns="run", values="score")
@@ -233,35 +218,29 @@ def test_the_spread_of_each_group_is_the_one_worked_out_by_hand(scored):
 
 
 def test_points_with_equal_scores_have_no_spread_and_say_so(scored):
-    frame = spreads.spread_table(scored)
+    frame = unplanned.spread_table(scored)
     row = frame[frame["of"] == "SLERP, the sweep’s terms"].iloc[0]
     assert (row["range"], row["sd"]) == (0, 0)
     assert np.isnan(row["p"])
     assert row["reason"] == "all of them have the same scores"
 
 
-def test_methods_and_masks_stand_beside_the_settings(scored):
-    frame = spreads.spread_table(scored)
+def test_methods_stand_beside_the_settings(scored):
+    frame = unplanned.spread_table(scored)
     groups = frame[frame["reference"] == "expert"].set_index("of")[["differ_in", "points", "n"]]
     assert groups.to_dict("index") == {
         "the merges, this study’s terms": {"differ_in": "methods", "points": 6, "n": 24},
-        "DARE TIES, this study’s terms": {"differ_in": "mask seeds", "points": 4, "n": 24},
         "the swept methods, the sweep’s terms": {"differ_in": "methods", "points": 2, "n": 12},
         "SLERP, the sweep’s terms": {"differ_in": "settings", "points": 3, "n": 12},
         "TIES, the sweep’s terms": {"differ_in": "settings", "points": 3, "n": 12},
     }
 
 
-def test_further_masks_are_in_no_other_table(scored):
-    assert not [label for label in tables.table1(scored).index if "seed" in label]
-    assert not results.load_scores(scored)["run"].str.contains("#").any()
-
-
 def test_a_term_that_one_point_has_no_score_on_is_left_out_for_all(scored):
     file = scored.swept().folder / "scores" / "proxy" / "ties.jsonl"
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     write_lines(file, [row | ({"score": None, "status": "refusal"} if row["term_id"] == "sweep0" else {}) for row in rows])
-    frame = spreads.spread_table(scored).set_index("of")
+    frame = unplanned.spread_table(scored).set_index("of")
     assert set(frame.loc["TIES, the sweep’s terms", "n"]) == {11}
     assert set(frame.loc["SLERP, the sweep’s terms", "n"]) == {12}
 
@@ -271,10 +250,10 @@ def test_points_without_a_common_term_are_a_row_that_says_so(scored):
         file = scored.swept().folder / "scores" / "proxy" / f"{run}.jsonl"
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         write_lines(file, [row | {"score": None, "status": "refusal"} for row in rows])
-    row = spreads.spread_table(scored).set_index("of").loc["TIES, the sweep’s terms"].iloc[0]
+    row = unplanned.spread_table(scored).set_index("of").loc["TIES, the sweep’s terms"].iloc[0]
     assert (row["n"], row["reason"]) == (0, "no term that all of them have a score on")
 
 
-def test_without_a_sweep_and_seeds_only_methods_are_compared(tmp_path, monkeypatch):
+def test_without_a_sweep_only_methods_are_compared(tmp_path, monkeypatch):
     study = make_study(tmp_path, monkeypatch)
-    assert list(spreads.spread_table(study)["differ_in"]) == ["methods"] * 2
+    assert list(unplanned.spread_table(study)["differ_in"]) == ["methods"] * 2

@@ -214,7 +214,7 @@ def test_table2_keeps_the_papers_columns_and_shows_a_missing_column_as_a_dash(st
 
 
 def test_table2_shows_what_format_training_bought_where_the_items_are_the_same(study, tmp_path, monkeypatch):
-    asked = results.load_benchmarks(study)["japanese"]["pubmedqa"]["n"]
+    asked = int(results.load_benchmarks(study).loc[("japanese", "pubmedqa"), "n"])
     rows = [("japanese", "pubmedqa", 0.25, 0.2, 0.3, asked), ("japanese", "jsquad", 0.5, 0.4, 0.6, 9999)]
     pd.DataFrame(rows, columns=["model", "column", "value", "low", "high", "n"]).to_csv(tmp_path / "before_formats.csv", index=False)
     monkeypatch.setattr(benchmark_columns, "project_path", lambda path: tmp_path)

@@ -123,7 +123,7 @@ def test_a_study_error_shows_without_a_traceback():
 
 def test_a_trial_on_few_terms_reads_the_benchmarks_of_the_study_without_it():
     whole = open_study("demo").benchmarks_folder
-    assert open_study("demo", limit=4, max_new_tokens=8, translator="gpt-4o", dare_seeds=2).benchmarks_folder == whole
+    assert open_study("demo", limit=4, max_new_tokens=8, translator="gpt-4o").benchmarks_folder == whole
     for changed in ({"items": 2}, {"base": "ancestor"}, {"seed": 1}, {"evaluations": 3}, {"chat_template": True}):
         assert open_study("demo", limit=4, **changed).benchmarks_folder == open_study("demo", **changed).benchmarks_folder != whole
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from xlm_utils import models
 from xlm_utils.benchmark import scores
-from xlm_utils.benchmark.prepared import COLUMN_OF, Prepared, quiet_harness
+from xlm_utils.benchmark.prepared import COLUMN_OF, Prepared
 from xlm_utils.study import Study, StudyError
 from xlm_utils.study.records import Step, digest, fingerprint, read_manifest, write_json, write_text
 
@@ -85,8 +85,7 @@ def language_model(study: Study, name: str, pairs: dict[str, dict]) -> "LM":
 
     print(how)
     own = pairs.setdefault(fingerprint(tokenizer.backend_tokenizer.to_str()), {})
-    with quiet_harness():
-        return SharedPromptLM(model, tokenizer, study.benchmarks.batch_tokens, own)
+    return SharedPromptLM(model, tokenizer, study.benchmarks.batch_tokens, own)
 
 
 def run(lm: "LM", prepared: Prepared, name: str, chat_template: bool = False) -> tuple[dict, list[dict]]:
@@ -100,14 +99,15 @@ def answer(lm: "LM", prepared: Prepared, datasets: list[str], chat_template: boo
     from lm_eval.evaluator import evaluate as harness_evaluate
 
     named = {prepared.tasks[dataset].task_name: dataset for dataset in datasets}
+    # only where not every row is asked, as the harness is quadratic in the items named to it
+    sampled = {task: dataset for task, dataset in named.items() if len(prepared.items[dataset]) < prepared.facts[dataset]["of"]}
     state = np.random.get_state()  # the harness's ROUGE draws from NumPy's global generator
     np.random.seed(0)
     try:
-        with quiet_harness():
-            output = harness_evaluate(
-                lm, {"tasks": {task: prepared.tasks[dataset] for task, dataset in named.items()}}, bootstrap_iters=0,
-                samples={task: prepared.items[dataset] for task, dataset in named.items() if _sampled(prepared, dataset)},
-                apply_chat_template=chat_template, fewshot_as_multiturn=chat_template)  # fmt: skip
+        output = harness_evaluate(
+            lm, {"tasks": {task: prepared.tasks[dataset] for task, dataset in named.items()}}, bootstrap_iters=0,
+            samples={task: prepared.items[dataset] for task, dataset in sampled.items()},
+            apply_chat_template=chat_template, fewshot_as_multiturn=chat_template)  # fmt: skip
     finally:
         np.random.set_state(state)
     truncated, parts = getattr(lm, "truncated", None), {}
@@ -128,10 +128,6 @@ def compose(prepared: Prepared, name: str, parts: dict[str, dict]) -> tuple[dict
     columns = {column: scores.column_result(sets, datasets) for column, sets in prepared.columns.items()}
     rows = [{"model": name, **row} for dataset in datasets for row in parts[dataset]["rows"]]
     return {"model": name, "datasets": datasets, "columns": columns, "unavailable": prepared.unavailable}, rows
-
-
-def _sampled(prepared: Prepared, dataset: str) -> bool:
-    return len(prepared.items[dataset]) < prepared.facts[dataset]["of"]  # the harness is quadratic in the items named to it
 
 
 def datasets_table(study: Study, names: list[str]) -> pd.DataFrame:

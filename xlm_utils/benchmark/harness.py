@@ -7,6 +7,7 @@ import contextlib
 import copy
 import io
 import json
+import logging
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
@@ -25,6 +26,10 @@ LOGITS_AT_ONCE = 2**25  # an eighth of a GiB in fp32
 CALL = 40  # tokens that cost as much as one batch more: padding is computed like text, a batch reads the weights once (two CPU cores, 0.3B)
 BEGINNING = 3  # tokens; prompts that begin with the same are read together, and what more they share
 KEPT = 4  # times as many tokens in a batch that writes, where most are only kept
+
+# notices about how the harness is called, which a reader of a notebook can't act on
+for _name in ("evaluator", "api.task", "config.task", "models.huggingface"):
+    logging.getLogger(f"lm_eval.{_name}").setLevel(logging.ERROR)
 
 Tokens = tuple[int, ...]
 Answer = tuple[float, bool]

@@ -1,17 +1,14 @@
 """The items, prompts and tasks of every Table 2 column, built once for all models of a study."""
 
-import contextlib
 import json
-import logging
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xlm_utils.benchmark.tasks import data
-from xlm_utils.study import ROOT, Study, StudyError
+from xlm_utils.study import Study, StudyError
 from xlm_utils.study.records import fingerprint
 from xlm_utils.study.settings import project_path
 
@@ -118,18 +115,14 @@ def load_task(study: Study, dataset: str) -> "tuple[dict, DatasetDict]":
     del config["custom_dataset"]
     if study.benchmarks.shots is not None:
         config["num_fewshot"] = min(config["num_fewshot"], study.benchmarks.shots)
-    try:
-        return config, data.load(**config["dataset_kwargs"], data_dir=folder and str(folder))
-    except data.DataError as error:
-        raise data.DataError(str(error).replace(f"{ROOT}/", "")) from None
+    return config, data.load(**config["dataset_kwargs"], data_dir=folder and str(folder))
 
 
 def make_task(config: dict, splits: "DatasetDict", **changes: object) -> "PreparedTask":
     """The harness task over rows that are already loaded; ``changes`` override its configuration."""
     from xlm_utils.benchmark.harness import PreparedTask
 
-    with quiet_harness():
-        return PreparedTask(config={**config, "custom_dataset": lambda **_: splits, **changes})
+    return PreparedTask(config={**config, "custom_dataset": lambda **_: splits, **changes})
 
 
 def pools(study: Study, dataset: str, config: dict, splits: "DatasetDict") -> tuple[tuple[str, list[int]], tuple[str, list[int]]]:
@@ -148,17 +141,3 @@ def pools(study: Study, dataset: str, config: dict, splits: "DatasetDict") -> tu
         return (split, rows), (split, [])
     half = set(random.Random(f"{study.seed} {config['dataset_kwargs']['name']}").sample(rows, len(rows) // 2))
     return (split, [row for row in rows if row not in half]), (split, sorted(half))
-
-
-@contextlib.contextmanager
-def quiet_harness() -> Iterator[None]:
-    """Hush the harness's notices about how it is called, which a reader of a notebook can't act on."""
-    loggers = [logging.getLogger(f"lm_eval.{name}") for name in ("evaluator", "api.task", "config.task", "models.huggingface")]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)

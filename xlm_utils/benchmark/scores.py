@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from unicodedata import normalize
 
 import pandas as pd
+from scipy.special import log_softmax
 
 from xlm_utils.stats import statistics
 
@@ -18,17 +19,10 @@ def gold_index(task: "PreparedTask", doc: dict) -> int:
     return gold if isinstance(gold, int) else task.doc_to_choice(doc).index(gold)
 
 
-def log_softmax(likelihoods: list[float]) -> list[float]:
-    """Log-probabilities over the choices alone, from their log-likelihoods."""
-    top = max(likelihoods)
-    total = top + math.log(sum(math.exp(value - top) for value in likelihoods))
-    return [value - total for value in likelihoods]
-
-
 def choice_scores(task: "PreparedTask", doc: dict, likelihoods: list[float]) -> tuple[float, bool]:
     """Log-probability of the gold choice, and whether it is the likeliest (the first of equals)."""
     gold = gold_index(task, doc)
-    return log_softmax(likelihoods)[gold], likelihoods.index(max(likelihoods)) == gold
+    return float(log_softmax(likelihoods)[gold]), likelihoods.index(max(likelihoods)) == gold
 
 
 def normalised_em(answer: str, golds: list[str]) -> float:
@@ -63,7 +57,7 @@ def item_row(task: "PreparedTask", sample: dict, truncated: set[str] | None) -> 
         choices = task.doc_to_choice(doc)
         row |= {"gold": choices[gold_index(task, doc)], "prediction": choices[likelihoods.index(max(likelihoods))]}
         row["gold_logprob"], _ = choice_scores(task, doc, likelihoods)
-        row["logprobs"] = {choice: round(value, 4) for choice, value in zip(choices, log_softmax(likelihoods), strict=True)}
+        row["logprobs"] = {choice: round(float(value), 4) for choice, value in zip(choices, log_softmax(likelihoods), strict=True)}
         return row | ({"score": float(sample["acc"]), "options": len(choices)} if "acc" in sample else {})
     row |= {"gold": sample["target"], "prediction": answers[0], "gold_logprob": None}
     if "rouge2" in sample:
@@ -74,10 +68,12 @@ def item_row(task: "PreparedTask", sample: dict, truncated: set[str] | None) -> 
 def dataset_result(rows: list[dict], results: dict) -> dict:
     """metric, value, low, high, stderr, n, chance (and normalised_em), truncated of one data set.
 
-    The value is the harness's. Intervals (95 %): Wilson's of a share, Fisher's of Pearson's r, else BCa. Standard errors:
-    of the mean over items; for r, sqrt((1 − r²) / (n − 2)). Chance: mean over items of 1 / options, 0 for free answers,
-    none for r, which no constant answer has. An undefined number is None.
+    The value is the harness's. Intervals (95 %): Wilson's of a share (1927, of some width where none or all are right), Fisher's of
+    Pearson's r, else BCa. Standard errors: of the mean over items; for r, sqrt((1 − r²) / (n − 2)). Chance: mean over items of 1 / options,
+    0 for free answers, none for r, which no constant answer has. An undefined number is None.
     """
+    from statsmodels.stats.proportion import proportion_confint
+
     key = next(key for key in results if "," in key and "_stderr" not in key)  # "acc,none": metric, filter
     metric, n, value = key.partition(",")[0], len(rows), float(results[key])
     error, ends, chance = None, statistics.Interval(math.nan, math.nan), None if metric == "pearson" else 0.0
@@ -89,12 +85,12 @@ def dataset_result(rows: list[dict], results: dict) -> dict:
     else:
         points = pd.Series([row["score"] for row in rows])
         error = float(points.sem()) if n > 1 else None
-        ends = statistics.wilson(int(points.sum()), n) if points.isin((0, 1)).all() else statistics.mean_interval(points)
+        ends = proportion_confint(int(points.sum()), n, method="wilson") if points.isin((0, 1)).all() else statistics.mean_interval(points)
     if "options" in rows[0]:
         chance = sum(1 / row["options"] for row in rows) / n
     extra = {"normalised_em": sum(row["normalised_em"] for row in rows) / n} if "normalised_em" in rows[0] else {}
     cut = None if rows[0]["truncated"] is None else sum(row["truncated"] for row in rows)
-    low, high = (None if math.isnan(end) else end for end in ends[:2])
+    low, high = (None if math.isnan(end) else float(end) for end in ends[:2])
     return {"metric": metric, "value": value, "low": low, "high": high, "stderr": error, "n": n, "chance": chance, **extra, "truncated": cut}
 
 

@@ -54,16 +54,6 @@ def chrome() -> str | None:
 pictures: dict[str, Path] = {}  # JSON of a saved figure → its picture, as large as the figure
 
 
-def _use_style() -> None:
-    """Make the house style the default, take *Share chart* (an upload) out of every renderer's menu, show figures with words."""
-    pio.templates["xlm"] = TEMPLATE
-    pio.templates.default = "xlm"
-    for name in ("plotly_mimetype", "jupyterlab", "colab"):
-        pio.renderers[name].config = dict(CONFIG)
-    if ipython := shell():
-        ipython.display_formatter.ipython_display_formatter.for_type(go.Figure, _show)
-
-
 def _show(fig: go.Figure) -> None:
     """A figure in a notebook: interactive, with its saved picture for where no script runs, and in words."""
     from IPython.display import HTML, display
@@ -120,7 +110,7 @@ def _export(fig: go.Figure, files: list[Path]) -> str:
     from kaleido.errors import KaleidoError
 
     files[-1].parent.mkdir(parents=True, exist_ok=True)
-    size = {side: fig.layout[side] or TEMPLATE.layout[side] for side in ("width", "height")}  # else kaleido takes 700 × 500
+    size = {"width": fig.layout.width, "height": fig.layout.height}
     scales = [*[2] * len(files[1:]), 1]
     asked = [{"fig": fig, "path": file, "opts": {"scale": scale, **size}} for file, scale in zip(files, scales, strict=True)]
     try:
@@ -171,4 +161,10 @@ def empty(message: str) -> go.Figure:
     return fig.add_annotation(text=escape(message), x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False, font_size=15)
 
 
-_use_style()
+# the house style is the default, no renderer's menu has *Share chart* (an upload), figures are shown with words
+pio.templates["xlm"] = TEMPLATE
+pio.templates.default = "xlm"
+for _name in ("plotly_mimetype", "jupyterlab", "colab"):
+    pio.renderers[_name].config = dict(CONFIG)
+if _ipython := shell():
+    _ipython.display_formatter.ipython_display_formatter.for_type(go.Figure, _show)

@@ -12,7 +12,7 @@ import pandas as pd
 
 STYLE = "\n" + Path(__file__).with_name("tables.css").read_text(encoding="utf-8")
 P_VALUES = ("p", "p_holm", "counted_p_holm")
-INTERVALS = {"mean": "low", "counted": "counted_low"}  # of a grouped table: in small type under their value
+INTERVALS = {"mean": "low", "counted": "counted_low", "value": "low"}  # of a grouped table: in small type under their value
 DIGITS = {"median": 1} | dict.fromkeys(("value", "published", *P_VALUES), 3)  # after the point; other columns have two
 MARKED = ("median", "mean", "counted", "value", "published")  # columns whose best and worst are marked
 HEADERS = {
@@ -63,23 +63,24 @@ def _marks(values: pd.Series, column: str, ranked: np.ndarray) -> dict[str, str]
 
 def _cells(frame: pd.DataFrame, group: str, column: str, ranked: np.ndarray) -> list[str]:
     """HTML of one column's cells; an interval's ends share a cell; a star (p below .05) and an interval stand behind their value."""
-    values = frame[group, column]
-    texts = [escape(number(value, column)) for value in values]
     if column.endswith("low"):
-        highs = [escape(number(value, column)) for value in frame[group, column[:-3] + "high"]]
-        return ["–" if low == high == "–" else f"[{low}, {high}]" for low, high in zip(texts, highs, strict=True)]
+        return _ends(frame, group, column, column)
+    texts = [escape(number(value, column)) for value in frame[group, column]]
     if column in MARKED:
-        marks = _marks(values, column, ranked)
+        marks = _marks(frame[group, column], column, ranked)
         texts = [f"<{marks[t]}>{t}</{marks[t]}>" if t in marks and counts else t for t, counts in zip(texts, ranked, strict=True)]
-    if (low := INTERVALS.get(column)) and group and (group, low) in frame:
-        under = _cells(frame, group, low, ranked)
-        texts = [text if ends == "–" else f"{text}<br><small>{ends}</small>" for text, ends in zip(texts, under, strict=True)]
     if column == "value" and (group, "p_holm") in frame:
         texts = [f"{text}*" if p < 0.05 else text for text, p in zip(texts, frame[group, "p_holm"], strict=True)]
-    if column == "value" and (group, "chance") in frame:
-        ends = [[number(value, "value") for value in frame[group, end]] for end in ("low", "high")]
-        texts = [text if low == "–" else f"{text}<br><small>[{low}, {high}]</small>" for text, low, high in zip(texts, *ends, strict=True)]
+    if (low := INTERVALS.get(column)) and group and (group, low) in frame:
+        under = _ends(frame, group, low, column)
+        texts = [text if ends == "–" else f"{text}<br><small>{ends}</small>" for text, ends in zip(texts, under, strict=True)]
     return texts
+
+
+def _ends(frame: pd.DataFrame, group: str, low: str, column: str) -> list[str]:
+    """Intervals, with the digits of a column."""
+    pairs = zip(frame[group, low], frame[group, f"{low.removesuffix('low')}high"], strict=True)
+    return ["–" if pd.isna(a) and pd.isna(b) else f"[{number(a, column)}, {number(b, column)}]" for a, b in pairs]
 
 
 def table_html(frame: pd.DataFrame, remark: str = "") -> str:
@@ -96,7 +97,7 @@ def table_html(frame: pd.DataFrame, remark: str = "") -> str:
     ranked = np.array([not text for text in notes], dtype=bool)
     labels = [] if isinstance(frame.index, pd.RangeIndex) else [str(label) for label in frame.index]
     inside = [key for key in grouped.columns if key[1] == "note" or key[1].endswith("high") or (grouped[key] == "").all()]
-    inside += [(group, column) for group, own in grouped.columns if own == "chance" for column in ("low", "high", "stderr", "n", "chance", "p_holm")]
+    inside += [(group, column) for group, own in grouped.columns if own == "chance" for column in ("n", "chance", "p_holm")]
     inside += [(group, low) for value, low in INTERVALS.items() for group, own in grouped.columns if own == value and group]
     inside += [key for key in grouped.columns if key[0] and key[1] == "missing" and not grouped[key].fillna(0).any()]
     counts = {group: grouped[group, "n"].dropna() for group, own in grouped.columns if group and own == "n"}
@@ -104,8 +105,8 @@ def table_html(frame: pd.DataFrame, remark: str = "") -> str:
     inside += [(group, "n") for group in same]  # said in the header
     shown = [key for key in grouped.columns if key not in inside]
     head, sub = ["<th></th>"] if labels else [], [f'<th class="text">{escape(str(frame.index.name or ""))}</th>'] if labels else []
-    rows = [[f'<th class="text">{escape(label)}{f"<br><small>{escape(text)}</small>" if text else ""}</th>']
-            for label, text in zip(labels, notes, strict=False)] or [[] for _ in range(len(frame))]  # fmt: skip
+    under = [f"<br><small>{escape(text)}</small>" if text else "" for text in notes]
+    cells = [[f'<th class="text">{escape(label)}{text}</th>' for label, text in zip(labels, under, strict=True)]] if labels else []
     previous = None
     for group, column in shown:
         kind = "published" if "published" in f"{group} {column}" else ""
@@ -118,11 +119,10 @@ def table_html(frame: pd.DataFrame, remark: str = "") -> str:
             head.append(f'<th class="group start {kind if group.startswith("published") else ""}" colspan="{span}">{escape(group)}{n}</th>')
         kind += " start" if group != previous and not flat else ""
         sub.append(f'<th class="{kind.strip()}">{escape(HEADERS.get(column, column.replace("_", " ")))}</th>')
-        for row, cell in zip(rows, _cells(grouped, group, column, ranked), strict=True):
-            row.append(f'<td class="{kind.strip()}">{cell}</td>')
+        cells.append([f'<td class="{kind.strip()}">{cell}</td>' for cell in _cells(grouped, group, column, ranked)])
         previous = group
     top = "" if flat else f"<tr>{''.join(head)}</tr>\n"
-    body = "\n".join(f"<tr>{''.join(row)}</tr>" for row in rows)
+    body = "\n".join(f"<tr>{''.join(row)}</tr>" for row in zip(*cells, strict=True))
     title, caption = frame.attrs.get("title", ""), frame.attrs.get("caption", "")
     said = " ".join(f"<b>{escape(text)}</b>" for text in (title and f"{title.rstrip('.')}.", remark) if text)
     table = f"<table>\n<thead>\n{top}<tr>{''.join(sub)}</tr>\n</thead>\n<tbody>\n{body}\n</tbody>\n</table>"

@@ -52,7 +52,7 @@ def runs(study: Study) -> list[Run]:
             first.append(Run(f"{name}.{target.code}", name, target, "translation", why))
     if study.sweep_of:  # compares the merges with each other: all it needs beside them is the reference, and where they come from
         first = [first[0], first[3]]
-    return first + [Run(method, method, target, "translation", "a merge") for method in study.merges]
+    return first + [Run(method, method, target, "translation", "a merge") for method in study.methods]
 
 
 def prompts(study: Study, run: Run, table: pd.DataFrame, tokenizer=None) -> list[str]:

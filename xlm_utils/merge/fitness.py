@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from xlm_utils.benchmark import scores, transfer
-from xlm_utils.benchmark.prepared import COLUMN_OF, NO_CHOICES, columns, load_task, make_task, pools, quiet_harness, spread
+from xlm_utils.benchmark.prepared import COLUMN_OF, NO_CHOICES, columns, load_task, make_task, pools, spread
 from xlm_utils.curate.vocabulary import groups
 from xlm_utils.study import Study, StudyError
 from xlm_utils.translate.drawing import terms, unreported
@@ -84,11 +84,10 @@ def scorer(study: Study) -> "Callable[[PreTrainedModel, PreTrainedTokenizerBase]
     def score(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> dict[str, float]:
         from xlm_utils.benchmark.harness import SharedPromptLM
 
-        with quiet_harness():
-            lm = SharedPromptLM(model, tokenizer, study.benchmarks.batch_tokens, pairs)
-            chat = {"apply_chat_template": True, "chat_template": lm.apply_chat_template, "fewshot_as_multiturn": True}
-            for task, items in every:
-                task.build_all_requests(samples=items, **(chat if study.benchmarks.chat_template else {}))
+        lm = SharedPromptLM(model, tokenizer, study.benchmarks.batch_tokens, pairs)
+        chat = {"apply_chat_template": True, "chat_template": lm.apply_chat_template, "fewshot_as_multiturn": True}
+        for task, items in every:
+            task.build_all_requests(samples=items, **(chat if study.benchmarks.chat_template else {}))
         answers = iter(lm.loglikelihood([instance for task, _ in every for instance in task.instances]))
         found = {column: pd.DataFrame([_gold_scores(task, answers) for task, _ in own]).mean() for column, own in tasks.items()}
         if tied:

@@ -5,14 +5,12 @@ Out: Table 1, Table 2 and the figures, beside the published ones.
 Notebook: 07_figures; 03, 05 and 06 show parts.
 """
 
-from xlm_utils.report.benchmark_columns import column_differences, one_item, table2
+from xlm_utils.report.benchmark_columns import column_differences, one_item, remark, table2
 from xlm_utils.report.bias import properties, properties_plot
-from xlm_utils.report.charts import benchmark_gaps, funnel, landing, search_plot
-from xlm_utils.report.figures import forest, histograms, seen_unseen_plot
-from xlm_utils.report.gains import extremes, one_term
-from xlm_utils.report.planned import claims, differences, helped, seen_unseen, versus
-from xlm_utils.report.published import gaps, means, measured, remark
-from xlm_utils.report.results import BENCHMARKS, load_scores, summary
-from xlm_utils.report.spreads import spread_table
+from xlm_utils.report.charts import funnel, landing, search_plot
+from xlm_utils.report.figures import benchmark_gaps, forest, histograms, seen_unseen_plot
+from xlm_utils.report.planned import claims, differences, helped, seen_unseen
+from xlm_utils.report.results import BENCHMARKS, load_scores, means, measured, summary
 from xlm_utils.report.tables import agreements, controls_table, missing_table, rated, save_table, table1
 from xlm_utils.report.tied import transfer
+from xlm_utils.report.unplanned import extremes, one_term, spread_table, versus

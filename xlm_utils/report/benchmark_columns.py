@@ -1,14 +1,12 @@
 """Table 2 and what its differences are worth, item by item: data frames, as in ``tables``."""
 
-from functools import lru_cache
-from pathlib import Path
-
 import pandas as pd
 
 from xlm_utils.benchmark.prepared import COLUMNS, columns
+from xlm_utils.report import results
 from xlm_utils.report.captions import captioned
-from xlm_utils.report.results import BENCHMARKS, PUBLISHED, load_benchmarks, published_key, row_label
-from xlm_utils.stats import resampling, statistics
+from xlm_utils.report.results import BENCHMARKS, row_label
+from xlm_utils.stats import association, resampling, statistics
 from xlm_utils.study import Study
 from xlm_utils.study.records import read_jsonl
 from xlm_utils.study.settings import project_path
@@ -20,22 +18,21 @@ def table2(study: Study) -> pd.DataFrame:
     Index: model labels. Columns per benchmark: value, low, high (95 %), n, chance (what guessing gives), p_holm (of the
     difference from the general model, see ``column_differences``; the page marks those below .05 with a star), published.
     """
-    published = pd.read_csv(PUBLISHED / "table2.csv", index_col="model")
-    found, tested = load_benchmarks(study), column_differences(study).set_index(["column", "model"])["p_holm"]
+    published = results.published_benchmarks()
+    found, tested = results.load_benchmarks(study), column_differences(study).set_index(["column", "model"])["p_holm"]
     frame = {}
     for key, name in BENCHMARKS.items():
-        for part in ("value", "low", "high", "n", "chance"):
-            frame[name, part] = [found[run].get(key, {}).get(part) for run in study.models]
+        frame |= {(name, part): found.xs(key, level="column")[part].array for part in ("value", "low", "high", "n", "chance")}
         frame[name, "p_holm"] = [tested.get((name, row_label(study, run))) for run in study.models]
-        frame[name, "published"] = published[key].reindex([published_key(study, run) or "" for run in study.models]).to_numpy()
+        frame[name, "published"] = published[key].reindex([results.published_key(study, run) or "" for run in study.models]).to_numpy()
     before = _before(study, found)
-    metrics = {key: sorted({columns[key]["metric"] for columns in found.values() if key in columns}) for key in BENCHMARKS}
     index = pd.Index([row_label(study, run) for run in study.models], name="model")
     table = pd.DataFrame(frame, index=index).astype(float)
     if len(before):
         table = pd.concat([table, before]).rename_axis("model")
         table.insert(0, ("", "note"), [""] * len(index) + ["control: an earlier adapter, which saw no answer format"] * len(before))
-    measured = "; ".join(f"{BENCHMARKS[key]}: {', '.join(names)}" for key, names in metrics.items() if names)
+    metrics = found["metric"].dropna().groupby("column", sort=False).unique()
+    measured = "; ".join(f"{BENCHMARKS[key]}: {', '.join(sorted(names))}" for key, names in metrics.items())
     shown = {column: ", ".join(name + study.benchmarks.ending for name in sets) for column, sets in columns(study).items() if sets != COLUMNS[column]}
     more = ""
     if fewer := [f"{BENCHMARKS[column]}: mean of {names}" for column, names in shown.items()]:
@@ -46,13 +43,13 @@ def table2(study: Study) -> pd.DataFrame:
     return captioned(table, "table2", measured=measured, general=study.label(study.by_role("general")), more=more)
 
 
-def _before(study: Study, found: dict[str, dict[str, dict]]) -> pd.DataFrame:
+def _before(study: Study, found: pd.DataFrame) -> pd.DataFrame:
     """Rows of Table 2 for the constituents before they were trained on the answer formats, where the data folder tells of the same items."""
     folder = study.benchmarks.data_dir  # asked at another time, perhaps, and gone meanwhile: that is no error of a table
     if not folder or not (file := project_path(folder) / "before_formats.csv").exists():
         return pd.DataFrame()
-    rows, asked = pd.read_csv(file), {key: about.get("n") for columns in found.values() for key, about in columns.items()}
-    rows = rows[rows["column"].map(asked) == rows["n"]]
+    rows = pd.read_csv(file)
+    rows = rows[rows["column"].map(found["n"].groupby("column").last()) == rows["n"]]
     parts = rows.assign(column=rows["column"].map(BENCHMARKS)).pivot(index="model", columns="column", values=["value", "low", "high"])
     table = parts.swaplevel(axis=1)
     return table.set_axis([f"{study.label(model)}, before format training" for model in table.index])
@@ -68,13 +65,11 @@ def column_differences(study: Study) -> pd.DataFrame:
     general, items, rows = study.by_role("general"), _items(study), []
     for column, sets in columns(study).items() if len(items) else ():
         parts = [items[items["dataset"] == dataset].pivot(index="item", columns="model") for dataset in sets]
-        merges = [m for m in study.methods if all({m, general} <= set(part.columns.get_level_values("model")) for part in parts)]
-        found = pd.DataFrame([_compare(parts, merge, general, study.seed) for merge in merges])
-        if merges:
-            named = {"column": BENCHMARKS[column], "model": [row_label(study, merge) for merge in merges]}
-            rows.append(found.assign(**named, p_holm=statistics.holm(found["p"])))
-    parts = ["column", "model", "n", "difference", "low", "high", "p", "p_holm", "reason"]
-    frame = pd.concat(rows, ignore_index=True)[parts] if rows else pd.DataFrame(columns=parts)
+        for merge in study.methods:
+            if all({merge, general} <= set(part.columns.get_level_values("model")) for part in parts):
+                rows.append({"column": BENCHMARKS[column], "model": row_label(study, merge)} | _compare(parts, merge, general, study.seed))
+    frame = pd.DataFrame(rows, columns=["column", "model", "n", "difference", "low", "high", "p", "p_holm", "reason"])
+    frame["p_holm"] = frame.groupby("column", sort=False)["p"].transform(statistics.holm)
     return captioned(frame, "column_differences", general=study.label(general), resamples=resampling.RESAMPLES)
 
 
@@ -98,12 +93,18 @@ def one_item(study: Study, dataset: str, item: int) -> pd.DataFrame:
 
 def _items(study: Study) -> pd.DataFrame:
     """One row per item of the general model and the merges: model, dataset, item, score, gold, prediction; empty without samples."""
-    files = [study.benchmarks_folder / f"{model}.samples.jsonl" for model in (study.by_role("general"), *study.methods)]
-    return _read(tuple((file, file.stat().st_mtime_ns) for file in files if file.exists()))
+    models = (study.by_role("general"), *study.methods)
+    rows = [row for model in models for row in read_jsonl(study.benchmarks_folder / f"{model}.samples.jsonl")]
+    return pd.DataFrame(rows, columns=["model", "dataset", "item", "score", "gold", "prediction"]).astype({"score": float})
 
 
-@lru_cache(maxsize=1)  # three tables look at the same files
-def _read(files: tuple[tuple[Path, int], ...]) -> pd.DataFrame:
-    columns = ["model", "dataset", "item", "score", "gold", "prediction"]
-    table = pd.DataFrame([{key: row.get(key) for key in columns} for file, _ in files for row in read_jsonl(file)], columns=columns)
-    return table.astype({"score": float})
+def remark() -> str:
+    """What the published tables allow to be said of scores and benchmarks over seven models: a sentence with both judges and Holm over nine."""
+    parts = []
+    for judge, values in results.published_scores().items():
+        table = results.published_benchmarks().join(values.rename("score")).drop(index="expert")
+        found = pd.DataFrame([association.correlate(table[key], table["score"]) for key in BENCHMARKS], list(BENCHMARKS), ["rho", "p"])
+        firm = [BENCHMARKS[key] for key in found.index[statistics.holm(found["p"]) < 0.05]]
+        rho = f"{found.loc['pubmedqa', 'rho']:.2f}".replace("-", "−")
+        parts.append(f"by {judge} ρ = {rho} with PubMedQA, and {', '.join(firm) or 'no column'} below .05 after Holm over nine")
+    return f"Published definition scores against benchmarks, n = {len(table)} models: {'; '.join(parts)}."

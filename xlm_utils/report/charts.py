@@ -1,8 +1,5 @@
 """Figures of the way there, each drawn from data frames: the vocabulary's funnel, where merges land and how they score."""
 
-from collections.abc import Mapping
-
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -82,29 +79,3 @@ def search_plot(candidates: pd.DataFrame, label: str) -> go.Figure:
     subtitle = {"text": "dotted lines: generations; solid: best so far", "font_size": 13}
     title = {"text": f"{label}: the search, candidate by candidate", "subtitle": subtitle}
     return finish(fig, title, alt, height=190 + 215 * rows, legend=BELOW, margin={"t": 105, "b": 95})
-
-
-def benchmark_gaps(gaps: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]], counts: Mapping[str, int], note: str = "") -> go.Figure:
-    """Heat map of benchmark differences, a panel each: blue above, red below; the score itself on hover.
-
-    Args:
-        gaps: title → differences and scores, a row per model (index: its label), a column per benchmark (its name).
-        counts: benchmark → items, shown where the title does not start with ``published``.
-        note: what the reader must know of the numbers, such as that they are a proxy's.
-    """
-    scale = [gap for title, (gap, _) in gaps.items() if title.startswith("published")] or [gap for gap, _ in gaps.values()]
-    limit = max([0.05, *(gap.abs().max().max() for gap in scale if gap.notna().any(axis=None))])  # small sets' noise must not pale it
-    fig = make_subplots(len(gaps), 1, subplot_titles=list(gaps), vertical_spacing=0.09)
-    for row, (title, (gap, scores)) in enumerate(gaps.items(), 1):
-        texts = [["–" if np.isnan(d) else "0" if not round(d, 3) else f"{d:+.3f}".replace("0.", ".").replace("-", "−") for d in line]
-                 for line in gap.to_numpy()]  # fmt: skip
-        names = [name if title.startswith("published") else f"{name}<br>n = {counts[name]:,}" for name in gap.columns]
-        fig.add_heatmap(z=gap, x=names, y=gap.index, zmin=-limit, zmax=limit, colorscale="RdBu", xgap=2, ygap=2,
-                        text=texts, texttemplate="%{text}", textfont_size=12, customdata=scores,
-                        hovertemplate="%{y}, %{x}: %{customdata:.3f} (%{z:+.3f})<extra></extra>", showscale=row == 1,
-                        colorbar={"title": "difference", "thickness": 12, "tickformat": "+.2f"}, row=row, col=1)  # fmt: skip
-    fig.update_annotations(font_size=14)
-    fig.update_yaxes(autorange="reversed", showgrid=False).update_xaxes(showgrid=False, tickangle=0, tickfont_size=11)
-    size = {"width": 880, "height": 210 + 40 * sum(len(gap) for gap, _ in gaps.values()), "margin": {"l": 185, "t": 112 if note else 75, "b": 45}}
-    under = note and f"{note}<br>(All but the numbers called published, which are the paper’s.)"
-    return finish(fig, "Benchmarks: each model against its parents", f"Heat map of benchmark differences: {'; '.join(gaps)}.", under, **size)

@@ -10,8 +10,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from xlm_utils.draw.canvas import BELOW, BLUE, GREY, INK, ORANGE, RED, SMALL, empty, finish
-from xlm_utils.report import planned, published
-from xlm_utils.report.results import REFERENCES, judge_label, load_scores, note, row_label, row_order
+from xlm_utils.report import planned, results
+from xlm_utils.report.results import BENCHMARKS, REFERENCES, judge_label, load_scores, note, row_label, row_order
 from xlm_utils.stats import statistics
 from xlm_utils.study import Study
 
@@ -49,7 +49,7 @@ def histograms(study: Study) -> go.Figure:
     """
     scores = load_scores(study)
     panels = list(scores[["judge", "reference"]].drop_duplicates().itertuples(index=False, name=None))
-    runs = list(dict.fromkeys([run for run in row_order(study) if run in set(scores["run"])] + list(scores["run"])))
+    runs = [run for run in row_order(study) if run in set(scores["run"])]
     height, tallest, lines, controls = 95 * len(runs), 1.0, [], []
     titles = [_header(judge_label(judge), reference) for judge, reference in panels]
     fig = make_subplots(len(runs), len(panels), shared_xaxes=True, shared_yaxes=True, column_titles=titles,
@@ -123,7 +123,7 @@ def forest(study: Study) -> go.Figure:
                                 error_x=bars, **place)  # fmt: skip
                 shown |= {label} if len(part) else set()
         if reference == "expert" and minus == general:
-            there = published.differences(study, published.scores()).reindex(study.methods).dropna()
+            there = results.published_differences(study, results.published_scores()).reindex(study.methods).dropna()
             judge = block["judge"].iloc[0] if block["judge"].iloc[0] in there else there.columns[0]
             name = f"published ({judge})"
             rows = [(row_label(study, run), there[judge][run]) for run in there.index if row_label(study, run) in models]
@@ -158,3 +158,32 @@ def seen_unseen_plot(study: Study) -> go.Figure:
     title = f"Gain on terms the expert saw in training (n = {found['n_seen'].max()}), and on the others (n = {found['n_unseen'].max()})"
     alt = "Gains over the general model with 95 % intervals, apart for terms that the expert saw in training and others."
     return finish(fig, title, alt, study.proxy, legend=BELOW, height=height + 40, margin={"l": 150, "t": 115, "b": 100})
+
+
+def benchmark_gaps(study: Study) -> go.Figure:
+    """Heat map of benchmarks: every model minus each parent, and the published ones minus the published general model; the scores on hover.
+
+    Blue above, red below. The published panel sets the scale, so that the noise of small sets can't pale it.
+    """
+    here, there, general = results.measured(study), results.published_benchmarks(), study.by_role("general")
+    panels = {f"minus {study.label(parent)}": (here.drop(index=parent) - here.loc[parent], here) for parent in (general, study.by_role("expert"))}
+    known = results.published_differences(study, there)
+    scored = there.loc[[results.published_key(study, model) for model in known.index]].set_axis(known.index)
+    panels[f"published: minus {study.label(general)}"] = (known, scored)
+    limit, items = max(0.05, known.abs().max(axis=None)), results.load_benchmarks(study)["n"].fillna(0).groupby("column").max()
+    fig = make_subplots(len(panels), 1, subplot_titles=list(panels), vertical_spacing=0.09)
+    for row, (title, (gap, scores)) in enumerate(panels.items(), 1):
+        gap, scores = gap[list(BENCHMARKS)], scores.loc[gap.index, list(BENCHMARKS)]
+        texts = [["–" if np.isnan(d) else "0" if not round(d, 3) else f"{d:+.3f}".replace("0.", ".").replace("-", "−") for d in line]
+                 for line in gap.to_numpy()]  # fmt: skip
+        names = [name if title.startswith("published") else f"{name}<br>n = {items[key]:,.0f}" for key, name in BENCHMARKS.items()]
+        fig.add_heatmap(z=gap, x=names, y=[study.label(model) for model in gap.index], zmin=-limit, zmax=limit, colorscale="RdBu", xgap=2, ygap=2,
+                        text=texts, texttemplate="%{text}", textfont_size=12, customdata=scores,
+                        hovertemplate="%{y}, %{x}: %{customdata:.3f} (%{z:+.3f})<extra></extra>", showscale=row == 1,
+                        colorbar={"title": "difference", "thickness": 12, "tickformat": "+.2f"}, row=row, col=1)  # fmt: skip
+    fig.update_annotations(font_size=14)
+    fig.update_yaxes(autorange="reversed", showgrid=False).update_xaxes(showgrid=False, tickangle=0, tickfont_size=11)
+    size = {"width": 880, "height": 210 + 40 * sum(len(gap) for gap, _ in panels.values())}
+    under = study.proxy and f"{study.proxy}<br>(All but the numbers called published, which are the paper’s.)"
+    alt, margin = f"Heat map of benchmark differences: {'; '.join(panels)}.", {"l": 185, "t": 112 if under else 75, "b": 45}
+    return finish(fig, "Benchmarks: each model against its parents", alt, under, margin=margin, **size)

@@ -27,45 +27,36 @@ def differences(study: Study) -> pd.DataFrame:
         judge, reference, model, minus (what is subtracted), then what ``statistics.compare`` gives, with ``p_holm``; and
         counted, counted_low, counted_high, counted_p_holm: the difference where output that is no definition scores 0.
     """
-    baselines, rows, blocks, families = (study.by_role("general"), control_run(study)), [], {}, []
+    baselines, rows, blocks = (study.by_role("general"), control_run(study)), [], {}
     for (judge, reference), block in load_scores(study).groupby(["judge", "reference"], sort=False):
         table, counted = (block.pivot(index="term_id", columns="run", values=values) for values in ("score", "counted"))
         facts = block.drop_duplicates("term_id").set_index("term_id").reindex(table.index)
         pairs = [(run, base) for base in baselines for run in study.methods if run in table and base in table]
         blocks[judge, reference] = pairs, table, counted
-        families.append((judge_label(judge), reference, pairs, [
-            statistics.compare(table[run], table[base], facts["parent"], study.seed)
-            | _renamed(statistics.compare(counted[run], counted[base], seed=study.seed)) for run, base in pairs]))  # fmt: skip
+        for run, base in pairs:
+            score = statistics.compare(table[run], table[base], facts["parent"], study.seed)
+            second = _renamed(statistics.compare(counted[run], counted[base], seed=study.seed))
+            rows.append(_row(study, judge_label(judge), reference, run, base) | score | second)
     for ((judge, reference), judged), ((person, other), own) in itertools.product(blocks.items(), repeat=2):
         one, two = load_card(judge), load_card(person)
         if reference == other and one.client != "people" and (two.client, two.kind) == ("people", "people"):
-            pairs = [pair for pair in own[0] if pair in judged[0]]
-            score, counted = ([prediction_powered(mine[run] - mine[base], theirs[run] - theirs[base], facts["concept"]) for run, base in pairs]
-                              for mine, theirs in zip(own[1:], judged[1:], strict=True))  # fmt: skip
-            found = [a | _renamed(b) for a, b in zip(score, counted, strict=True)]
-            families.append((f"{judge_label(person)}, with {judge_label(judge)}", reference, pairs, found))
-    for judge, reference, pairs, found in families:
-        if pairs:
-            named = {"judge": judge, "reference": reference, "model": [row_label(study, run) for run, _ in pairs]}
-            tested = {f"{name}_holm": statistics.holm([one[name] for one in found]) for name in ("p", "counted_p")}
-            rows.append(pd.DataFrame(found).assign(**named, minus=[row_label(study, base) for _, base in pairs], **tested))
+            for run, base in [pair for pair in own[0] if pair in judged[0]]:
+                score, counted = (prediction_powered(mine[run] - mine[base], theirs[run] - theirs[base], facts["concept"])
+                                  for mine, theirs in zip(own[1:], judged[1:], strict=True))  # fmt: skip
+                rows.append(_row(study, f"{judge_label(person)}, with {judge_label(judge)}", reference, run, base) | score | _renamed(counted))
     columns = ["judge", "reference", "model", "minus", "n", "ties", "difference", "low", "high", "p", "p_holm", "counted", "counted_low"]
     columns += ["counted_high", "counted_p_holm", "rank_biserial", "cluster_low", "cluster_high", "clusters", "detectable", "reason"]
-    columns += ["n_rated", "lambda", "classical_low", "classical_high"] if any("lambda" in part for part in rows) else []
-    frame = pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
+    columns += ["n_rated", "lambda", "classical_low", "classical_high"] if any("lambda" in row for row in rows) else []
+    frame = pd.DataFrame(rows, columns=[*columns, "counted_p"])
+    for p in ("p", "counted_p"):
+        frame[f"{p}_holm"] = frame.groupby(["judge", "reference"], sort=False)[p].transform(statistics.holm)
+    frame = frame[columns]
     bases, people = " and from ".join(row_label(study, base) for base in baselines), f" {text('people')}" if "lambda" in frame else ""
     return captioned(frame, "differences", interval=INTERVAL, bases=bases, people=people)
 
 
-def versus(study: Study, a: str, b: str) -> pd.DataFrame:
-    """Any run minus any other, paired by term, per judge and reference: n, difference, low, high, p (not adjusted: nobody planned it)."""
-    rows = []
-    for (judge, reference), block in load_scores(study).groupby(["judge", "reference"], sort=False):
-        table = block.pivot(index="term_id", columns="run", values="score")
-        found = statistics.compare(table[a], table[b], seed=study.seed)
-        named = {"judge": judge_label(judge), "reference": reference, "model": row_label(study, a), "minus": row_label(study, b)}
-        rows.append(named | {key: found[key] for key in ("n", "difference", "low", "high", "p", "reason")})
-    return pd.DataFrame(rows)
+def _row(study: Study, judge: str, reference: str, run: str, base: str) -> dict:
+    return {"judge": judge, "reference": reference, "model": row_label(study, run), "minus": row_label(study, base)}
 
 
 def _renamed(found: dict) -> dict:
@@ -115,19 +106,16 @@ def seen_unseen(study: Study) -> pd.DataFrame:
     for (judge, reference), block in load_scores(study).groupby(["judge", "reference"], sort=False):
         table = block.pivot(index="term_id", columns="run", values="score")
         seen = block.drop_duplicates("term_id").set_index("term_id")["seen"].reindex(table.index).astype(bool)
-        merges = [run for run in study.methods if run in table and general in table and seen.nunique() == 2]
-        found = []
-        for run in merges:
+        for run in [run for run in study.methods if run in table and general in table and seen.nunique() == 2]:
             gain = table[run] - table[general]
             row = {"judge": judge_label(judge), "reference": reference, "model": row_label(study, run)}
             for name, half in (("seen", gain[seen]), ("unseen", gain[~seen])):
                 interval = statistics.mean_interval(half, study.seed, "gain")
                 row |= {f"n_{name}": int(half.notna().sum()), name: half.mean(), f"{name}_low": interval.low, f"{name}_high": interval.high}
-            found.append(row | statistics.compare_groups(gain[seen], gain[~seen], study.seed))
-        if merges:
-            rows.append(pd.DataFrame(found).assign(p_holm=lambda part: statistics.holm(part["p"])))
+            rows.append(row | statistics.compare_groups(gain[seen], gain[~seen], study.seed))
     columns = ["judge", "reference", "model", "n_seen", "seen", "seen_low", "seen_high", "n_unseen", "unseen", "unseen_low", "unseen_high"]
     columns += ["interaction", "low", "high", "p", "p_holm", "reason"]
-    frame = pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
+    frame = pd.DataFrame(rows, columns=columns)
+    frame["p_holm"] = frame.groupby(["judge", "reference"], sort=False)["p"].transform(statistics.holm)
     none = "" if rows else " No two groups of terms: this vocabulary does not know of both seen and unseen ones."
     return captioned(frame, "seen_unseen", interval=INTERVAL, general=study.label(general), none=none)

@@ -20,7 +20,6 @@ BENCHMARKS = {
     "pubmedqa": "PubMedQA", "jaqket_v2": "JAQKET v2", "jcommonsenseqa": "JComQA", "jsquad": "JSQuAD", "xwinograd_ja": "XWinograd",
     "xlsum_ja": "XL-Sum", "mcqa": "MCQA", "dc": "DC", "sts": "STS"}  # fmt: skip
 REFERENCES = {"expert": "the expert’s definition", "clinician": "the clinicians’ definition"}
-NOT_RUNS = ("controls", "retest")  # files beside the scores that are about the judge, not about a model
 
 
 def control_run(study: Study) -> str:
@@ -28,21 +27,22 @@ def control_run(study: Study) -> str:
     return f"{study.by_role('expert')}.{study.target.code}"
 
 
-def ancestor_run(study: Study) -> str:
-    """Name of the other control run: the common ancestor given terms in the target language; "" in a study without one."""
-    return next((f"{name}.{study.target.code}" for name, c in study.constituents.items() if c.role == "ancestor"), "")
+def controls(study: Study) -> dict[str, str]:
+    """Control runs: the expert given terms in the target language, and the ancestor where a study has one; run → whom it asks."""
+    ancestors = {f"{name}.{study.target.code}": "the common ancestor" for name, c in study.constituents.items() if c.role == "ancestor"}
+    return {control_run(study): "the expert"} | ancestors
 
 
 def row_order(study: Study) -> list[str]:
     """Runs in the order of Table 1: baseline, its control, the ancestor, the general model, the merges."""
     expert, *others = study.models
-    return [expert, control_run(study), *filter(None, [ancestor_run(study)]), *others]
+    return [expert, *controls(study), *others]
 
 
 def row_label(study: Study, run: str) -> str:
     """Name of a run as the tables print it."""
-    controls = {control_run(study): "Expert", ancestor_run(study): "Ancestor"}
-    return f"{controls[run]} with {study.target.name} terms" if run in controls else study.label(run)
+    whom = controls(study).get(run, "").split()
+    return f"{whom[-1].capitalize()} with {study.target.name} terms" if whom else study.label(run)
 
 
 def judge_label(judge: str) -> str:
@@ -61,15 +61,15 @@ def note(study: Study, run: str) -> str:
     if run == study.by_role("expert") and "expert" in study.judging.references:
         others = len(study.judging.references) > 1
         return "control: judged against itself" + (f" under {REFERENCES['expert']}" if others else "")
-    controls = {control_run(study): "the expert", ancestor_run(study): "the common ancestor"}
-    return f"control: {controls[run]}, asked in {study.target.name}" if run in controls else ""
+    whom = controls(study).get(run)
+    return f"control: {whom}, asked in {study.target.name}" if whom else ""
 
 
 def published_key(study: Study, run: str) -> str | None:
     """Row of ``data/published/*.csv`` that a run repeats: its role, or its method with the published base."""
     if run in study.constituents:
         return study.constituents[run].role
-    if run in (control_run(study), ancestor_run(study)):
+    if run in controls(study):
         return None
     if (method := parse(run)).values:  # the paper prints no values, so no point of a grid repeats it
         return None
@@ -77,28 +77,45 @@ def published_key(study: Study, run: str) -> str | None:
     return method.card if not choosable or (method.base or study.base) == study.by_role("general") else None
 
 
-def is_twin(study: Study, run: str) -> bool:
-    """Whether a run is a method of the study with another mask seed that the study does not name: part of a spread, no row of a table."""
-    return run not in study.methods and str(parse(run)._replace(seed="")) in study.methods
+def published_scores() -> pd.DataFrame:
+    """Published Table 1's means: a row per model (its role or method), a column per judge."""
+    return pd.read_csv(PUBLISHED / "table1.csv").pivot(index="model", columns="judge", values="mean")[["GPT-4o", "Gemini 1.5 Pro"]]
 
 
-def load_scores(study: Study, twins: bool = False) -> pd.DataFrame:
+def published_benchmarks() -> pd.DataFrame:
+    """Published Table 2: a row per model (its role or method), a column per benchmark, named as in ``BENCHMARKS``."""
+    return pd.read_csv(PUBLISHED / "table2.csv", index_col="model")
+
+
+def published_differences(study: Study, table: pd.DataFrame) -> pd.DataFrame:
+    """Each model of the study that has a published counterpart, minus the published general model; of one of the published tables.
+
+    Levels of scores differ between judges, vocabularies and item sets; differences can be compared.
+    """
+    keys = {model: published_key(study, model) for model in study.models if model != study.by_role("general")}
+    found = {model: table.loc[key] - table.loc["general"] for model, key in keys.items() if key in table.index}
+    return pd.DataFrame(found, index=table.columns).T
+
+
+def load_scores(study: Study) -> pd.DataFrame:
     """All scores of a study, one row per judge, reference, run and term, with the columns of ``terms.csv``.
 
     ``score`` is NaN wherever ``status`` is not ``ok``; a term without a row gets status ``not judged``. ``unusable`` says why
     an output is no definition (``generate.usable``; "" where it is one, or not there to look at); ``counted`` is the score with those at 0
-    where they were judged. With ``twins``, those of the further mask seeds (``dare_seeds``), too.
+    where they were judged.
 
     A StudyError: there are no scores, or a file is not of this study's terms.
     """
     folder = study.folder / "scores"
-    there = [p for p in sorted(folder.glob("*/*.jsonl")) if p.stem not in NOT_RUNS]
-    of_the_study = set(row_order(study))
-    known = {p.stem for p in there if p.stem in of_the_study or is_twin(study, p.stem)}
-    if strangers := sorted({p.stem for p in there} - known):
+    there, known = sorted(folder.glob("*/*.jsonl")), row_order(study)
+    if strangers := sorted({p.stem for p in there} - {*known, "controls", "retest"}):  # the last two are about the judge, not about a model
         print(f"{relative(folder)}: scores of {', '.join(strangers)} are left out: the study has no such model (any more)")
-    files = [p for p in there if p.stem in known and (twins or not is_twin(study, p.stem))]
-    rows = [row for path in files for row in _checked(path, path.stat().st_mtime_ns)]
+    rows = []
+    for path in there:
+        own = _rows(path, path.stat().st_mtime_ns) if path.stem in known else []
+        if wrong := [row for row in own if (row["judge"], row["run"]) != (path.parent.name, path.stem)]:
+            raise StudyError(f"{relative(path)}: holds a row of judge {wrong[0]['judge']!r} and run {wrong[0]['run']!r}")
+        rows += own
     if not rows:
         raise StudyError(f"no scores in {relative(folder)}; run 05_judge.ipynb with {study.options()}")
     table = terms(study).astype({"term_id": str})
@@ -107,13 +124,8 @@ def load_scores(study: Study, twins: bool = False) -> pd.DataFrame:
     if unknown := set(scores["term_id"]) - set(table["term_id"]):
         raise StudyError(f"{relative(folder)}: {len(unknown)} scored terms, such as {min(unknown)}, are not in terms.csv; run 05_judge.ipynb again")
     key = ["judge", "reference", "run", "term_id"]
-    if scores.duplicated(key).any():
-        raise StudyError(f"{relative(folder)}: {dict(scores.loc[scores.duplicated(key), key].iloc[0])} is scored twice; delete one of the rows")
-    order = {
-        "judge": [*study.judging.judges, *sorted(set(scores["judge"]) - set(study.judging.judges))],
-        "reference": [*study.judging.references, *sorted(set(scores["reference"]) - set(study.judging.references))],
-        "run": [*row_order(study), *sorted(set(scores["run"]) - set(row_order(study)))],
-    }
+    first = {"judge": study.judging.judges, "reference": study.judging.references, "run": known}
+    order = {column: [*names, *sorted(set(scores[column]) - set(names))] for column, names in first.items()}
     found = scores[key[:3]].drop_duplicates().sort_values(key[:3], key=lambda column: column.map(order[str(column.name)].index))
     whole = found.merge(table[["term_id"]], how="cross").merge(scores, on=key, how="left")
     own = [column for column in table if column == "term_id" or column not in whole]  # a translation by an LLM has a status of its own
@@ -128,50 +140,55 @@ def load_scores(study: Study, twins: bool = False) -> pd.DataFrame:
 def unusable(study: Study, runs: list[str]) -> dict[tuple[str, str], str]:
     """(run, term_id) → why that output is no definition in the language that was asked for; only such output, of finished runs."""
     files = {run: study.folder / "definitions" / f"{run}.jsonl" for run in runs}
-    rows = [row for run, file in files.items() if file.exists() for row in _definitions(file, file.stat().st_mtime_ns)]
+    rows = [row for run, file in files.items() if file.exists() for row in _rows(file, file.stat().st_mtime_ns)]
     found = {(row["run"], str(row["term_id"])): usable(row, row["language"])[1] for row in rows if "finish" in row}
     return {key: reason for key, reason in found.items() if reason}
 
 
-@lru_cache(maxsize=128)
-def _definitions(path: Path, changed: int) -> list[dict]:
+@lru_cache(maxsize=512)  # every table and figure asks for the same files
+def _rows(path: Path, changed: int) -> list[dict]:
     return read_jsonl(path)
 
 
-@lru_cache(maxsize=512)  # every table and figure asks for the same files
-def _checked(path: Path, changed: int) -> list[dict]:
-    rows = read_jsonl(path)
-    if wrong := [row for row in rows if (row["judge"], row["run"]) != (path.parent.name, path.stem)]:
-        raise StudyError(f"{relative(path)}: holds a row of judge {wrong[0]['judge']!r} and run {wrong[0]['run']!r}")
-    return rows
-
-
-def summary(study: Study, by: tuple[str, ...] = ()) -> pd.DataFrame:
-    """One row per judge, reference, run (and value of the ``by`` columns of the terms) with all of ``statistics.describe``.
+def summary(study: Study) -> pd.DataFrame:
+    """One row per judge, reference and run with all of ``statistics.describe``.
 
     Returns:
-        judge, reference, run, model (label), *by, n, missing, statuses, median, mean, std (ddof 1), low, high,
+        judge, reference, run, model (label), n, missing, statuses, median, mean, std (ddof 1), low, high,
         counted (the mean with output that is no definition at 0), counted_low, counted_high, mean_low, mean_high, reason.
     """
     scores, rows = load_scores(study), []
-    labels = {run: row_label(study, run) for run in scores["run"].unique()}
-    for key, group in scores.groupby(["judge", "reference", "run", *by], sort=False):
+    for (judge, reference, run), group in scores.groupby(["judge", "reference", "run"], sort=False):
         found = statistics.describe(group["score"], group["status"])
-        interval = statistics.mean_interval(group["score"], study.seed)
-        named = dict(zip(["judge", "reference", "run", *by], key, strict=True))
-        counted = statistics.mean_interval(group["counted"], study.seed)
+        interval, counted = (statistics.mean_interval(group[values], study.seed) for values in ("score", "counted"))
         found |= {"counted": float(group["counted"].mean()), "counted_low": counted.low, "counted_high": counted.high}
-        rows.append(named | {"model": labels[named["run"]]} | found | interval._asdict() | {"reason": found["reason"] or interval.reason})
-    return pd.DataFrame(rows)
+        named = {"judge": judge, "reference": reference, "run": run, "model": row_label(study, run)}
+        rows.append(named | found | interval._asdict() | {"reason": found["reason"] or interval.reason})
+    return pd.DataFrame(rows).astype({"n": "Int64", "missing": "Int64"})  # which stay whole where a table has no such run
 
 
-def load_benchmarks(study: Study) -> dict[str, dict[str, dict]]:
-    """Benchmark columns of every model of the study: ``{model: {column: {value, low, high, n, chance, metric}}}``, empty where not run.
+def means(study: Study) -> pd.DataFrame:
+    """Mean definition score per model (row) under each judge and reference (column ``(judge, reference)``), without controls."""
+    table = load_scores(study)
+    table = table[[not note(study, run) for run in table["run"]]]
+    return table.pivot_table(index="run", columns=["judge", "reference"], values="score", sort=False)
+
+
+def load_benchmarks(study: Study) -> pd.DataFrame:
+    """Every model's benchmark columns: index (model, column); value, low, high, n, chance, metric, NaN where not run or undefined.
 
     A StudyError: no model has any.
     """
-    files = {model: study.benchmarks_folder / f"{model}.json" for model in study.models}
-    found = {model: json.loads(path.read_text(encoding="utf-8"))["columns"] if path.exists() else {} for model, path in files.items()}
-    if not any(found.values()):
+    files = [study.benchmarks_folder / f"{model}.json" for model in study.models]
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
+    rows = [{"model": one["model"], "column": column} | about for one in found for column, about in one["columns"].items()]
+    if not rows:
         raise StudyError(f"no benchmark results in {relative(study.folder / 'benchmarks')}; run 06_benchmark.ipynb with {study.options()}")
-    return found
+    numbers = ["value", "low", "high", "n", "chance"]
+    table = pd.DataFrame(rows, columns=["model", "column", *numbers, "metric"]).astype(dict.fromkeys(numbers, float)).set_index(["model", "column"])
+    return table.reindex(pd.MultiIndex.from_product([study.models, BENCHMARKS], names=table.index.names))
+
+
+def measured(study: Study) -> pd.DataFrame:
+    """Benchmark values per model (row) and column, NaN where not run or undefined."""
+    return load_benchmarks(study)["value"].unstack().loc[study.models, list(BENCHMARKS)]

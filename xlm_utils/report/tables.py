@@ -25,17 +25,12 @@ UNUSABLE = ("another language", "loops", "cut off", "empty")
 
 
 def _grouped(study: Study, parts: dict[str, pd.DataFrame], columns: list[str]) -> pd.DataFrame:
-    """Parts (indexed by run) side by side under their headers, one row per run of the study and any extra ones."""
-    runs = list(dict.fromkeys([*row_order(study), *itertools.chain.from_iterable(part.index for part in parts.values())]))
+    """Parts (indexed by run) side by side under their headers, one row per run of the study."""
+    runs = row_order(study)
     frame = {("", "note"): [note(study, run) for run in runs]}
     for header, part in parts.items():
-        frame |= {(header, column): _whole(part[column]).reindex(runs).array for column in columns if column in part}
+        frame |= {(header, column): part[column].reindex(runs).array for column in columns if column in part}
     return pd.DataFrame(frame, index=pd.Index([row_label(study, run) for run in runs], name="model"))
-
-
-def _whole(counts: pd.Series) -> pd.Series:
-    """Counts stay whole numbers when a row has none; other columns as they are."""
-    return counts.astype("Int64") if counts.dtype.kind == "i" else counts
 
 
 def table1(study: Study) -> pd.DataFrame:
@@ -64,7 +59,7 @@ def answers(study: Study) -> pd.DataFrame:
     """How many outputs of each finished run are no definition, by reason (``generate.usable``): index run, columns ``UNUSABLE``."""
     runs = [run for run in row_order(study) if (study.folder / "definitions" / f"{run}.jsonl").exists()]
     counts = Counter((run, reason) for (run, _), reason in unusable(study, runs).items())
-    return pd.DataFrame([[counts[run, reason] for reason in UNUSABLE] for run in runs], index=runs, columns=list(UNUSABLE), dtype=int)
+    return pd.DataFrame([[counts[run, reason] for reason in UNUSABLE] for run in runs], index=runs, columns=list(UNUSABLE), dtype="Int64")
 
 
 def offsets(study: Study) -> str:
@@ -83,16 +78,15 @@ def controls_table(study: Study) -> pd.DataFrame:
         if asked := read_jsonl(folder / judge / "controls.jsonl"):
             found = controls.verdicts(asked)
             found = found.rename(columns={"median": "middle", "mean": "average"})  # a control has no best and no worst
-            rows.append(found.assign(judge=judge_label(judge), verdict=found["passed"].map({True: "passed", False: "FAILED"})))
+            rows += found.assign(judge=judge_label(judge), verdict=found["passed"].map({True: "passed", False: "FAILED"})).to_dict("records")
     columns = ["judge", "control", "expected", "n", "missing", "middle", "average", "low", "high", "below_reference", "verdict"]
-    frame = pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
-    return captioned(frame, "controls")
+    return captioned(pd.DataFrame(rows, columns=columns), "controls")
 
 
 def missing_table(study: Study) -> pd.DataFrame:
     """Missing scores by status, and the means if all of them were 0 or 10; grouped like Table 1."""
     found = summary(study)
-    counts = pd.DataFrame(found["statuses"].tolist(), index=found.index).fillna(0).astype(int)
+    counts = pd.DataFrame(found["statuses"].tolist(), index=found.index).fillna(0).astype("Int64")
     found = found.join(counts).rename(columns={"mean_low": "mean, all 0", "mean_high": "mean, all 10"})
     parts = {group_label(*key): part.set_index("run") for key, part in found.groupby(["judge", "reference"], sort=False)}
     frame = _grouped(study, parts, ["n", *sorted(counts), "mean, all 0", "mean, all 10"]).drop(columns=("", "note"))
@@ -111,9 +105,8 @@ def agreements(study: Study) -> pd.DataFrame:
         table = block.pivot(index=["run", "term_id"], columns="judge", values="score")
         means = table.groupby("run").mean()
         for first, second in itertools.combinations(block["judge"].unique(), 2):
-            order = association.same_order(means[first], means[second])
             named = {"reference": reference, "first": judge_label(first), "second": judge_label(second)}
-            rows.append(named | association.agreement(table[first], table[second]) | {"tau": order["tau"], "models": order["models"]})
+            rows.append(named | association.agreement(table[first], table[second]) | association.same_order(means[first], means[second]))
     for judge in scores["judge"].unique():
         again = pd.DataFrame(read_jsonl(study.folder / "scores" / judge / "retest.jsonl"))
         if len(again):

@@ -2,7 +2,6 @@
 
 import math
 from importlib.util import find_spec
-from pathlib import Path
 
 from xlm_utils.merge.merging import comparable
 from xlm_utils.models import adapters, hub
@@ -40,7 +39,10 @@ def model(study: Study, name: str, facts: Facts) -> str:
     if about and constituent.tokens:  # trimmed when it is needed
         about = {key: value for key, value in about.items() if key != "folder"} | {"rows": len(read_tokens(ROOT / constituent.tokens))}
     if adapter:
-        folder = _adapter(name, adapter)
+        try:
+            folder = adapters.find(adapter)
+        except StudyError as error:
+            raise StudyError(f"constituents.{name}.{error}") from None
         adapters.read(folder)
         if about:
             about = {"rows": adapters.check(folder, about["config"], root_weights(study, constituent)), **about}
@@ -70,13 +72,6 @@ def _base(study: Study, name: str) -> tuple[dict, str]:
     size = sum(map(math.prod, tensors.shapes.values()))
     about = {"config": config, "parameters": size, "to_download": 0, "folder": folder}
     return about, f"{weights} is here, {in_gib(2 * size)} in 16 bits"
-
-
-def _adapter(name: str, adapter: str) -> Path:
-    try:
-        return adapters.find(adapter)
-    except StudyError as error:
-        raise StudyError(f"constituents.{name}.{error}") from None
 
 
 def match(study: Study, facts: Facts) -> str:

@@ -47,7 +47,7 @@ def outputs(study: Study) -> dict[str, list[Path]]:
     return {
         "01_curate": [folder / "vocabulary.csv"],
         "02_translate": [folder / "translated.csv", folder / "terms.csv"],
-        "03_merge": [study.models_folder / method for method in chosen(study.merges)] + side_by_side,
+        "03_merge": [study.models_folder / method for method in chosen(study.methods)] + side_by_side,
         "04_generate": [folder / "definitions" / f"{name}.jsonl" for name in names],
         "05_judge": [file for card in map(load_card, study.judges) for file in judged(card)],
         **sweep,
@@ -120,30 +120,29 @@ def run(name: str) -> None:
     """Run a study's stages in order and print seconds per stage and where the results are."""
     study = open_study(name)
     parameters = {} if name == "demo" else {"study": from_anywhere(name)}  # the notebooks' own default is the demo
-    times, before, checked = [], "", False
+    times, before, checked = {}, "", False
     for number, (stage, files) in enumerate(outputs(study).items()):
         of, step = (study.swept() if stage.endswith(SWEEP) else study), stage.removesuffix(SWEEP)
         notebook, record = NOTEBOOKS / f"{step}.ipynb", of.folder / "stages" / f"{step}.json"
         started, key = time.monotonic(), stage_key(study, notebook, before)
-        done = is_done(record, key, files)
-        if not done and not checked:
-            preflight(study, {left.removesuffix(SWEEP) for left in list(outputs(study))[number:]})
-            checked = True
-        if done:
+        if is_done(record, key, files):
             print(f"{stage}: nothing to do", flush=True)
-            times.append((stage, None))
+            times[stage] = "kept"
         else:
+            if not checked:
+                preflight(study, {left.removesuffix(SWEEP) for left in list(outputs(study))[number:]})
+            checked = True
             print(f"{stage}: running", flush=True)
             execute(notebook, of.folder / "notebooks" / notebook.name, parameters | ({"sweep": True} if of is not study else {}))
             if lacking := [relative(f) for f in files if not f.exists()]:
                 raise StudyError(f"{stage} ended without {', '.join(lacking)} (see {relative(of.folder / 'notebooks')})")
             sources = {name: source(study, name) for name in study.constituents} if stage in ("03_merge", "04_generate", "06_benchmark") else {}
             write_json(record, {"key": key, "outputs": {relative(f): digest(f) for f in files}, "sources": sources})
-            times.append((stage, time.monotonic() - started))
+            times[stage] = f"{time.monotonic() - started:.0f}"
         before = fingerprint([key, {relative(f): digest(f) for f in files}])
     print("\nstage                seconds")
-    for stage, seconds in times:
-        print(f"{stage:<20} {'kept' if seconds is None else f'{seconds:.0f}':>7}")
+    for stage, seconds in times.items():
+        print(f"{stage:<20} {seconds:>7}")
     print(f"\ntables and figures  {relative(study.figures)}/\nexecuted notebooks  {relative(study.folder / 'notebooks')}/")
 
 

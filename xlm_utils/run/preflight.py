@@ -5,6 +5,7 @@ asked for facts about repositories, a small file of each model and the first row
 whether its model exists.
 """
 
+import json
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import yaml
 
 from xlm_utils import models
 from xlm_utils.ask.cards import load_card
-from xlm_utils.benchmark import probe
+from xlm_utils.benchmark import prepared
 from xlm_utils.benchmark.tasks import data
 from xlm_utils.merge import evolution, fitness
 from xlm_utils.merge.merging import is_searched
@@ -33,6 +34,7 @@ from xlm_utils.translate.dictionary import jmdict_file
 ROOM = 2 * GIB  # beside a model's weights, for a batch and what the libraries take
 LARGE = 1e9  # parameters
 FREE = "import torch; print(torch.cuda.mem_get_info()[0])"
+BEGINNING = 1 << 20  # bytes of a data set's file; a row of JAQKET with its hundred contexts has less
 SPARE = 2 * GIB  # of disk, for data sets and results
 BYTES = {"int8": 1.1, "nf4": 0.75}  # of a parameter: embeddings and head stay in 16 bits
 
@@ -106,7 +108,7 @@ def _terminology(study: Study) -> str:
 
 def _methods(study: Study) -> str:
     """Every merge's name fits its card, and a search can run."""
-    names = [*study.merges, *(study.swept().methods if study.sweeps else ())]
+    names = [*study.methods, *(study.swept().methods if study.sweeps else ())]
     for card in dict.fromkeys(parse(name).card for name in names):
         check_specification(read_card(card)["mergekit"], f"params/methods/{card}.yaml: ")
     if any([is_searched(study, name) for name in names]):  # a list: every name is looked at
@@ -139,7 +141,7 @@ def _disk(study: Study, facts: Facts) -> str:
     """Downloads and merges against the free space of the disks they go to."""
     from huggingface_hub import constants
 
-    wanted = dict.fromkeys([*study.merges, *(study.swept().methods if study.sweeps else ())])
+    wanted = dict.fromkeys([*study.methods, *(study.swept().methods if study.sweeps else ())])
     to_merge = [method for method in wanted if not read_manifest(study.models_folder / method)]
     merges, downloads = len(to_merge) * largest(facts) * 2, sum(fact["to_download"] for fact in facts.values())
     disks: dict[int, list] = {}
@@ -158,34 +160,46 @@ _Plain.add_multi_constructor("!function", lambda loader, suffix, node: node.valu
 
 def _asked(study: Study) -> dict[str, dict]:
     """What each data set's task file says of its place and files."""
-    from xlm_utils.benchmark.prepared import TASKS, asked
-
-    found = [yaml.load((TASKS / f"{name}.yaml").read_text(encoding="utf-8"), _Plain) for name in asked(study)]
+    found = [yaml.load((prepared.TASKS / f"{name}.yaml").read_text(encoding="utf-8"), _Plain) for name in prepared.asked(study)]
     return {task["dataset_kwargs"]["name"]: task["dataset_kwargs"] for task in found if "dataset_kwargs" in task}
 
 
 def _hub_data_sets(study: Study) -> list[str]:
     """Sentences about the data sets that can't be used; all are asked at once."""
     asked = _asked(study)
-
-    def look(kwargs: dict) -> str:
-        try:
-            probe.first_rows(**kwargs)
-        except data.DataError as error:
-            return str(error)
-        return ""
-
     with ThreadPoolExecutor(8) as threads:
-        wrong = [sentence for sentence in threads.map(look, asked.values()) if sentence]
+        wrong = [sentence for sentence in threads.map(lambda kwargs: first_rows(**kwargs), asked.values()) if sentence]
     if not wrong:
         print(f"  ok  data sets: {len(asked)} on the hub, with the columns expected")
     return wrong
 
 
-def _folder(study: Study) -> str:
-    from xlm_utils.benchmark.prepared import data_folder
+def first_rows(name: str, path: str, files: dict, needs: list, config: str | None = None, raw: dict | None = None, **_) -> str:
+    """What is wrong with the first row of each needed split of a data set on the hub, reading no more than the beginning of its file."""
+    import datasets
+    from huggingface_hub import HfFileSystem
 
-    folder, asked = data_folder(study), _asked(study)
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # it logs what it raises
+    needed = ["train"] if name == "pubmedqa" else [split for split in files if split in needs]
+    try:
+        if raw:
+            starts = {split: HfFileSystem().open(f"datasets/{path}/{raw[split]}").read(BEGINNING).decode("utf-8", "ignore") for split in needed}
+            rows = {split: json.JSONDecoder().raw_decode(text.lstrip("[ \r\n"))[0] for split, text in starts.items()}
+        else:
+            loaded = datasets.load_dataset(path, config, streaming=True)
+            rows = {split: next(iter(loaded[split]), None) for split in needed}
+        for split, row in rows.items():
+            data.check_row(name, path, f"{path}, first {split} row", row)
+    except data.DataError as error:
+        return str(error)
+    except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:  # unreachable, unknown or changed
+        told = str(error).partition("\n")[0][:120] or "no details"
+        return f"data set {name}: {path} can't be read from the hub ({type(error).__name__}: {told}); see {data.HUB}{path}"
+    return ""
+
+
+def _folder(study: Study) -> str:
+    folder, asked = prepared.data_folder(study), _asked(study)
     there = [name for name, kwargs in asked.items() if any((folder / file).is_file() for file in kwargs["files"].values())]
     if not there:
         raise StudyError(f"benchmarks.data_dir: none of the {len(asked)} data sets is in {study.benchmarks.data_dir}")

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from xlm_utils.stats.statistics import LEVEL, NAN, SCALE, too_little
+from xlm_utils.stats.statistics import LEVEL, NAN, SCALE
 
 
 def agreement(a: Sequence[float], b: Sequence[float]) -> dict:
@@ -23,9 +23,7 @@ def agreement(a: Sequence[float], b: Sequence[float]) -> dict:
     """
     from sklearn.metrics import cohen_kappa_score
 
-    a, b = np.asarray(a, float), np.asarray(b, float)
-    both = ~np.isnan(a) & ~np.isnan(b)
-    a, b = a[both], b[both]
+    a, b = _both(a, b)
     whole = np.rint([a, b]).astype(int)
     found = {"n": len(a), "kappa": NAN, "alpha": NAN, "spearman": NAN, "bias": float((a - b).mean()) if len(a) else NAN}
     if len(a) < 2:
@@ -37,6 +35,12 @@ def agreement(a: Sequence[float], b: Sequence[float]) -> dict:
         found["spearman"] = float(stats.spearmanr(a, b).statistic)
     constant = [name for name, scores in zip(("first", "second"), whole, strict=True) if np.ptp(scores) == 0]
     return found | {"reason": f"the {' and the '.join(constant)} judge gives one score to everything" if constant else ""}
+
+
+def _both(a: Sequence[float], b: Sequence[float]) -> np.ndarray:
+    """Of shape (2, things): those that have both values."""
+    pairs = np.array([a, b], float)
+    return pairs[:, ~np.isnan(pairs).any(axis=0)]
 
 
 def ordinal_alpha(scores: Sequence[Sequence[float]]) -> float:
@@ -59,45 +63,16 @@ def ordinal_alpha(scores: Sequence[Sequence[float]]) -> float:
 
 
 def same_order(a: Sequence[float], b: Sequence[float]) -> dict:
-    """Whether two judges put the models in the same order: Kendall's tau-b of their means, shape (models,) each.
-
-    Returns:
-        models, tau, p, reason.
-    """
-    a, b = np.asarray(a, float), np.asarray(b, float)
-    both = ~np.isnan(a) & ~np.isnan(b)
-    a, b = a[both], b[both]
-    if reason := too_little(a, "model") or too_little(b, "model"):
-        return {"models": len(a), "tau": NAN, "p": NAN, "reason": reason.replace("all", "the means of all")}
-    found = stats.kendalltau(a, b)
-    return {"models": len(a), "tau": float(found.statistic), "p": float(found.pvalue), "reason": ""}
+    """Whether two judges put the models in the same order: Kendall's tau-b of their means, shape (models,) each; models (with both), tau."""
+    a, b = _both(a, b)
+    return {"models": len(a), "tau": float(stats.kendalltau(a, b).statistic) if len(a) > 1 else NAN}
 
 
-def correlate(a: Sequence[float], b: Sequence[float]) -> dict:
-    """Spearman's rank correlation of two measurements of the same things, shape (things,) each, NaN where missing.
-
-    Interval: tanh(atanh ρ ± z · sqrt((1 + ρ²/2) / (n − 3))) (Bonett & Wright 2000, Psychometrika 65, 23–28). p: over all
-    permutations up to seven things, by Student's t beyond.
-
-    Returns:
-        n, rho, low, high, p, reason.
-    """
-    a, b = np.asarray(a, float), np.asarray(b, float)
-    both = ~np.isnan(a) & ~np.isnan(b)
-    a, b = a[both], b[both]
-    found = {"n": len(a), "rho": NAN, "low": NAN, "high": NAN, "p": NAN}
-    if reason := too_little(a, "value") or too_little(b, "value"):
-        return found | {"reason": reason}
-    rho, p = map(float, stats.spearmanr(a, b))
-    if len(a) <= 7:
-        ranks = [side - side.mean() for side in (stats.rankdata(a), stats.rankdata(b))]  # ρ is the ranks' scalar product, up to a factor
-        found_p = stats.permutation_test(ranks[:1], lambda x, axis: (x * ranks[1]).sum(axis=axis), permutation_type="pairings", vectorized=True)
-        p = float(found_p.pvalue)
-    if len(a) < 4 or abs(rho) > 1 - 1e-9:
-        return found | {"rho": rho, "p": p, "reason": "fewer than four values" if len(a) < 4 else "a perfect order has no interval"}
-    reach = stats.norm.ppf((1 + LEVEL) / 2) * np.sqrt((1 + rho**2 / 2) / (len(a) - 3))
-    low, high = np.tanh(np.arctanh(rho) + np.array([-reach, reach]))
-    return found | {"rho": rho, "low": float(low), "high": float(high), "p": p, "reason": ""}
+def correlate(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
+    """Spearman's ρ of two measurements of the same few things, shape (things,) each, and its p: exact over all permutations of up to seven."""
+    ranks = [side - side.mean() for side in (stats.rankdata(a), stats.rankdata(b))]  # ρ is the ranks' scalar product, up to a factor
+    found = stats.permutation_test(ranks[:1], lambda x, axis: (x * ranks[1]).sum(axis=axis), permutation_type="pairings", vectorized=True)
+    return float(stats.spearmanr(a, b).statistic), float(found.pvalue)
 
 
 def within_slope(x: Sequence[float], y: Sequence[float], groups: Sequence) -> dict:

@@ -9,14 +9,13 @@ differences can be counted through (right-or-wrong answers, or few items), the t
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 from scipy import stats
 
-RESAMPLES = 9999
+from xlm_utils.stats.statistics import NAN, RESAMPLES
+
 COUNTED = 300_000  # sums of signed differences that are counted through; with more, signs are drawn
-NAN = float("nan")
 
 
 def compare_means(pairs: Sequence[tuple[Sequence[float], Sequence[float]]], seed: int = 0) -> dict:
@@ -36,25 +35,20 @@ def compare_means(pairs: Sequence[tuple[Sequence[float], Sequence[float]]], seed
     n = sum(map(len, sets))
     if not sets or not all(map(len, sets)):
         return _missing(n, "no items with both scores")
-    return _means(tuple(gaps.tobytes() for gaps in sets), seed) | {"n": n}
-
-
-@lru_cache(maxsize=1024)  # a table and its stars ask for the same comparisons
-def _means(sets: tuple[bytes, ...], seed: int) -> dict:
     draw, found, resampled, swapped = np.random.default_rng(seed), 0.0, np.zeros(RESAMPLES), np.zeros(RESAMPLES)
-    for gaps in map(np.frombuffer, sets):
+    for gaps in sets:
         means, flipped = _draw(draw, gaps)
         found += gaps.mean() / len(sets)
         resampled += means / len(sets)
         swapped += flipped / len(sets)
-    result = _result(len(sets), found, resampled, swapped)
+    result = _result(n, found, resampled, swapped)
     return result if (exact := _exact(sets, abs(found))) is None else result | {"p": exact}
 
 
-def _exact(sets: tuple[bytes, ...], found: float) -> float | None:
+def _exact(sets: list[np.ndarray], found: float) -> float | None:
     """Share of all ways to sign the differences whose column mean lies as far from 0 as the one ``found``; None if they are too many."""
     sums, shares = np.zeros(1), np.ones(1)
-    for gaps in map(np.frombuffer, sets):
+    for gaps in sets:
         sizes, counts = np.unique(np.abs(gaps[gaps != 0]), return_counts=True)
         for size, count in zip(sizes, counts, strict=True):
             if len(sums) * (count + 1) > COUNTED:
@@ -81,12 +75,7 @@ def compare_correlations(a: Sequence[float], b: Sequence[float], gold: Sequence[
         in which one is undefined is left out of the interval and counts against a difference in the test.
     """
     items = np.column_stack([np.asarray(column, float) for column in (a, b, gold)])
-    return _correlations(items[~np.isnan(items).any(axis=1)].tobytes(), seed)
-
-
-@lru_cache(maxsize=1024)
-def _correlations(answers: bytes, seed: int) -> dict:
-    items = np.frombuffer(answers).reshape(-1, 3)
+    items = items[~np.isnan(items).any(axis=1)]
     kinds, counts = np.unique(items, axis=0, return_counts=True)
     first, second, truth = kinds.T if len(kinds) else np.empty((3, 0))
     found = float((_pearson(counts[None], first, truth) - _pearson(counts[None], second, truth))[0])

@@ -44,15 +44,12 @@ def describe(scores: Sequence[float], status: Sequence[str] | None = None) -> di
     known, total = scores[~absent], len(scores)
     why = ["missing"] * total if status is None else status
     statuses = dict(Counter(s for s, gone in zip(why, absent, strict=True) if gone).most_common())
-    found = {"n": len(known), "missing": int(absent.sum()), "statuses": statuses}
-    if not len(known):
-        edges = {"mean_low": 0.0, "mean_high": 10.0} if total else {"mean_low": NAN, "mean_high": NAN}
-        return found | {"median": NAN, "mean": NAN, "std": NAN} | edges | {"reason": "no score"}
-    std = float(known.std(ddof=1)) if len(known) > 1 else NAN
-    low, high = known.sum() / total, (known.sum() + 10 * absent.sum()) / total
-    return found | {
-        "median": float(np.median(known)), "mean": float(known.mean()), "std": std,
-        "mean_low": float(low), "mean_high": float(high), "reason": "" if len(known) > 1 else "one score has no spread"}  # fmt: skip
+    low, high = (known.sum() / total, (known.sum() + 10 * absent.sum()) / total) if total else (NAN, NAN)
+    return {
+        "n": len(known), "missing": int(absent.sum()), "statuses": statuses,
+        "median": float(np.median(known)) if len(known) else NAN, "mean": float(known.mean()) if len(known) else NAN,
+        "std": float(known.std(ddof=1)) if len(known) > 1 else NAN, "mean_low": float(low), "mean_high": float(high),
+        "reason": {0: "no score", 1: "one score has no spread"}.get(len(known), "")}  # fmt: skip
 
 
 def too_little(values: np.ndarray, what: str) -> str:
@@ -74,25 +71,23 @@ def mean_interval(values: Sequence[float], seed: int = 0, what: str = "score") -
     values = values[~np.isnan(values)]
     if reason := too_little(values, what):
         return Interval(NAN, NAN, reason)
-    low, high = _bootstrap(values.tobytes(), seed)
-    return Interval(low, high) if np.isfinite([low, high]).all() else Interval(NAN, NAN, f"no BCa interval from {len(values)} {what}s like these")
+    low, high = _bootstrap(seed, values.tobytes())
+    return Interval(low, high) if np.isfinite(low) else Interval(NAN, NAN, f"no BCa interval from {len(values)} {what}s like these")
 
 
 @lru_cache(maxsize=4096)  # a table and its figure ask for the same intervals
-def _bootstrap(values: bytes, seed: int) -> tuple[float, float]:
+def _bootstrap(seed: int, *groups: bytes) -> tuple[float, float]:
+    """BCa ends of a mean, or of the difference of two groups' means, each resampled by itself; both NaN where there are none."""
+
+    def statistic(first: np.ndarray, *second: np.ndarray, axis: int) -> np.ndarray:
+        return first.mean(axis=axis) - sum(values.mean(axis=axis) for values in second)
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # degenerate resamples give NaN, which the caller gives a reason for
-        found = stats.bootstrap(
-            (np.frombuffer(values),), np.mean, n_resamples=RESAMPLES, confidence_level=LEVEL, method="BCa", batch=100,
-            rng=np.random.default_rng(seed))  # fmt: skip
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
-
-
-def wilson(successes: int, n: int) -> Interval:
-    """Wilson's score interval of a proportion (1927, JASA 22, 209–212): inside 0 to 1, and of some width where none or all succeed."""
-    from statsmodels.stats.proportion import proportion_confint
-
-    return Interval(*map(float, proportion_confint(successes, n, 1 - LEVEL, method="wilson")))
+        low, high = stats.bootstrap(
+            tuple(map(np.frombuffer, groups)), statistic, n_resamples=RESAMPLES, confidence_level=LEVEL, method="BCa", batch=100,
+            rng=np.random.default_rng(seed)).confidence_interval  # fmt: skip
+    return (float(low), float(high)) if np.isfinite([low, high]).all() else (NAN, NAN)
 
 
 def correlation_interval(r: float, n: int) -> Interval:
@@ -186,20 +181,11 @@ def compare_groups(a: Sequence[float], b: Sequence[float], seed: int = 0) -> dic
         interaction (the difference), low and high (BCa, each group resampled by itself), p (Welch 1947, Biometrika 34, 28–35), reason.
     """
     groups = [values[~np.isnan(values)] for values in (np.asarray(a, float), np.asarray(b, float))]
-    found = {"interaction": NAN, "low": NAN, "high": NAN, "p": NAN, "reason": too_little(groups[0], "value") or too_little(groups[1], "value")}
-    if not all(map(len, groups)):
-        return found
-    found["interaction"] = float(groups[0].mean() - groups[1].mean())
-    if found["reason"]:
-        return found
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        drawn = stats.bootstrap(
-            groups, lambda x, y, axis: x.mean(axis=axis) - y.mean(axis=axis), n_resamples=RESAMPLES, confidence_level=LEVEL, method="BCa",
-            batch=100, rng=np.random.default_rng(seed),
-        ).confidence_interval  # fmt: skip
-    ends = (float(drawn.low), float(drawn.high)) if np.isfinite([drawn.low, drawn.high]).all() else (NAN, NAN)
-    return found | {"low": ends[0], "high": ends[1], "p": float(stats.ttest_ind(*groups, equal_var=False).pvalue)}
+    found = {"interaction": float(groups[0].mean() - groups[1].mean()) if all(map(len, groups)) else NAN}
+    if reason := too_little(groups[0], "value") or too_little(groups[1], "value"):
+        return found | {"low": NAN, "high": NAN, "p": NAN, "reason": reason}
+    low, high = _bootstrap(seed, *(values.tobytes() for values in groups))
+    return found | {"low": low, "high": high, "p": float(stats.ttest_ind(*groups, equal_var=False).pvalue), "reason": ""}
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:

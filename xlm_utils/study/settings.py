@@ -115,7 +115,6 @@ class Settings(Part):
     methods: Annotated[tuple[Annotated[Text, AfterValidator(lambda name: str(parse(name)))], ...], Once]  # one spelling of each: =0.30 is =0.3
     base: Text
     seed: Whole = Field(0, ge=0, le=SEEDS)
-    dare_seeds: Whole = Field(1, ge=1, le=1000)  # runs of each method with a random mask, for the spread over masks
     proxy: str = ""  # a sentence for every table, if the numbers stand in for others
     vocabulary: Vocabulary
     translation: Translation

@@ -15,7 +15,7 @@ from xlm_utils.study.inputs import PARAMS, ROOT, StudyError, checked, listed, re
 from xlm_utils.study.method_cards import read_card
 from xlm_utils.study.names import grid, parse
 from xlm_utils.study.notebook import mount_drive, parameter_cells, parameters_of, tidy_kernel
-from xlm_utils.study.overrides import ADDING, BENCHMARKING, MERGING, OVERRIDES, SMOKE, apply, given, is_file, split_name, suffix
+from xlm_utils.study.overrides import BENCHMARKING, MERGING, OVERRIDES, SMOKE, apply, given, is_file, split_name, suffix
 from xlm_utils.study.records import commit, versions
 from xlm_utils.study.settings import Language, Settings
 
@@ -29,7 +29,7 @@ class Study:
         self.preset, self.settings, self.changed, self.home = preset, settings, dict(changed), home
         self.name = name = Path(preset).stem if is_file(preset) else preset
         home = ROOT / Path(home).expanduser()  # never relative to the kernel's working directory, which depends on who started it
-        own = suffix({key: value for key, value in self.changed.items() if key not in ADDING})
+        own = suffix(self.changed)
         self.folder = home / "data" / "runs" / f"{name}{own}"
         runs, merging, benchmarking = Path("data") / "runs", self._only(MERGING), self._only(BENCHMARKING)
         shared = runs / f"{name}{suffix(merging)}"
@@ -64,16 +64,6 @@ class Study:
         return [self.by_role("expert"), self.by_role("general"), *self.methods]
 
     @property
-    def merges(self) -> list[str]:
-        """Every merge to make, generate with and judge: the methods, and those with a random mask under ``dare_seeds`` seeds.
-
-        The further seeds are no rows of the tables; their spread is shown on its own.
-        """
-        drawn = [name for name in map(parse, self.methods) if not name.seed and read_card(name.card).get("random", False)]
-        seeds = [seed for seed in range(1, self.dare_seeds + 1) if seed != self.seed][: self.dare_seeds - 1]
-        return list(dict.fromkeys([*self.methods, *(str(name._replace(seed=str(seed))) for name in drawn for seed in seeds)]))
-
-    @property
     def sweeps(self) -> bool:
         """Whether a run of the whole study has the sweep's stages."""
         return bool(self.sweep and self.sweep.run)
@@ -84,7 +74,7 @@ class Study:
             raise StudyError(f"study {self.name}: it has no sweep; add sweep: {{grids: [ties], terms: 12}}; grids: {', '.join(listed('sweeps'))}")
         points = dict.fromkeys(point for name in self.sweep.grids for point in grid(name))
         methods = [_arm(point, self.base) for point in points] if "base" in self.changed else list(points)
-        settings = self.settings.model_copy(update={"methods": tuple(methods), "dare_seeds": 1})
+        settings = self.settings.model_copy(update={"methods": tuple(methods)})
         swept = Study(self.preset, settings, self.changed | {"sweep": 1}, self.method, self.judge, self.home)
         swept.sweep_of = self
         return swept
@@ -163,9 +153,9 @@ def open_study(
     ``method``, ``judge`` and ``judge_base_url`` choose what to run and where; ``sweep``
     takes the study's ``swept``; ``drive_dir`` is the folder that ``data/runs`` and ``figures`` go to instead of
     the project's own (``XLM_HOME`` where it is empty); every other parameter is one of ``OVERRIDES`` and gets
-    a run folder of its own, unless it only adds results. Called in a notebook, it also
-    looks at the parameters cells just above: a name injected there that the notebook does not have
-    (``-p methd ties``) is an error here, not a silent default. A StudyError names the value and what is valid.
+    a run folder of its own. Called in a notebook, it also looks at the parameters cells just above: a name
+    injected there that the notebook does not have (``-p methd ties``) is an error here, not a silent default.
+    A StudyError names the value and what is valid.
     """
     tidy_kernel()
     if str(sweep).lower() not in ("true", "false"):  # Papermill passes a string
@@ -196,7 +186,7 @@ def open_study(
     result = Study(study, settings, ({"smoke": 1} if smoke else {}) | changed, method, judge, home)
     if str(sweep).lower() == "true":
         result = result.swept()
-    valid = list(dict.fromkeys(["all", *result.models, *result.merges, *settings.constituents]))
+    valid = list(dict.fromkeys(["all", *result.models, *settings.constituents]))
     if method not in valid:
         raise StudyError(f"method {short(method)} is not one of {', '.join(valid)}")
     for name in result.judges:

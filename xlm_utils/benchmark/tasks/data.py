@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, computed_field, model_validator
 
-from xlm_utils.study.inputs import StudyError, Whole, plain, read_text
+from xlm_utils.study.inputs import ROOT, StudyError, Whole, plain, read_text
 
 HUB = "https://huggingface.co/datasets/"
 SEARCHED = 1000  # rows, about, of a split that only a search may look at: medmcqa_jp has 182,000 of them
@@ -182,13 +182,13 @@ def check_row(name: str, path: str, where: str, row: object) -> dict | None:
 
 
 def _from_folder(name: str, path: str, files: dict, needs: list, raw: dict, data_dir: str) -> Iterator[tuple[str, list]]:
-    folder = Path(data_dir).expanduser()
+    folder, place = Path(data_dir).expanduser(), data_dir.removeprefix(f"{ROOT}/")
     for split, file_name in files.items():
         file = next((f for f in (folder / file_name, folder / raw.get(split, file_name)) if f.is_file()), None)
         if file:
             yield split, _read(name, path, file)
         elif split in needs:
-            raise DataError(f"data set {name}: no file {file_name} in the folder {data_dir}; get it from {HUB}{path} and put it there")
+            raise DataError(f"data set {name}: no file {file_name} in the folder {place}; get it from {HUB}{path} and put it there")
 
 
 def _read(name: str, path: str, file: Path) -> list[tuple[str, object]]:
