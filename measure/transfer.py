@@ -3,6 +3,7 @@
     python measure/transfer.py                  # merges, definitions, scores and margins of all translated terms: an hour on two CPU cores
     python measure/transfer.py --half choose    # then the half of the concepts by which a merge is chosen
     python measure/transfer.py --half report    # the other half: only where measure/claim.yaml is committed, which names what is claimed
+    python measure/transfer.py --searched       # merges that read or search on half of the terms, on the other half: a quarter of an hour
 
 A killed run goes on. Halves are of concepts, by a hash. The primary measure is the margin of ``benchmark.transfer`` with seven
 rivals. Beside the swap of all MLPs stand Linear at the same distance from the Japanese model and twenty swaps of random matrices with
@@ -30,6 +31,7 @@ DOSE = f"linear~general_weight={1 - SHARE**0.5:.3f},expert_weight={SHARE**0.5:.3
 CLAIM = ROOT / "measure" / "claim.yaml"
 JAPANESE = ("jaqket_v2", "jcommonsenseqa", "jsquad", "xwinograd_ja", "xlsum_ja")  # columns in which a merge must not be worse
 SIX = ("slerp", "ties", "linear", "task_arithmetic", "dare_ties", "evo_dare_ties")
+SEARCHED = ("regmean", "wudi", "evo_layer_swap")  # the first and the last want terms that no table reports
 MADE = ("mlp_swap", "attention_swap", "layer_swap", "layer_swap~bottom=9,top=0,transition=0", "module_swap", "chat_vector")
 
 
@@ -43,6 +45,17 @@ def study(home: Path, draws: int, terms: int, half: str | None) -> Path:
     preset["methods"] = [*SIX, *MADE, DOSE, *(f"random_swap~share={SHARE}#{seed}" for seed in range(1, draws + 1))]
     home.mkdir(parents=True, exist_ok=True)
     file = home / "transfer.yaml"
+    file.write_text(yaml.safe_dump(preset, allow_unicode=True, sort_keys=False), encoding="utf-8")
+    return file
+
+
+def searched(home: Path, terms: int) -> Path:
+    """The demo with merges that read or search on terms apart, beside others, on half of the translated terms."""
+    file = study(home, 0, terms or 180, None)
+    preset = yaml.safe_load(file.read_text(encoding="utf-8"))
+    preset["methods"] = ["ties", "linear", "mlp_swap", DOSE, *SEARCHED]
+    preset["evolution"] |= {"columns": ["transfer"], "items": 60, "evaluations": 24, "population": 6}
+    file = home / "searched.yaml"
     file.write_text(yaml.safe_dump(preset, allow_unicode=True, sort_keys=False), encoding="utf-8")
     return file
 
@@ -66,7 +79,8 @@ def margins(plan, half: str, models: list[str]) -> pd.DataFrame:
     from xlm_utils import benchmark, curate, generate, translate
 
     terms = translate.terms(plan)
-    table = terms[(terms["concept"].map(first_half) == (half == "choose")) & (terms["definition"] != "")].reset_index(drop=True)
+    own = half == "all" or terms["concept"].map(first_half) == (half == "choose")
+    table = terms[own & (terms["definition"] != "")].reset_index(drop=True)
     loaded, groups = {}, curate.groups(plan)
     runs = [run for run in generate.runs(plan) if run.model in models and not run.name.endswith(".reference")]
     for run in runs:
@@ -80,7 +94,7 @@ def definitions(plan, half: str) -> dict[str, pd.DataFrame]:
     from xlm_utils.report.results import load_scores
 
     scores = load_scores(plan)
-    own = scores[scores["concept"].map(first_half) == (half == "choose")]
+    own = scores[(half == "all") | (scores["concept"].map(first_half) == (half == "choose"))]
     tables = {column: own.pivot(index="term_id", columns="run", values=column) for column in ("score", "counted")}
     for table in tables.values():
         table["random draws, mean"] = table[[run for run in table if run.startswith("random_swap")]].mean(axis=1)
@@ -115,6 +129,15 @@ def choose(plan) -> None:
     best, of_six = table[list(MADE)].mean().idxmax(), table[list(SIX)].mean().idxmax()
     detectable = max(statistics.detectable_difference(table[best] - table[other]) for other in ("japanese", "expert.ja", of_six, DOSE))
     print(f"\nbest of those made for transfer: {best}; of the six: {of_six}; detectable at this n with 80 % power: {detectable:.3f} nats a token")
+
+
+def beside(plan) -> None:
+    """All terms of the study of searched merges."""
+    others = {"Japanese": "japanese", "expert in Japanese": "expert.ja", "TIES": "ties", "equal dose": DOSE}
+    tables = {"margin, nats a token": margins(plan, "all", ["japanese", "expert", *plan.methods])}
+    tables |= {f"{name} by the proxy": scores for name, scores in definitions(plan, "all").items()}
+    for name, table in tables.items():
+        print(f"\n{name}\n{against(table, ['japanese', 'expert.ja', *plan.methods], others, plan.seed).to_string(index=False)}")
 
 
 def report(plan) -> None:
@@ -159,18 +182,20 @@ def main() -> None:
     """Run what is not there yet, or print one half's table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--half", choices=("choose", "report"))
+    parser.add_argument("--searched", action="store_true")
     parser.add_argument("--draws", type=int, default=20)
     parser.add_argument("--terms", type=int, default=0, help="for a trial; 0: all that are translated")
     parser.add_argument("--home", type=Path, default=ROOT / "data" / "runs" / "transfer_measured")
     asked = parser.parse_args()
     os.environ["XLM_HOME"] = str(asked.home.resolve())
-    file = study(asked.home.resolve(), asked.draws, asked.terms, asked.half)
+    home = asked.home.resolve()
+    file = searched(home, asked.terms) if asked.searched else study(home, asked.draws, asked.terms, asked.half)
     if not asked.half:
         run(file)
-        return
     from xlm_utils.study import open_study
 
-    (choose if asked.half == "choose" else report)(open_study(str(file)))
+    if asked.half or asked.searched:
+        (beside if asked.searched else choose if asked.half == "choose" else report)(open_study(str(file)))
 
 
 if __name__ == "__main__":
