@@ -30,6 +30,7 @@ def outputs(study: Study) -> dict[str, list[Path]]:
 
     A study whose sweep says ``run: true`` has three stages more, after 05.
     """
+
     def chosen(names: Iterable[str]) -> list[str]:
         return [name for name in names if study.method in ("all", name)]
 
