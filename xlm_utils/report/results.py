@@ -131,8 +131,7 @@ def load_scores(study: Study) -> pd.DataFrame:
     own = [column for column in table if column == "term_id" or column not in whole]  # a translation by an LLM has a status of its own
     whole = whole.assign(status=whole["status"].fillna("not judged")).merge(table[own], on="term_id")
     reasons = unusable(study, list(whole["run"].unique()))
-    why = [reasons.get(key, "") for key in zip(whole["run"], whole["term_id"], strict=True)]
-    whole = whole.assign(unusable=why)
+    whole["unusable"] = [reasons.get(key, "") for key in zip(whole["run"], whole["term_id"], strict=True)]
     lost = (whole["unusable"] != "") & ~whole["status"].isin(["not judged", "not rated"])  # a sample's zeros are no others than its scores
     return whole.assign(counted=whole["score"].mask(lost, 0.0))
 

@@ -43,11 +43,9 @@ def table1(study: Study) -> pd.DataFrame:
     found = summary(study)
     parts = {group_label(*key): part.set_index("run") for key, part in found.groupby(["judge", "reference"], sort=False)}
     parts["no definition"] = answers(study)
-    published = pd.read_csv(PUBLISHED / "table1.csv")
-    keys = {run: published_key(study, run) for run in row_order(study)}
-    for judge, part in published.groupby("judge", sort=False):
-        rows = part.set_index("model").reindex([key or "" for key in keys.values()])
-        parts[f"published: {judge}"] = rows.set_axis(list(keys))
+    repeated = [published_key(study, run) or "" for run in row_order(study)]
+    for judge, part in pd.read_csv(PUBLISHED / "table1.csv").groupby("judge", sort=False):
+        parts[f"published: {judge}"] = part.set_index("model").reindex(repeated).set_axis(row_order(study))
     columns = ["median", "mean", "low", "high", "counted", "counted_low", "counted_high", "std", "n", "missing", *UNUSABLE]
     frame = _grouped(study, parts, columns)
     gaps = [f"{row.model} ({row.judge}, {row.reference}): {row.reason}" for row in found.itertuples() if row.reason]

@@ -13,35 +13,23 @@ from xlm_utils.study import Study, StudyError
 from xlm_utils.study.names import parse
 
 
-def gains(study: Study, run: str, judge: str = "") -> pd.DataFrame:
-    """Every term's score under the general model (``before``) and under ``run`` (``after``), and ``gain``, their difference.
+def extremes(study: Study, run: str, judge: str = "") -> pd.DataFrame:
+    """The three terms that gained and the three that lost most against the general model: term, translation, score before and after, both texts.
 
-    Terms that lack one of the scores are left out. The reference is the study's first, and the judge, if none is named.
-
-    Returns:
-        a row per term, with the columns of ``terms.csv``.
-
-    Raises:
-        StudyError: the judge has not scored both.
+    By the study's first reference, and its first judge, if none is named; a term that lacks a score is left out. A StudyError: the judge has
+    not scored both.
     """
-    scores, general = load_scores(study), study.by_role("general")
+    scores, models = load_scores(study), [study.by_role("general"), run]
     judge = judge or scores["judge"].iloc[0]
     block = scores[(scores["judge"] == judge) & (scores["reference"] == scores["reference"].iloc[0])]
-    if missing := {general, run} - set(block["run"]):
+    if missing := set(models) - set(block["run"]):
         raise StudyError(f"{judge} has not scored {', '.join(sorted(missing))}; it has scored {', '.join(block['run'].unique()) or 'nothing'}")
-    pairs = block.pivot(index="term_id", columns="run", values="score")[[general, run]].dropna().set_axis(["before", "after"], axis=1)
-    facts = block[block["run"] == run].drop(columns=["score", "status", "run", "judge", "reference", "reply"], errors="ignore")
-    return facts.merge(pairs.assign(gain=pairs["after"] - pairs["before"]), left_on="term_id", right_index=True).reset_index(drop=True)
-
-
-def extremes(study: Study, run: str, judge: str = "") -> pd.DataFrame:
-    """The three terms gained and the three lost most, with both models' definitions: term, translation, before, after, and the two texts."""
-    table, models = gains(study, run, judge), [study.by_role("general"), run]
+    pairs = block.pivot(index="term_id", columns="run", values="score")[models].dropna().set_axis(["before", "after"], axis=1)
+    table = block.drop_duplicates("term_id").set_index("term_id")[["term", "translation"]].join(pairs, how="inner")
+    gain = (table["after"] - table["before"]).sort_values(ascending=False, kind="stable")
+    picked = table.loc[[*gain.index[gain > 0][:3], *gain.index[gain < 0][-3:]]]
     texts = definitions.rows(study, models).pivot(index="term_id", columns="run", values="definition").rename(index=str)
-    ordered = table.sort_values("gain", ascending=False, kind="stable")
-    picked = pd.concat([ordered[ordered["gain"] > 0].head(3), ordered[ordered["gain"] < 0].tail(3)]).set_index("term_id")
-    picked = picked[["term", "translation", "before", "after"]].join(texts[models].rename(columns=lambda model: row_label(study, model)))
-    return picked.reset_index(drop=True)
+    return picked.join(texts[models].rename(columns=lambda model: row_label(study, model))).reset_index(drop=True)
 
 
 def one_term(study: Study, term: str) -> pd.DataFrame:

@@ -76,10 +76,9 @@ def _base(study: Study, name: str) -> tuple[dict, str]:
 
 def match(study: Study, facts: Facts) -> str:
     """A line that says the parents merge; a StudyError if they differ in what decides on their tensors."""
-    first, *others = facts  # those that are known before they are made
-    ours = meaning(facts[first]["config"]) | {"vocab_size": facts[first].get("rows", facts[first]["config"].vocab_size)}
-    for other in others:
-        theirs = meaning(facts[other]["config"]) | {"vocab_size": facts[other].get("rows", facts[other]["config"].vocab_size)}
+    known = {name: meaning(fact["config"]) | {"vocab_size": fact.get("rows", fact["config"].vocab_size)} for name, fact in facts.items()}
+    (first, ours), *others = known.items()  # those that are known before they are made
+    for other, theirs in others:
         for key in ours:
             if ours[key] != theirs[key] and key not in ONLY_SHOWN:
                 names = [study.constituents[name].weights for name in (other, first)]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from xlm_utils import benchmark
 from xlm_utils.ask.cards import Card, load_card
+from xlm_utils.generate.generation import runs
 from xlm_utils.judge import people
 from xlm_utils.models.constituents import locate, source
 from xlm_utils.run.preflight import preflight
@@ -29,7 +30,6 @@ def outputs(study: Study) -> dict[str, list[Path]]:
 
     A study whose sweep says ``run: true`` has three stages more, after 05.
     """
-    from xlm_utils.generate.generation import runs
 
     def chosen(names: Iterable[str]) -> list[str]:
         return [name for name in names if study.method in ("all", name)]

@@ -19,6 +19,8 @@ from xlm_utils import models
 from xlm_utils.ask.cards import load_card
 from xlm_utils.benchmark import prepared
 from xlm_utils.benchmark.tasks import data
+from xlm_utils.curate.release import sources
+from xlm_utils.curate.vocabulary import source_path
 from xlm_utils.merge import evolution, fitness
 from xlm_utils.merge.merging import is_searched
 from xlm_utils.merge.methods import check_specification
@@ -29,7 +31,9 @@ from xlm_utils.study import Study, StudyError, pick_device, relative
 from xlm_utils.study.method_cards import read_card
 from xlm_utils.study.names import parse
 from xlm_utils.study.records import read_manifest
+from xlm_utils.study.settings import project_path
 from xlm_utils.translate.dictionary import jmdict_file
+from xlm_utils.translate.reviewed import read_list
 
 ROOM = 2 * GIB  # beside a model's weights, for a batch and what the libraries take
 LARGE = 1e9  # parameters
@@ -94,11 +98,6 @@ def preflight(study: Study, stages: Collection[str], here: bool = True) -> None:
 
 
 def _terminology(study: Study) -> str:
-    from xlm_utils.curate.release import sources
-    from xlm_utils.curate.vocabulary import source_path
-    from xlm_utils.study.settings import project_path
-    from xlm_utils.translate.reviewed import read_list
-
     if study.translation.reviewed and study.translation.translator == "jmdict":
         read_list(project_path(study.translation.reviewed))
     path = source_path(study)

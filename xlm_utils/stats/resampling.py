@@ -37,10 +37,11 @@ def compare_means(pairs: Sequence[tuple[Sequence[float], Sequence[float]]], seed
         return _missing(n, "no items with both scores")
     draw, found, resampled, swapped = np.random.default_rng(seed), 0.0, np.zeros(RESAMPLES), np.zeros(RESAMPLES)
     for gaps in sets:
-        means, flipped = _draw(draw, gaps)
+        values, counts = np.unique(gaps, return_counts=True)  # equal differences are alike: their counts say all
+        signs = 2 * draw.binomial(counts, 0.5, (RESAMPLES, len(counts))) - counts
         found += gaps.mean() / len(sets)
-        resampled += means / len(sets)
-        swapped += flipped / len(sets)
+        resampled += draw.multinomial(len(gaps), counts / len(gaps), RESAMPLES) @ values / len(gaps) / len(sets)
+        swapped += signs @ values / len(gaps) / len(sets)
     result = _result(n, found, resampled, swapped)
     return result if (exact := _exact(sets, abs(found))) is None else result | {"p": exact}
 
@@ -57,14 +58,6 @@ def _exact(sets: list[np.ndarray], found: float) -> float | None:
             sums = np.add.outer(sums, size * (2 * ups - count) / len(gaps) / len(sets)).ravel()
             shares = np.multiply.outer(shares, stats.binom.pmf(ups, count, 0.5)).ravel()
     return min(1.0, float(shares[np.abs(sums) >= found - 1e-9].sum()))
-
-
-def _draw(draw: np.random.Generator, gaps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means of resampled differences, and of differences with random signs, shape (resamples,) each."""
-    n = len(gaps)
-    values, counts = np.unique(gaps, return_counts=True)  # equal differences are alike: their counts say all
-    signs = 2 * draw.binomial(counts, 0.5, (RESAMPLES, len(counts))) - counts
-    return draw.multinomial(n, counts / n, RESAMPLES) @ values / n, signs @ values / n
 
 
 def compare_correlations(a: Sequence[float], b: Sequence[float], gold: Sequence[float], seed: int = 0) -> dict:

@@ -158,12 +158,11 @@ def load(name: str, path: str, files: dict, needs: list, config: str | None = No
     source = _from_folder(name, path, files, needs, raw or {}, data_dir) if data_dir else _from_hub(name, path, files, needs, config, raw)
     for split, rows in source:
         checked = [row for row in (check_row(name, path, where, row) for where, row in rows) if row is not None]
-        if not checked and split in needs:
-            raise DataError(f"data set {name}: no usable rows for its {split} split, get a whole copy from {HUB}{path}")
         if checked:
             found[split] = datasets.Dataset.from_list(checked)
     if missing := [split for split in needs if split not in found]:
-        raise DataError(f"data set {name}: {path} has no {missing[0]} split; put {files[missing[0]]} into a folder and name it in data_dir")
+        copy = f"get a whole copy from {HUB}{path}, put it into a folder as {files[missing[0]]} and name the folder in data_dir"
+        raise DataError(f"data set {name}: no usable rows for its {missing[0]} split; {copy}")
     return datasets.DatasetDict(found)
 
 
