@@ -8,7 +8,7 @@ from xlm_utils.models import hub
 from xlm_utils.models.configs import read_config
 from xlm_utils.models.hints import PretrainedConfig, PreTrainedModel
 from xlm_utils.models.libraries import quiet
-from xlm_utils.models.weights import header
+from xlm_utils.models.weights import opened
 from xlm_utils.study import ROOT, StudyError
 
 WITHOUT_ADAPTER = {"adapter_kwargs": {"subfolder": "none"}}  # for from_pretrained, which applies an adapter left in a model's folder once more
@@ -106,7 +106,8 @@ def read(adapter: Path) -> tuple[dict, dict[str, tuple[int, ...]]]:
     except ValueError as error:
         raise StudyError(f"adapter {adapter}: adapter_config.json is not JSON ({error})") from None
     if file.is_file():
-        return about, {name: tuple(entry["shape"]) for name, entry in header(file).items()}
+        tensors = opened(file)
+        return about, {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
     if not old.is_file():
         raise StudyError(f"adapter {adapter}: there is no adapter_model.safetensors in it")
     import torch
