@@ -6,8 +6,7 @@ from pathlib import Path
 
 from xlm_utils.models import hub
 from xlm_utils.models.configs import read_config
-from xlm_utils.models.hints import PretrainedConfig, PreTrainedModel
-from xlm_utils.models.libraries import quiet
+from xlm_utils.models.libraries import PretrainedConfig, PreTrainedModel, quiet
 from xlm_utils.models.weights import opened
 from xlm_utils.study import ROOT, StudyError
 

@@ -3,8 +3,7 @@
 import json
 from pathlib import Path
 
-from xlm_utils.models.hints import PretrainedConfig, PreTrainedTokenizerBase
-from xlm_utils.models.libraries import quiet
+from xlm_utils.models.libraries import PretrainedConfig, PreTrainedTokenizerBase, quiet
 from xlm_utils.study import StudyError
 
 OLD_ROPE = ("rope_theta", "rope_scaling", "rope_local_base_freq", "partial_rotary_factor")  # transformers 4; 5 has rope_parameters

@@ -12,8 +12,7 @@ from unittest.mock import patch
 
 from xlm_utils.models import adapters, hub
 from xlm_utils.models.configs import read_tokenizer, spell_rope_twice
-from xlm_utils.models.hints import PreTrainedModel, PreTrainedTokenizerBase
-from xlm_utils.models.libraries import quiet
+from xlm_utils.models.libraries import PreTrainedModel, PreTrainedTokenizerBase, quiet
 from xlm_utils.models.trimming import cut, trim
 from xlm_utils.study import ROOT, Study, StudyError
 from xlm_utils.study.records import cached_step, digest, read_manifest, sha256

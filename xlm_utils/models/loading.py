@@ -6,8 +6,7 @@ from pathlib import Path
 
 from xlm_utils.models.adapters import WITHOUT_ADAPTER
 from xlm_utils.models.constituents import locate
-from xlm_utils.models.hints import PreTrainedModel, PreTrainedTokenizerBase
-from xlm_utils.models.libraries import quiet
+from xlm_utils.models.libraries import PreTrainedModel, PreTrainedTokenizerBase, quiet
 from xlm_utils.models.turns import leave_open, stop_tokens
 from xlm_utils.models.weights import EMBEDDINGS, HEAD, Tensors, eos_ids
 from xlm_utils.study import Study, StudyError, pick_device

@@ -11,8 +11,7 @@ import re
 from pathlib import Path
 
 from xlm_utils.models.configs import spell_rope_twice
-from xlm_utils.models.hints import PreTrainedTokenizerBase
-from xlm_utils.models.libraries import quiet
+from xlm_utils.models.libraries import PreTrainedTokenizerBase, quiet
 from xlm_utils.study import StudyError
 from xlm_utils.study.records import cached_step, digest, sha256
 

@@ -4,7 +4,7 @@ import re
 from datetime import datetime
 from unittest.mock import patch
 
-from xlm_utils.models.hints import PreTrainedTokenizerBase
+from xlm_utils.models.libraries import PreTrainedTokenizerBase
 from xlm_utils.study import StudyError
 
 DATE = datetime(2024, 7, 26)  # what a template that prints today's date is given, or prompts would change at midnight; Llama-3.1 falls back to it
