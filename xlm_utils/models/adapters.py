@@ -97,18 +97,14 @@ def applied(base: Path, adapter: Path, called: str) -> PreTrainedModel:
 
 def read(adapter: Path) -> tuple[dict, dict[str, tuple[int, ...]]]:
     """An adapter's config, and its tensors' shapes. A StudyError: a file is missing or can't be read."""
-    file, old, config = adapter / "adapter_model.safetensors", adapter / "adapter_model.bin", adapter / "adapter_config.json"
+    file, config = adapter / "adapter_model.safetensors", adapter / "adapter_config.json"
     if not config.is_file():
         raise StudyError(f"adapter {adapter}: there is no adapter_config.json in it")
     try:
         about = json.loads(config.read_text(encoding="utf-8"))
     except ValueError as error:
         raise StudyError(f"adapter {adapter}: adapter_config.json is not JSON ({error})") from None
-    if file.is_file():
-        tensors = opened(file)
-        return about, {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
-    if not old.is_file():
+    if not file.is_file():
         raise StudyError(f"adapter {adapter}: there is no adapter_model.safetensors in it")
-    import torch
-
-    return about, {name: tuple(tensor.shape) for name, tensor in torch.load(old, map_location="meta", weights_only=True).items()}
+    tensors = opened(file)
+    return about, {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
