@@ -8,7 +8,8 @@ from xlm_utils.models import hub
 from xlm_utils.models.configs import read_config
 from xlm_utils.models.libraries import PretrainedConfig, PreTrainedModel, quiet
 from xlm_utils.models.weights import opened
-from xlm_utils.study import ROOT, StudyError
+from xlm_utils.study import StudyError
+from xlm_utils.study.settings import project_path
 
 WITHOUT_ADAPTER = {"adapter_kwargs": {"subfolder": "none"}}  # for from_pretrained, which applies an adapter left in a model's folder once more
 PARTS = r"lora_\w+|modules_to_save|original_module|base_layer|trainable_tokens\w*|ia3_l|oft_\w+|weight|bias"
@@ -17,9 +18,8 @@ PART = re.compile(rf"(?P<module>.+?)\.(?P<part>{PARTS})(\..+)?")
 
 def find(adapter: str) -> Path:
     """The folder of an adapter: as named, below the repository's root, or fetched from the hub. A StudyError: it is nowhere."""
-    there = [folder for folder in (ROOT / adapter, Path(adapter).expanduser()) if folder.is_dir()]
-    if there:
-        return there[0]
+    if (folder := project_path(adapter)).is_dir():
+        return folder
     if adapter.count("/") != 1 or adapter.startswith((".", "/", "~")):
         raise StudyError(f"adapter {adapter}: there is no such folder")
     return hub.from_hub(adapter, None, hub.ADAPTER)
