@@ -29,16 +29,12 @@ def draw_terms(study: Study) -> Path:
         table = table[table["translation"] != ""]
         single = table.sample(frac=1, random_state=study.seed).drop_duplicates("concept").drop_duplicates("translation")
         own = _halves(single, size, "vocabulary.sample") if size else table.head(0)
-        validation = _halves(without(single, own), swept, "sweep.terms") if apart else table.head(0)
-        if study.sweeps and size and not study.sweep_of:  # told now, before anything is merged
-            _halves(without(single, own), swept, "sweep.terms")
-        if study.sweep_of:
-            table = validation
-        elif size:
-            table = own
-        elif len(rest := without(table, validation)) < len(table):
+        drawn = study.sweep_of or study.sweeps or not size  # where the sweep is still to come, so that too few are told before anything is merged
+        validation = _halves(without(single, own), swept, "sweep.terms") if drawn else table.head(0)
+        rest = without(table, validation)
+        if not study.sweep_of and not size and len(rest) < len(table):
             print(f"terms.csv: {len(table) - len(rest)} of {len(table)} terms are set aside for the sweep and not run by the study itself")
-            table = rest
+        table = validation if study.sweep_of else own if size else rest
         table.to_csv(step.partial, index=False)
         step.finish(rows=len(table))
     return step.path
