@@ -1,6 +1,6 @@
 """A list of translations that somebody has read one by one, in the place of the dictionary's automatic choice."""
 
-import re
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +12,6 @@ from xlm_utils.translate.dictionary import query
 
 COLUMNS = ("term_id", "term", "verdict", "entry", "form", "translation", "note")
 FILLED = {"dictionary": ("entry", "form"), "written": ("translation", "note"), "dropped": ("note",)}  # what each verdict must say, and alone may
-FORM = re.compile("([kr])([0-9]+)")
 
 
 def read_list(file: Path) -> pd.DataFrame:
@@ -43,22 +42,20 @@ def read_list(file: Path) -> pd.DataFrame:
             continue
         if row.term.lower() not in glosses.get(row.entry, ()):
             raise StudyError(f"{place}: JMdict has no entry {row.entry} with the gloss {row.term!r}")
-        kind, index = FORM.fullmatch(row.form).groups() if FORM.fullmatch(row.form) else ("", 0)
-        words = forms.get((row.entry, kind), [])
-        if int(index) >= len(words):
+        if (word := forms.get((row.entry, row.form))) is None:
             raise StudyError(f"{place}: entry {row.entry} has no form {row.form!r}; k0, k1 … are its kanji and r0, r1 … its readings")
-        rows.loc[row.Index, "translation"] = words[int(index)]
+        rows.loc[row.Index, "translation"] = word
     return rows
 
 
-def _entries(entries: pd.Series) -> tuple[dict[tuple[str, str], list[str]], dict[str, set[str]]]:
-    """JMdict's words by entry and kind, in the dictionary's order, and its glosses by entry."""
-    numbers = ", ".join(sorted(set(entries[entries.str.fullmatch("[0-9]+")])))
-    forms = {}
-    for kind, table in (("k", "Kanji"), ("r", "Kana")):
-        found = query(f"select idseq, text from {table} where idseq in ({numbers}) order by ID")
-        forms |= {(str(entry), kind): words.tolist() for entry, words in found.groupby("idseq")["text"]}
-    glosses = query(f"select s.idseq, lower(g.text) as gloss from SenseGloss g join Sense s on s.ID = g.sid where s.idseq in ({numbers})")
+def _entries(entries: pd.Series) -> tuple[dict[tuple[str, str], str], dict[str, set[str]]]:
+    """JMdict's words by entry and form (k0, k1 … and r0, r1 … in the dictionary's order), and its glosses by entry."""
+    asked, number = json.dumps(entries.tolist()), "row_number() over (partition by idseq order by ID) - 1"
+    within = "where idseq in (select cast(value as integer) from json_each(?))"
+    words = [query(f"select idseq, '{kind}' || ({number}) as form, text from {table} {within}", asked)
+             for kind, table in (("k", "Kanji"), ("r", "Kana"))]  # fmt: skip
+    forms = {(str(row.idseq), row.form): row.text for row in pd.concat(words).itertuples()}
+    glosses = query(f"select idseq, lower(g.text) as gloss from SenseGloss g join Sense s on s.ID = g.sid {within}", asked)
     return forms, {str(entry): set(texts) for entry, texts in glosses.groupby("idseq")["gloss"]}
 
 
