@@ -1,6 +1,7 @@
 """From a folder of weights to a loaded model that decodes greedily and knows where to stop."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,7 +28,8 @@ def pick_dtype(study: Study, device: str) -> tuple[str, str]:
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bfloat16", "the GPU computes in bfloat16"
         return "float16", "the GPU has no bfloat16 units"
-    if "amx_bf16" in _cpu_flags() or "avx512_bf16" in _cpu_flags():
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists() and re.search("amx_bf16|avx512_bf16", cpuinfo.read_text(encoding="utf-8")):
         return "bfloat16", "the CPU has bfloat16 instructions"
     return "float32", "the CPU has no bfloat16 instructions"
 
@@ -50,11 +52,6 @@ def can_drop_rows(model: PreTrainedModel) -> bool:
     from transformers import DynamicCache
 
     return all(hasattr(layer, "batch_select_indices") for layer in DynamicCache(config=model.config).layers)
-
-
-def _cpu_flags() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    return cpuinfo.read_text() if cpuinfo.exists() else ""
 
 
 def load(study: Study, name: str, dtype: str = "") -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
