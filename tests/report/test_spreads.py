@@ -15,7 +15,7 @@ from xlm_utils.generate import generation
 from xlm_utils.merge import merging, methods
 from xlm_utils.merge.methods import resolve
 from xlm_utils.report import benchmark_columns, results, spreads, tables
-from xlm_utils.study import PARAMS, inputs, method_cards, names, open_study
+from xlm_utils.study import PARAMS, inputs, names, open_study
 from xlm_utils.study.inputs import StudyError
 from xlm_utils.study.names import parse
 from xlm_utils.study.records import Step, read_manifest
@@ -82,7 +82,7 @@ def test_a_grid_of_two_parameters_is_every_combination_with_its_base():
 
 
 def test_a_grid_outside_of_a_card_names_the_file(tmp_path, monkeypatch):
-    for module in (inputs, names, method_cards):
+    for module in (inputs, names):
         monkeypatch.setattr(module, "PARAMS", tmp_path)
     for folder in ("sweeps", "methods"):
         (tmp_path / folder).mkdir()

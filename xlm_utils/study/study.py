@@ -12,8 +12,7 @@ from typing import Any
 
 from xlm_utils.study import notebook
 from xlm_utils.study.inputs import PARAMS, ROOT, StudyError, checked, listed, read_prompt, read_yaml, relative, short
-from xlm_utils.study.method_cards import read_card
-from xlm_utils.study.names import grid, parse
+from xlm_utils.study.names import grid, parse, read_card
 from xlm_utils.study.notebook import mount_drive, parameter_cells, parameters_of, tidy_kernel
 from xlm_utils.study.overrides import ADDING, BENCHMARKING, MERGING, OVERRIDES, SMOKE, apply, given, is_file, split_name, suffix
 from xlm_utils.study.records import commit, versions
