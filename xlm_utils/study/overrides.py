@@ -1,7 +1,7 @@
 """Single values of a preset changed for one run: by a notebook's parameters, or in the run's name (``demo+limit=8``)."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from xlm_utils.study.inputs import NAME, StudyError, short
@@ -21,7 +21,7 @@ OVERRIDES = {
 }
 MERGING = ("evaluations", "seed", "smoke")  # these change merges without changing their names
 BENCHMARKING = (*MERGING, "base", "items", "data_dir", "chat_template")  # all that a benchmark's result depends on
-ADDING = ("dare_seeds",)  # these add results and change none, so they need no folder of their own
+OWN = {*OVERRIDES, "smoke", "sweep"} - {"dare_seeds"}  # these change results; dare_seeds only adds some, so it needs no folder of its own
 TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 SMOKE = {"limit": 4, "items": 1, "max_new_tokens": 12, "evaluations": 2}  # XLM_SMOKE=1: the size of the tests
 
@@ -67,6 +67,6 @@ def apply(preset: dict, changed: Mapping[str, object]) -> None:
             target[last] = value
 
 
-def suffix(changed: Mapping[str, object]) -> str:
-    """What overrides add to the name of a run's folder."""
-    return "".join(f"+{key}={Path(str(value)).name}" for key, value in sorted(changed.items()))
+def suffix(changed: Mapping[str, object], of: Collection[str]) -> str:
+    """What those overrides of a kind add to the name of a run's folder."""
+    return "".join(f"+{key}={Path(str(value)).name}" for key, value in sorted(changed.items()) if key in of)
