@@ -103,7 +103,6 @@ def _with_adapter(base: Path, adapter: Path, called: str) -> Path:
         if step.done:
             return step.path
         print(f"merging the adapter {adapter.name} into {base.name} (once)")
-        quiet()
         tokenizer = read_tokenizer(adapter if (adapter / "tokenizer_config.json").is_file() else base, called)
         _save(adapters.applied(base, adapter, called), tokenizer, step.partial)
         step.finish()
