@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xlm_utils.models.configs import read_config
+from xlm_utils.models.turns import as_list
 from xlm_utils.study import StudyError
 
 if TYPE_CHECKING:
     import torch
     from safetensors import safe_open
 
-ROWS = 64  # of each matrix, to estimate a distance without reading a model whole
 FLOATING = ("F64", "F32", "F16", "BF16")  # in a safetensors header; others are quantised
 BUFFERS = re.compile(r"(rotary_emb\.\w+|position_ids|masked_bias|\battn\.bias|\battention\.bias)$")  # stored by older versions, made anew on loading
 EMBEDDINGS = re.compile("emb(?!ed_out)|wte|wpe")  # embed_out is GPT-NeoX's head
@@ -45,10 +45,6 @@ class Tensors:
     def layers(self) -> int:
         """How many layers the tensors' names count."""
         return 1 + max((int(found[1]) for found in map(LAYER.search, self.shapes) if found), default=-1)
-
-    def head(self, name: str) -> "torch.Tensor":
-        """The first rows of a matrix, without reading the others, in float64."""
-        return self._file[name].get_slice(name)[:ROWS].double()
 
 
 def squared_distance(ours: "torch.Tensor", theirs: "torch.Tensor") -> float:
@@ -91,9 +87,7 @@ def opened(file: Path) -> "safe_open":
 
 def eos_ids(folder: Path) -> list[int]:
     """Ids of the tokens that end a generation: of the generation config if it names any, else of the config."""
-    for file in ("generation_config.json", "config.json"):
-        if (folder / file).exists():
-            ids = json.loads((folder / file).read_text(encoding="utf-8")).get("eos_token_id")
-            if ids is not None:
-                return ids if isinstance(ids, list) else [ids]
+    for file in (folder / "generation_config.json", folder / "config.json"):
+        if file.exists() and (ids := json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")) is not None:
+            return as_list(ids)
     return []
