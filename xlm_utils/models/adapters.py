@@ -6,7 +6,7 @@ from pathlib import Path
 
 from xlm_utils.models import hub
 from xlm_utils.models.configs import read_config
-from xlm_utils.models.libraries import PretrainedConfig, PreTrainedModel, quiet
+from xlm_utils.models.libraries import PretrainedConfig, PreTrainedModel
 from xlm_utils.models.weights import opened
 from xlm_utils.study import StudyError
 from xlm_utils.study.settings import project_path
@@ -37,7 +37,6 @@ def check(adapter: Path, config: PretrainedConfig, base: str) -> int:
     Raises:
         StudyError: files are missing or unreadable, a tensor doesn't fit, or the adapter changes a head tied to its embedding.
     """
-    quiet()
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.pytorch_utils import Conv1D

@@ -105,13 +105,11 @@ def parse(name: str) -> Name:
     found = GRAMMAR.fullmatch(name)
     if not found or len(name) > 150:  # it names files
         raise StudyError(f"method {short(name)}: a name is card[~parameter=value,…][@base][#seed], such as ties~density=0.3@ancestor")
-    values = {}
-    for part in (found["values"] or "").split(",") if found["values"] else ():
-        parameter, _, value = part.partition("=")
-        try:
-            values[parameter] = float(value)
-        except ValueError:
-            raise StudyError(f"method {name!r}: {part!r} must be parameter=number, as in ties~density=0.3") from None
+    parts = [part.partition("=") for part in (found["values"] or "").split(",") if found["values"]]
+    try:
+        values = {parameter: float(value) for parameter, _, value in parts}
+    except ValueError:
+        raise StudyError(f"method {name!r}: {found['values']!r} must be parameter=number, as in ties~density=0.3") from None
     return Name(found["card"], values, found["base"] or "", str(int(found["seed"])) if (found["seed"] or "").isdecimal() else found["seed"] or "")
 
 

@@ -59,14 +59,12 @@ def terms(study: Study) -> pd.DataFrame:
     file = study.folder / "terms.csv"
     if study.sweep_of:
         terms(study.sweep_of)  # translates the vocabulary, if need be
-        draw_terms(study)
-    elif (study.folder / "translated.csv").exists():  # drawn anew if the seed or the sample has changed
-        draw_terms(study)
-    if not file.exists():
+    elif not (study.folder / "translated.csv").exists():
+        if file.exists():
+            return read_terms(file)
         if study.translation.translator != "jmdict":
             raise StudyError(f"no terms yet; run 01_curate.ipynb and 02_translate.ipynb with {study.options()}")
         print("no terms.csv yet: curating and translating the vocabulary first (seconds)")
         curate(study)
         translate(study)
-        draw_terms(study)
-    return read_terms(file)
+    return read_terms(draw_terms(study))  # drawn anew if the seed or the sample has changed
