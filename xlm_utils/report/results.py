@@ -12,7 +12,7 @@ from xlm_utils.stats import statistics
 from xlm_utils.study import ROOT, Study, StudyError, relative
 from xlm_utils.study.names import parse, read_card
 from xlm_utils.study.records import read_jsonl
-from xlm_utils.translate.drawing import terms
+from xlm_utils.translate.translation import terms
 
 PUBLISHED = ROOT / "data" / "published"
 BENCHMARKS = {
