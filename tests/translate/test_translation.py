@@ -12,7 +12,7 @@ import yaml
 from tests.support.loopback import Loopback
 from xlm_utils.curate import terminologies, vocabulary
 from xlm_utils.study import PARAMS, ROOT, StudyError, open_study
-from xlm_utils.translate import dictionary, llm, reviewed, translation
+from xlm_utils.translate import dictionary, llm, translation
 
 TEST_DATA = Path(os.environ.get("XLM_TEST_DATA", ROOT.parent / "shared" / "data"))
 LIST = ROOT / "data" / "demo" / "terms.csv"
@@ -90,7 +90,7 @@ def test_the_sample_is_seeded_and_half_seen(study):
 
 
 def test_the_reviewed_list_agrees_with_the_dictionary_and_serves_no_two_terms():
-    table = reviewed.read_list(LIST)  # raises where an entry lacks the gloss or the form
+    table = dictionary.read_list(LIST)  # raises where an entry lacks the gloss or the form
     kept = table[table["verdict"] != "dropped"]
     assert table["verdict"].value_counts().to_dict() == {"dictionary": 305, "dropped": 105, "written": 58}
     assert kept["translation"].is_unique
@@ -127,7 +127,7 @@ def test_the_demo_s_translations_are_the_list_s(study, capsys):
 )
 def test_a_broken_list_is_told_with_its_line(study, tmp_path, line, message):
     file = tmp_path / "mine.csv"
-    file.write_text(",".join(reviewed.COLUMNS) + f"\n{line}\n", encoding="utf-8")
+    file.write_text(",".join(dictionary.COLUMNS) + f"\n{line}\n", encoding="utf-8")
     study.settings = study.settings.model_copy(update={"translation": study.translation.model_copy(update={"reviewed": str(file)})})
     with pytest.raises(StudyError, match=rf"^mine.csv.*{message}"):
         translation.terms(study)

@@ -94,7 +94,7 @@ def _terminology(study: Study) -> str:
     from xlm_utils.curate.release import sources
     from xlm_utils.curate.vocabulary import source_path
     from xlm_utils.study.settings import project_path
-    from xlm_utils.translate.reviewed import read_list
+    from xlm_utils.translate.dictionary import read_list
 
     if study.translation.reviewed and study.translation.translator == "jmdict":
         read_list(project_path(study.translation.reviewed))

@@ -15,9 +15,8 @@ from xlm_utils.curate.vocabulary import curate, read_terms
 from xlm_utils.study import Study, StudyError
 from xlm_utils.study.records import Step, digest, fingerprint, sha256
 from xlm_utils.study.settings import project_path
-from xlm_utils.translate.dictionary import ORDER, jmdict
+from xlm_utils.translate.dictionary import ORDER, jmdict, reviewed
 from xlm_utils.translate.llm import SCHEMA, by_llm, prompts, translator_card
-from xlm_utils.translate.reviewed import reviewed
 
 
 def plan(study: Study, base_url: str = "") -> dict:
