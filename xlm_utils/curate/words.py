@@ -45,11 +45,8 @@ def spelling(term: str) -> str:
 
 @cache
 def _by_spelling() -> dict[str, int]:
-    most: dict[str, int] = {}
-    for word, count in brown_counts().items():
-        if word[-1].isalpha():
-            most[spelling(word)] = max(count, most.get(spelling(word), 0))
-    return most
+    counts = pd.Series({word: count for word, count in brown_counts().items() if word[-1].isalpha()})
+    return counts.groupby(spelling).max().to_dict()
 
 
 def frequency(word: str) -> int:

@@ -27,7 +27,7 @@ from xlm_utils.run.parents import GIB, Facts, in_gib, largest
 from xlm_utils.study import Study, StudyError, pick_device, relative
 from xlm_utils.study.names import parse, read_card
 from xlm_utils.study.records import read_manifest
-from xlm_utils.translate.dictionary import jmdict_file
+from xlm_utils.translate.dictionary import jmdict_file, read_list
 
 ROOM = 2 * GIB  # beside a model's weights, for a batch and what the libraries take
 LARGE = 1e9  # parameters
@@ -94,7 +94,6 @@ def _terminology(study: Study) -> str:
     from xlm_utils.curate.release import sources
     from xlm_utils.curate.vocabulary import source_path
     from xlm_utils.study.settings import project_path
-    from xlm_utils.translate.dictionary import read_list
 
     if study.translation.reviewed and study.translation.translator == "jmdict":
         read_list(project_path(study.translation.reviewed))
