@@ -27,7 +27,7 @@ from xlm_utils import models
 from xlm_utils.curate.vocabulary import read_terms
 from xlm_utils.generate import decoding, generation
 from xlm_utils.study import Study, open_study, pick_device
-from xlm_utils.translate import drawing
+from xlm_utils.translate import translation
 
 SHAPES = {  # hidden, layers, heads, key-value heads, intermediate, vocabulary
     "llama-3-8b": (4096, 32, 32, 8, 14336, 128256),
@@ -100,7 +100,7 @@ def demo(options: argparse.Namespace) -> None:
 
 
 def _terms(study: Study) -> pd.DataFrame:
-    drawing.terms(study)  # makes what is missing
+    translation.terms(study)  # makes what is missing
     table = read_terms(study.folder / "translated.csv")
     return table[table["translation"] != ""].drop_duplicates("translation")
 

@@ -13,7 +13,7 @@ from tests.test_notebooks import papermill
 from xlm_utils.generate.generation import runs
 from xlm_utils.study import ROOT, open_study
 from xlm_utils.study.records import Step, append_jsonl, read_jsonl
-from xlm_utils.translate import drawing
+from xlm_utils.translate import translation
 
 KEY = "sk-secret0123456789abcdefXYZ"
 
@@ -40,7 +40,7 @@ def assert_no_key(folder: Path) -> None:
 def finished_definitions() -> list[str]:
     """Definitions of every run of the study at smoke size, made up; returns the runs that are scored."""
     study = open_study("demo")
-    terms, names = drawing.terms(study), [run.name for run in runs(study)]
+    terms, names = translation.terms(study), [run.name for run in runs(study)]
     for name in names:
         with Step(study.folder / "definitions" / f"{name}.jsonl", made_up=name) as step:
             rows = [{"term_id": row.term_id, "run": name, "definition": f"{row.term}, as {name} says"} for row in terms.itertuples()]

@@ -9,7 +9,7 @@ import torch
 from tests.conftest import pico_tokenizer
 from xlm_utils import models
 from xlm_utils.generate import decoding
-from xlm_utils.models import continuing, loading
+from xlm_utils.models import loading
 from xlm_utils.study import StudyError, open_study
 
 TEXTS = ["用語：喘息\n定義：", "Term: asthma\nDefinition:", "yes", "はい いいえ no", "Term: wheezing\nDefinition:", "用語：気道", "a", "no"]
@@ -64,7 +64,7 @@ def test_finished_rows_are_not_computed_any_further(writing, monkeypatch):
 
     monkeypatch.setattr(model, "generate", watched)
     rows = decoding.complete(model, tokenizer, TEXTS, MOST)
-    unfinished = [sum(row["tokens"] >= done for row in rows) for done in range(0, MOST, continuing.SEGMENT["cpu"])]
+    unfinished = [sum(row["tokens"] >= done for row in rows) for done in range(0, MOST, loading.SEGMENT["cpu"])]
     assert sizes == [count for count in unfinished if count]
     assert sizes[-1] < sizes[0]
 
@@ -259,7 +259,7 @@ def test_a_row_that_repeats_eight_tokens_stops_there_alone_and_in_any_batch(writ
     model.generate = lambda **options: sizes.append(1) or generate(**options)
     (row,) = decoding.complete(model, tokenizer, ["a"], MOST, stop_at_loop=True)
     assert row["finish"] in ("loop", "empty", "stop")
-    assert len(sizes) < MOST / continuing.SEGMENT["cpu"]
+    assert len(sizes) < MOST / loading.SEGMENT["cpu"]
     model.lm_head.weight = tied
 
 

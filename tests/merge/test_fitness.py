@@ -92,7 +92,7 @@ def test_a_search_on_missing_or_too_few_rows_says_so(item_study, tmp_path):
 def test_a_search_may_look_at_the_margin_on_terms_that_no_table_reports(item_study):
     from xlm_utils.benchmark import transfer
     from xlm_utils.benchmark.harness import SharedPromptLM
-    from xlm_utils.translate.drawing import terms
+    from xlm_utils.translate.translation import terms
 
     the_study = item_study(evolution={"columns": ["transfer", "dc"], "items": 3, "fitness": "disjoint"})
     the_study.settings.__dict__["transfer"] = the_study.settings.transfer.model_copy(update={"rivals": 2})

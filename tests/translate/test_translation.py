@@ -12,7 +12,7 @@ import yaml
 from tests.support.loopback import Loopback
 from xlm_utils.curate import terminologies, vocabulary
 from xlm_utils.study import PARAMS, ROOT, StudyError, open_study
-from xlm_utils.translate import dictionary, drawing, llm, reviewed, translation
+from xlm_utils.translate import dictionary, llm, translation
 
 TEST_DATA = Path(os.environ.get("XLM_TEST_DATA", ROOT.parent / "shared" / "data"))
 LIST = ROOT / "data" / "demo" / "terms.csv"
@@ -80,17 +80,17 @@ def test_agreement_with_the_official_labels_is_as_reported(automatic):
 
 
 def test_the_sample_is_seeded_and_half_seen(study):
-    table = drawing.terms(study)
+    table = translation.terms(study)
     assert len(table) == 160
     assert table["seen"].sum() == 80
     assert (table["translation"] != "").all()
     assert table["concept"].is_unique
     (study.folder / "terms.csv").unlink()
-    pd.testing.assert_frame_equal(drawing.terms(study), table)
+    pd.testing.assert_frame_equal(translation.terms(study), table)
 
 
 def test_the_reviewed_list_agrees_with_the_dictionary_and_serves_no_two_terms():
-    table = reviewed.read_list(LIST)  # raises where an entry lacks the gloss or the form
+    table = dictionary.read_list(LIST)  # raises where an entry lacks the gloss or the form
     kept = table[table["verdict"] != "dropped"]
     assert table["verdict"].value_counts().to_dict() == {"dictionary": 305, "dropped": 105, "written": 58}
     assert kept["translation"].is_unique
@@ -102,7 +102,7 @@ def test_the_reviewed_list_agrees_with_the_dictionary_and_serves_no_two_terms():
 
 
 def test_the_demo_s_translations_are_the_list_s(study, capsys):
-    drawing.terms(study)
+    translation.terms(study)
     assert "terms.csv: 303 dictionary, 58 written, 92 dropped; 15 of its terms are not in the vocabulary" in capsys.readouterr().out
     table = vocabulary.read_terms(study.folder / "translated.csv").set_index("term")
     assert table["kind"].value_counts().drop("").to_dict() == {"dictionary": 303, "written": 58}
@@ -127,10 +127,10 @@ def test_the_demo_s_translations_are_the_list_s(study, capsys):
 )
 def test_a_broken_list_is_told_with_its_line(study, tmp_path, line, message):
     file = tmp_path / "mine.csv"
-    file.write_text(",".join(reviewed.COLUMNS) + f"\n{line}\n", encoding="utf-8")
+    file.write_text(",".join(dictionary.COLUMNS) + f"\n{line}\n", encoding="utf-8")
     study.settings = study.settings.model_copy(update={"translation": study.translation.model_copy(update={"reviewed": str(file)})})
     with pytest.raises(StudyError, match=rf"^mine.csv.*{message}"):
-        drawing.terms(study)
+        translation.terms(study)
 
 
 def test_a_list_that_is_not_there_is_told_when_the_study_is_opened(tmp_path):
@@ -141,7 +141,7 @@ def test_a_list_that_is_not_there_is_told_when_the_study_is_opened(tmp_path):
 
 
 def test_untranslated_rows_stay_marked(study):
-    drawing.terms(study)
+    translation.terms(study)
     table = pd.read_csv(study.folder / "translated.csv", keep_default_na=False)
     untranslated = table[table["translation"] == ""]
     assert len(table) == len(pd.read_csv(study.folder / "vocabulary.csv"))
@@ -151,21 +151,21 @@ def test_untranslated_rows_stay_marked(study):
 
 
 def test_terms_are_drawn_anew_when_the_study_s_file_asks_for_others(study, capsys):
-    before = drawing.terms(study)
+    before = translation.terms(study)
     study.settings = study.settings.model_copy(update={"vocabulary": study.vocabulary.model_copy(update={"sample": 6})})
-    assert len(drawing.terms(study)) == 6 < len(before)
+    assert len(translation.terms(study)) == 6 < len(before)
 
 
 def test_the_dictionary_translates_into_japanese_only(study):
     study.settings = study.settings.model_copy(update={"target": study.target.model_copy(update={"code": "de", "name": "German"})})
     with pytest.raises(StudyError, match="the dictionary knows Japanese only, and the target is German"):
-        drawing.terms(study)
+        translation.terms(study)
 
 
 def test_a_sample_larger_than_the_list_is_an_error(monkeypatch, tmp_path):
     monkeypatch.setenv("XLM_HOME", str(tmp_path))
     with pytest.raises(StudyError, match="can be drawn"):
-        drawing.terms(open_study("demo", limit=5000))
+        translation.terms(open_study("demo", limit=5000))
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_an_llm_translates_through_the_judges_runner_and_says_which_model_did(ll
         (llm_study.folder / "translated.csv").unlink()
         translation.translate(llm_study, server.openai)
         assert len(server.prompts) == calls  # replies are stored
-    drawing.draw_terms(llm_study)
+    translation.draw_terms(llm_study)
     assert set(pd.read_csv(llm_study.folder / "terms.csv")["term"]) == {"xanthinuria", "ophiasis"}
 
 

@@ -2,46 +2,26 @@
 
 import re
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from xlm_utils.study import StudyError
 
 REQUIRED = ("Concept", "Description", "Language")  # without the other two, definitions and parents are empty
 NAME = re.compile(r"x?(?:sct2_(Concept|Description|TextDefinition|Relationship)_|der2_cRefset_\w*?(Language))\w*?(Snapshot|Full)[-_].*\.txt")
+Member = Path | zipfile.Path  # one text file of a release: on disk, or inside an archive
 
 
-@dataclass(frozen=True)
-class Member:
-    """One text file of a release: on disk, or inside an archive."""
-
-    file: Path
-    modified: int
-    inside: str = ""
-
-    @property
-    def name(self) -> str:
-        return (self.inside or self.file.name).rpartition("/")[2]
-
-    @contextmanager
-    def open(self) -> Iterator[BinaryIO]:
-        if not self.inside:
-            with self.file.open("rb") as stream:
-                yield stream
-        else:
-            with zipfile.ZipFile(self.file) as archive, archive.open(self.inside) as stream:
-                yield stream
+def on_disk(member: Member) -> Path:
+    """The file that a member is, or lies in."""
+    return Path(member.root.filename) if isinstance(member, zipfile.Path) else member
 
 
 def _archived(file: Path) -> list[Member]:
     try:
-        with zipfile.ZipFile(file) as archive:
-            return [Member(file, file.stat().st_mtime_ns, name) for name in sorted(archive.namelist()) if NAME.fullmatch(name.rpartition("/")[2])]
+        archive = zipfile.ZipFile(file)
     except zipfile.BadZipFile as error:
         raise StudyError(f"{file.name}: neither a folder nor a whole zip ({error})") from None
+    return [zipfile.Path(archive, name) for name in sorted(archive.namelist()) if NAME.fullmatch(name.rpartition("/")[2])]
 
 
 def release(path: Path) -> dict[str, tuple[Member, ...]]:
@@ -54,7 +34,7 @@ def release(path: Path) -> dict[str, tuple[Member, ...]]:
     A StudyError: a kind is missing, an archive is none, or a file is there in two releases.
     """
     if path.is_dir():
-        unpacked = [Member(file, file.stat().st_mtime_ns) for file in sorted(path.rglob("*.txt")) if NAME.fullmatch(file.name)]
+        unpacked = [file for file in sorted(path.rglob("*.txt")) if NAME.fullmatch(file.name)]
         packed = [member for file in sorted(path.rglob("*.zip")) for member in _archived(file)]
         found = list({member.name: member for member in [*packed, *unpacked]}.values())
     else:
@@ -76,4 +56,4 @@ def release(path: Path) -> dict[str, tuple[Member, ...]]:
 
 def sources(path: Path) -> list[Path]:
     """The files on disk that ``labels`` reads, for a manifest."""
-    return sorted({member.file for members in release(path).values() for member in members})
+    return sorted({on_disk(member) for members in release(path).values() for member in members})

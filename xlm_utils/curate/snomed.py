@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from xlm_utils.curate.release import Member, release
+from xlm_utils.curate.release import Member, on_disk, release, sources
 from xlm_utils.study import StudyError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def _number(kind: str, column: str) -> bool:
 def _fault(member: Member, kind: str) -> str | None:
     """Where a file breaks its format, in words; a slow look at every line, after a fast reader has failed."""
     columns = COLUMNS[kind]
-    with member.open() as stream:
+    with member.open("rb") as stream:
         for line, raw in enumerate(stream, 1):
             try:
                 cells = raw.decode("utf-8").rstrip("\r\n").split("\t")
@@ -70,7 +70,7 @@ def _stream(member: Member, kind: str, wanted: list[str], keep: "Expression | No
 
     columns = COLUMNS[kind]
     types = {column: pa.int64() if _number(kind, column) else pa.string() for column in wanted}
-    with member.open() as stream:
+    with member.open("rb") as stream:
         try:
             header = stream.readline().decode("utf-8-sig").split()
         except UnicodeDecodeError:
@@ -114,7 +114,7 @@ def read(files: dict[str, tuple[Member, ...]], kind: str, wanted: list[str], kee
         except pa.ArrowInvalid as error:
             raise StudyError(_fault(member, kind) or f"{member.name}: {error}") from None
         except (zipfile.BadZipFile, zlib.error) as error:
-            raise StudyError(f"{member.file.name}: a damaged archive ({error})") from None
+            raise StudyError(f"{on_disk(member).name}: a damaged archive ({error})") from None
     if not tables:
         return pd.DataFrame(columns=wanted)
     states = pa.concat_tables(tables).sort_by("effectiveTime").group_by("id", use_threads=False)
@@ -142,19 +142,19 @@ def labels(path: Path, kind: str = "synonyms", language: str = "en-US") -> pd.Da
     """
     if "-" in language and language not in DIALECTS:
         raise StudyError(f"vocabulary.language = {language!r}: neither a language code such as 'en' nor one of {', '.join(DIALECTS)}")
-    return _labels(path.name, tuple(release(path).items()), kind, language)
+    return _labels(path, tuple((file, file.stat().st_mtime_ns) for file in sources(path)), kind, language)
 
 
 @cache  # a large edition takes a while; a file that changed is another argument
-def _labels(name: str, members: tuple[tuple[str, tuple[Member, ...]], ...], kind: str, language: str) -> pd.DataFrame:
+def _labels(path: Path, _changed: tuple[tuple[Path, int], ...], kind: str, language: str) -> pd.DataFrame:
     from pyarrow.compute import field
 
-    files, code = dict(members), language.partition("-")[0]
+    files, code = release(path), language.partition("-")[0]
     if "_Full" in files["Concept"][0].name:
-        print(f"{name}: no whole Snapshot, so the Full files are read and each row's latest state is taken")
+        print(f"{path.name}: no whole Snapshot, so the Full files are read and each row's latest state is taken")
     for optional, lost in (("TextDefinition", "definitions"), ("Relationship", "parents")):
         if optional not in files:
-            print(f"{name}: no {optional} file, so {lost} stay empty")
+            print(f"{path.name}: no {optional} file, so {lost} stay empty")
     active = read(files, "Concept", ["id"])["id"]
     wanted = ["id", "conceptId", "languageCode", "typeId", "term"]
     names = read(files, "Description", wanted, (field("languageCode") == code) | (field("typeId") == FULLY_SPECIFIED))
@@ -176,7 +176,7 @@ def _labels(name: str, members: tuple[tuple[str, tuple[Member, ...]], ...], kind
         rows = rows[rows["is_name"]]
     if rows.empty:
         there = ", ".join(sorted(read(files, "Description", ["languageCode"])["languageCode"].unique()))
-        raise StudyError(f"{name}: no active label ({kind}) in {language!r}; the release has descriptions in {there or 'no language'}")
+        raise StudyError(f"{path.name}: no active label ({kind}) in {language!r}; the release has descriptions in {there or 'no language'}")
     rows = rows.sort_values(["conceptId", "is_name", "id"], ascending=[True, False, True]).drop_duplicates(["conceptId", "term"])
 
     texts = read(files, "TextDefinition", ["id", "conceptId", "languageCode", "term"], field("languageCode") == code)

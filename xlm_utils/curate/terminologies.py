@@ -14,8 +14,7 @@ import pandas as pd
 from xlm_utils.study import StudyError
 from xlm_utils.study.inputs import read_text
 
-SYNONYM = re.compile(r'"((?:[^"\\]|\\.)*)"\s+(\w+)')
-DEFINITION = re.compile(r'"((?:[^"\\]|\\.)*)"')
+QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"(?:\s+(\w+))?')  # and the scope of a synonym
 COMMENT = re.compile(r'("(?:[^"\\]|\\.)*")|(?:^|\s)!.*')  # an exclamation mark inside quotation marks begins none
 CSV_COLUMNS = ("term", "definition", "translation", "concept", "parent")
 
@@ -67,10 +66,10 @@ def hpo_labels(file: Path) -> pd.DataFrame:
             continue
         if "name" not in entry:
             raise StudyError(f"{file.name}, line {line}: {concept} has no name; the file may have been cut off there")
-        found = DEFINITION.match(entry.get("def", [""])[0])
+        found = QUOTED.match(entry.get("def", [""])[0])
         definition = _plain(found[1]) if found else ""
         name = _plain(entry["name"][0])
-        exact = [_plain(m[1]) for s in entry.get("synonym", []) if (m := SYNONYM.match(s)) and m[2] == "EXACT"]
+        exact = [_plain(m[1]) for s in entry.get("synonym", []) if (m := QUOTED.match(s)) and m[2] == "EXACT"]
         in_snomed = any(x.startswith("SNOMEDCT_US:") for x in entry.get("xref", []))
         parent = entry.get("is_a", [""])[0].partition(" ")[0]
         for label in dict.fromkeys([name, *exact]):

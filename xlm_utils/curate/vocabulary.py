@@ -98,7 +98,10 @@ def _filter(study: Study, rule: str) -> tuple[list[tuple[str, pd.DataFrame]], di
     if settings.source == "hpo":
         keep("with a definition", table["definition"] != "")
     if settings.semantic_tags:
-        _check_tags(settings.semantic_tags, table["semantic_tag"])
+        there = table["semantic_tag"].value_counts()
+        if unknown := [tag for tag in settings.semantic_tags if tag not in there]:
+            common = ", ".join([tag for tag in there.index if tag][:12])
+            raise StudyError(f"vocabulary.semantic_tags: no label is tagged {unknown[0]!r}; the most frequent tags are {common}")
         keep(f"tagged {', '.join(settings.semantic_tags)}", table["semantic_tag"].isin(settings.semantic_tags))
     words = steps[-1][1]["term"].map(lambda term: counted_words(term, rule))
     keep(TERMS[rule], words.map(len) > 0)
@@ -140,13 +143,6 @@ def rare_terms(study: Study, rule: str | None = None) -> tuple[pd.DataFrame, pd.
     columns += [c for c in ("semantic_tag", "translation") if c in rows]
     funnel = pd.DataFrame([(name, len(left), left["concept"].nunique()) for name, left in steps], columns=["step", "rows", "concepts"])
     return rows[columns].reset_index(drop=True), funnel
-
-
-def _check_tags(tags: tuple[str, ...], there: pd.Series) -> None:
-    for tag in tags:
-        if not (there == tag).any():
-            common = ", ".join(there[there != ""].value_counts().head(12).index)
-            raise StudyError(f"vocabulary.semantic_tags: no label is tagged {tag!r}; the most frequent tags are {common}")
 
 
 def compare_rules(study: Study) -> pd.DataFrame:

@@ -1,7 +1,6 @@
 """What a single English word is: its spelling, how often it occurs in everyday text, its part of speech."""
 
 import re
-from collections import Counter
 from functools import cache
 
 import pandas as pd
@@ -31,18 +30,8 @@ ADVERB = re.compile(rf"{ADJECTIVE.pattern.removesuffix('$')}l?ly$")
 
 @cache
 def brown_counts() -> dict[str, int]:
-    """Occurrences of each lower-cased word type in the Brown corpus (49,815 types).
-
-    From the corpus where NLTK has it, else from the table that ships with the project (a test
-    recomputes the table).
-    """
-    try:
-        from nltk.corpus import brown
-
-        return Counter(word.lower() for word in brown.words())
-    except LookupError:
-        table = pd.read_csv(BROWN_COUNTS, keep_default_na=False)
-        return dict(zip(table["word"], table["count"], strict=True))
+    """Occurrences of each lower-cased word type in the Brown corpus (49,815 types), from the table that ships with the project."""
+    return pd.read_csv(BROWN_COUNTS, keep_default_na=False, index_col="word")["count"].to_dict()
 
 
 @cache
@@ -56,11 +45,8 @@ def spelling(term: str) -> str:
 
 @cache
 def _by_spelling() -> dict[str, int]:
-    most: dict[str, int] = {}
-    for word, count in brown_counts().items():
-        if word[-1].isalpha():
-            most[spelling(word)] = max(count, most.get(spelling(word), 0))
-    return most
+    counts = pd.Series({word: count for word, count in brown_counts().items() if word[-1].isalpha()})
+    return counts.groupby(spelling).max().to_dict()
 
 
 def frequency(word: str) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from xlm_utils import models
-from xlm_utils.models.hints import PreTrainedModel, PreTrainedTokenizerBase
+from xlm_utils.models.libraries import PreTrainedModel, PreTrainedTokenizerBase
 from xlm_utils.study import Study
 
 SHARE = {"cuda": 0.8, "cpu": 0.5}  # of the free memory; on a CPU other programs live there, too, and overstepping kills without a word
@@ -137,5 +137,4 @@ def release() -> None:
     import torch
 
     gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    torch.cuda.empty_cache()  # nothing where no GPU was used

@@ -19,7 +19,7 @@ from xlm_utils.judge import known, people, proxy
 from xlm_utils.study import Study, StudyError
 from xlm_utils.study.inputs import fill, read_prompt
 from xlm_utils.study.records import Step, digest, fingerprint, read_jsonl, read_manifest, write_text
-from xlm_utils.translate.drawing import terms
+from xlm_utils.translate.translation import terms
 
 PROMPT = "judge.txt"
 SCHEMA = {"type": "object", "properties": {"score": {"type": "integer"}}, "required": ["score"], "additionalProperties": False}

@@ -7,7 +7,7 @@ import pandas as pd
 
 from xlm_utils.study import ROOT, Study
 from xlm_utils.study.records import read_jsonl
-from xlm_utils.translate.drawing import terms
+from xlm_utils.translate.translation import terms
 
 FOLDER = ROOT / "data" / "demo" / "judge"
 LANGUAGES = {"language_source": "en", "language_target": "ja"}  # control → column of its text

@@ -17,7 +17,7 @@ import pandas as pd
 from xlm_utils.benchmark.prepared import data_folder
 from xlm_utils.merge.merging import RECIPE, digests, merge_into, parents
 from xlm_utils.merge.methods import Method, resolve
-from xlm_utils.models.hints import PreTrainedModel, PreTrainedTokenizerBase
+from xlm_utils.models.libraries import PreTrainedModel, PreTrainedTokenizerBase
 from xlm_utils.models.loading import load
 from xlm_utils.study import Study, StudyError
 from xlm_utils.study.names import parse

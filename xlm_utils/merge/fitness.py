@@ -12,7 +12,7 @@ from xlm_utils.benchmark import scores, transfer
 from xlm_utils.benchmark.prepared import COLUMN_OF, NO_CHOICES, columns, load_task, make_task, pools, spread
 from xlm_utils.curate.vocabulary import groups
 from xlm_utils.study import Study, StudyError
-from xlm_utils.translate.drawing import terms, unreported
+from xlm_utils.translate.translation import terms, unreported
 
 TRANSFER = "transfer"  # as a column of evolution.columns: no benchmark, but the margin of room ``benchmark.transfer``
 

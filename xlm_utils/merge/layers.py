@@ -9,7 +9,7 @@ import numpy as np
 
 from xlm_utils.models.weights import LAYER, Tensors, squared_distance
 from xlm_utils.study import Study, StudyError
-from xlm_utils.translate.drawing import unreported
+from xlm_utils.translate.translation import unreported
 
 
 def written_out(study: Study, config: dict, folders: Mapping[str, Path]) -> dict:

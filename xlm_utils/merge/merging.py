@@ -12,7 +12,7 @@ import yaml
 
 from xlm_utils.merge.layers import written_out
 from xlm_utils.merge.methods import DTYPES, check_specification, render, resolve
-from xlm_utils.models.configs import read_config, read_tokenizer, save_config
+from xlm_utils.models.configs import read_config, read_tokenizer, spell_rope_twice
 from xlm_utils.models.constituents import locate, source
 from xlm_utils.models.libraries import quiet
 from xlm_utils.models.weights import FLOATING, Tensors, eos_ids
@@ -229,7 +229,8 @@ def _dress(folder: Path, donor: Path) -> None:
 
     config = read_config(donor / "config.json", donor.name)
     config.dtype = DTYPES["out_dtype"]
-    save_config(config, folder, donor)
+    config.save_pretrained(folder)
+    spell_rope_twice(folder, donor)
     for file in map(Path, read_tokenizer(donor, donor.name).save_pretrained(folder)):
         if (own := donor / file.relative_to(folder)).is_file():  # byte for byte, and older versions can read it, too
             shutil.copyfile(own, file)

@@ -12,8 +12,7 @@ from typing import NamedTuple
 import yaml
 
 from xlm_utils.study import Study, StudyError
-from xlm_utils.study.method_cards import in_range, placeholders, read_card
-from xlm_utils.study.names import parse
+from xlm_utils.study.names import in_range, parse, placeholders, read_card
 
 DTYPES = {"dtype": "float32", "out_dtype": "bfloat16"}  # of the arithmetic, of the result
 

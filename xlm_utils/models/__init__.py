@@ -6,8 +6,7 @@ Notebook: 00, 04, 07.
 """
 
 from xlm_utils.models.constituents import locate, source
-from xlm_utils.models.continuing import continuations
 from xlm_utils.models.libraries import quiet
-from xlm_utils.models.loading import can_drop_rows, load, pick_dtype
+from xlm_utils.models.loading import can_drop_rows, continuations, load, pick_dtype
 from xlm_utils.models.trimming import report_bytes
 from xlm_utils.models.turns import DATE, as_list, chat, leave_open, said, stop_tokens

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from xlm_utils.models import hub
 from xlm_utils.models.configs import read_config
-from xlm_utils.models.hints import PretrainedConfig, PreTrainedModel
-from xlm_utils.models.libraries import quiet
-from xlm_utils.models.weights import header
-from xlm_utils.study import ROOT, StudyError
+from xlm_utils.models.libraries import PretrainedConfig, PreTrainedModel
+from xlm_utils.models.weights import opened
+from xlm_utils.study import StudyError
+from xlm_utils.study.settings import project_path
 
 WITHOUT_ADAPTER = {"adapter_kwargs": {"subfolder": "none"}}  # for from_pretrained, which applies an adapter left in a model's folder once more
 PARTS = r"lora_\w+|modules_to_save|original_module|base_layer|trainable_tokens\w*|ia3_l|oft_\w+|weight|bias"
@@ -18,9 +18,8 @@ PART = re.compile(rf"(?P<module>.+?)\.(?P<part>{PARTS})(\..+)?")
 
 def find(adapter: str) -> Path:
     """The folder of an adapter: as named, below the repository's root, or fetched from the hub. A StudyError: it is nowhere."""
-    there = [folder for folder in (ROOT / adapter, Path(adapter).expanduser()) if folder.is_dir()]
-    if there:
-        return there[0]
+    if (folder := project_path(adapter)).is_dir():
+        return folder
     if adapter.count("/") != 1 or adapter.startswith((".", "/", "~")):
         raise StudyError(f"adapter {adapter}: there is no such folder")
     return hub.from_hub(adapter, None, hub.ADAPTER)
@@ -38,7 +37,6 @@ def check(adapter: Path, config: PretrainedConfig, base: str) -> int:
     Raises:
         StudyError: files are missing or unreadable, a tensor doesn't fit, or the adapter changes a head tied to its embedding.
     """
-    quiet()
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.pytorch_utils import Conv1D
@@ -98,17 +96,14 @@ def applied(base: Path, adapter: Path, called: str) -> PreTrainedModel:
 
 def read(adapter: Path) -> tuple[dict, dict[str, tuple[int, ...]]]:
     """An adapter's config, and its tensors' shapes. A StudyError: a file is missing or can't be read."""
-    file, old, config = adapter / "adapter_model.safetensors", adapter / "adapter_model.bin", adapter / "adapter_config.json"
+    file, config = adapter / "adapter_model.safetensors", adapter / "adapter_config.json"
     if not config.is_file():
         raise StudyError(f"adapter {adapter}: there is no adapter_config.json in it")
     try:
         about = json.loads(config.read_text(encoding="utf-8"))
     except ValueError as error:
         raise StudyError(f"adapter {adapter}: adapter_config.json is not JSON ({error})") from None
-    if file.is_file():
-        return about, {name: tuple(entry["shape"]) for name, entry in header(file).items()}
-    if not old.is_file():
+    if not file.is_file():
         raise StudyError(f"adapter {adapter}: there is no adapter_model.safetensors in it")
-    import torch
-
-    return about, {name: tuple(tensor.shape) for name, tensor in torch.load(old, map_location="meta", weights_only=True).items()}
+    tensors = opened(file)
+    return about, {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118

@@ -3,8 +3,7 @@
 import json
 from pathlib import Path
 
-from xlm_utils.models.hints import PretrainedConfig, PreTrainedTokenizerBase
-from xlm_utils.models.libraries import quiet
+from xlm_utils.models.libraries import PretrainedConfig, PreTrainedTokenizerBase, quiet
 from xlm_utils.study import StudyError
 
 OLD_ROPE = ("rope_theta", "rope_scaling", "rope_local_base_freq", "partial_rotary_factor")  # transformers 4; 5 has rope_parameters
@@ -70,18 +69,12 @@ def meaning(config: PretrainedConfig) -> dict[str, object]:
         "norm epsilon": epsilons[0] if epsilons else None}  # fmt: skip
 
 
-def save_config(config: PretrainedConfig, folder: Path, like: Path | None = None) -> None:
-    """Write ``config.json`` with RoPE in both spellings: transformers 4 would read 10000 for a Llama-3's 500000.
+def spell_rope_twice(folder: Path, like: Path | None = None) -> None:
+    """Add transformers 4's keys to a ``config.json`` that transformers 5 has written: it would read 10000 for a Llama-3's 500000.
 
     Args:
         like: a model folder whose own spelling is kept, where it has the older one.
     """
-    config.save_pretrained(folder)
-    spell_rope_twice(folder, like)
-
-
-def spell_rope_twice(folder: Path, like: Path | None = None) -> None:
-    """Add transformers 4's keys to a ``config.json`` that transformers 5 has written."""
     file = folder / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
     rope = config.get("rope_parameters") or {}

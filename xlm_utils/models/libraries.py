@@ -1,8 +1,14 @@
-"""The model libraries, kept quiet."""
+"""The model libraries, kept quiet; and transformers' classes for annotations, without the seconds that importing them takes."""
 
 import logging
 import os
 import warnings
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+else:
+    PretrainedConfig = PreTrainedModel = PreTrainedTokenizerBase = Any
 
 
 def quiet() -> None:

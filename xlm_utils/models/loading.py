@@ -1,20 +1,26 @@
-"""From a folder of weights to a loaded model that decodes greedily and knows where to stop."""
+"""From a folder of weights to a loaded model that decodes greedily and knows where to stop; rows that have finished leave their batch."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from xlm_utils.models.adapters import WITHOUT_ADAPTER
 from xlm_utils.models.constituents import locate
-from xlm_utils.models.hints import PreTrainedModel, PreTrainedTokenizerBase
-from xlm_utils.models.libraries import quiet
-from xlm_utils.models.turns import leave_open, stop_tokens
+from xlm_utils.models.libraries import PreTrainedModel, PreTrainedTokenizerBase, quiet
+from xlm_utils.models.turns import as_list, leave_open, stop_tokens
 from xlm_utils.models.weights import EMBEDDINGS, HEAD, Tensors, eos_ids
 from xlm_utils.study import Study, StudyError, pick_device
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import DynamicCache
 
 UNSAID = {  # of a generation config: token ids, bookkeeping, and what has no say in greedy decoding anyway
     "eos_token_id", "bos_token_id", "pad_token_id", "transformers_version", "_from_model_config", "cache_implementation", "use_cache",
     "do_sample", "temperature", "top_k", "top_p", "max_length", "max_new_tokens"}  # fmt: skip
+SEGMENT = {"cuda": 16, "cpu": 4}  # steps between two looks at which rows have finished; on a GPU a row costs little and a look a wait
 BLOCK = 64  # weights that share one scale in nf4
 
 
@@ -28,7 +34,8 @@ def pick_dtype(study: Study, device: str) -> tuple[str, str]:
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bfloat16", "the GPU computes in bfloat16"
         return "float16", "the GPU has no bfloat16 units"
-    if "amx_bf16" in _cpu_flags() or "avx512_bf16" in _cpu_flags():
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists() and re.search("amx_bf16|avx512_bf16", cpuinfo.read_text(encoding="utf-8")):
         return "bfloat16", "the CPU has bfloat16 instructions"
     return "float32", "the CPU has no bfloat16 instructions"
 
@@ -51,11 +58,6 @@ def can_drop_rows(model: PreTrainedModel) -> bool:
     from transformers import DynamicCache
 
     return all(hasattr(layer, "batch_select_indices") for layer in DynamicCache(config=model.config).layers)
-
-
-def _cpu_flags() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    return cpuinfo.read_text() if cpuinfo.exists() else ""
 
 
 def load(study: Study, name: str, dtype: str = "") -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
@@ -116,3 +118,40 @@ def _left_out(folder: Path) -> str:
     file = folder / "generation_config.json"
     given = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     return ", ".join(f"{key} = {value}" for key, value in given.items() if key not in UNSAID and value and (value != 1 or key.endswith("_id")))
+
+
+def continuations(
+    model: PreTrainedModel, ids: "torch.Tensor", mask: "torch.Tensor", most: int, done: Callable[[list[int]], bool],
+    cache: "DynamicCache | None" = None) -> list[list[int]]:
+    """The tokens that ``generate`` puts behind each row, at most ``most``; what a row says after it is done may be among them.
+
+    The cache goes on from segment to segment, so nothing is computed twice.
+
+    Args:
+        done: whether a row has finished with these tokens, beside by a stop token.
+        cache: keys and values of the first columns of ``ids``.
+    """
+    import torch
+
+    # a hybrid's state (Qwen3.5, LFM2) can't be cut by row, so its batches stay whole
+    last, segment = ids.shape[1] + most, SEGMENT[ids.device.type] if can_drop_rows(model) else most
+    stops = set(as_list(model.generation_config.eos_token_id))
+    said: list[list[int]] = [[] for _ in ids]
+    pad = model.generation_config.pad_token_id
+    rows = list(range(len(ids)))  # that are not finished
+    with torch.inference_mode():
+        while rows and ids.shape[1] < last:
+            output = model.generate(
+                input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=min(segment, last - ids.shape[1]),
+                do_sample=False, num_beams=1, use_cache=True, pad_token_id=pad, return_dict_in_generate=True)  # fmt: skip
+            new = output.sequences[:, ids.shape[1] :]
+            for row, tokens in zip(rows, new.tolist(), strict=True):
+                said[row] += tokens
+            ids, cache = output.sequences, output.past_key_values
+            mask = torch.nn.functional.pad(mask, (0, new.shape[1]), value=1)
+            going = [i for i, row in enumerate(rows) if stops.isdisjoint(said[row]) and not done(said[row])]
+            if 0 < len(going) < len(rows) and ids.shape[1] < last:
+                cache.batch_select_indices(torch.tensor(going, device=ids.device))
+                ids, mask = ids[going], mask[going]
+            rows = [rows[i] for i in going]
+    return said

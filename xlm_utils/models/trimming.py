@@ -11,8 +11,7 @@ import re
 from pathlib import Path
 
 from xlm_utils.models.configs import spell_rope_twice
-from xlm_utils.models.hints import PreTrainedTokenizerBase
-from xlm_utils.models.libraries import quiet
+from xlm_utils.models.libraries import PreTrainedTokenizerBase, quiet
 from xlm_utils.study import StudyError
 from xlm_utils.study.records import cached_step, digest, sha256
 
@@ -65,13 +64,11 @@ def _save(base: Path, folder: Path, old: list[int], state: dict) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
-    tables = [(model.get_input_embeddings().weight, model.set_input_embeddings)]
-    if not model.config.tie_word_embeddings:
-        tables.append((model.get_output_embeddings().weight, model.set_output_embeddings))
-    chosen = [weight.detach()[torch.tensor(old)].clone() for weight, _ in tables]
+    ends = [model.get_input_embeddings] + [model.get_output_embeddings] * (not model.config.tie_word_embeddings)
+    kept = [end().weight.detach()[torch.tensor(old)] for end in ends]
     model.resize_token_embeddings(len(old))
-    for rows, module in zip(chosen, (model.get_input_embeddings(), model.get_output_embeddings()), strict=False):
-        module.weight.data.copy_(rows)
+    for end, rows in zip(ends, kept, strict=True):
+        end().weight.data.copy_(rows)
     new = {number: position for position, number in enumerate(old)}
     for config in (model.config, model.generation_config):
         for key in EOS:

@@ -4,7 +4,7 @@ import re
 from datetime import datetime
 from unittest.mock import patch
 
-from xlm_utils.models.hints import PreTrainedTokenizerBase
+from xlm_utils.models.libraries import PreTrainedTokenizerBase
 from xlm_utils.study import StudyError
 
 DATE = datetime(2024, 7, 26)  # what a template that prints today's date is given, or prompts would change at midnight; Llama-3.1 falls back to it
@@ -84,26 +84,20 @@ def stop_tokens(eos: int | list[int] | None, tokenizer: PreTrainedTokenizerBase)
     itself: the special token behind an assistant's message, white space apart. A template that drops
     the answer, or can't be rendered, tells nothing.
     """
-    found = {*as_list(eos), *as_list(tokenizer.eos_token_id)}
-    if tokenizer.chat_template:
-        tail = _tail(tokenizer, [{"role": "user", "content": "QUESTION"}, {"role": "assistant", "content": "ANSWER"}])
-        behind = tokenizer(tail.lstrip(), add_special_tokens=False)["input_ids"][:1]
-        found.update(token for token in behind if token in tokenizer.added_tokens_decoder)
-    return sorted(found)
-
-
-def _tail(tokenizer: PreTrainedTokenizerBase, turns: list[dict]) -> str:
-    """What the template puts behind the last message; "" where it can't be told."""
     from jinja2 import TemplateError
 
-    for before in ([], [{"role": "system", "content": "TASK"}]):
+    found = {*as_list(eos), *as_list(tokenizer.eos_token_id)}
+    turns = [{"role": "system", "content": "TASK"}, {"role": "user", "content": "QUESTION"}, {"role": "assistant", "content": "ANSWER"}]
+    for rendered in (turns[1:], turns) if tokenizer.chat_template else ():
         try:
-            text = _render(tokenizer, [*before, *turns])
+            _, answer, tail = _render(tokenizer, rendered).rpartition("ANSWER")
         except (TemplateError, ValueError, TypeError):  # such a template stops the studies that use it, not the others
             continue
-        if turns[-1]["content"] in text:
-            return text.rpartition(turns[-1]["content"])[2]
-    return ""
+        if answer:
+            behind = tokenizer(tail.lstrip(), add_special_tokens=False)["input_ids"][:1]
+            found.update(token for token in behind if token in tokenizer.added_tokens_decoder)
+            break
+    return sorted(found)
 
 
 def as_list(ids: int | list[int] | None) -> list[int]:

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xlm_utils.models.configs import read_config
+from xlm_utils.models.turns import as_list
 from xlm_utils.study import StudyError
 
 if TYPE_CHECKING:
     import torch
+    from safetensors import safe_open
 
-ROWS = 64  # of each matrix, to estimate a distance without reading a model whole
 FLOATING = ("F64", "F32", "F16", "BF16")  # in a safetensors header; others are quantised
 BUFFERS = re.compile(r"(rotary_emb\.\w+|position_ids|masked_bias|\battn\.bias|\battention\.bias)$")  # stored by older versions, made anew on loading
 EMBEDDINGS = re.compile("emb(?!ed_out)|wte|wpe")  # embed_out is GPT-NeoX's head
@@ -27,14 +28,11 @@ class Tensors:
     """
 
     def __init__(self, folder: Path):
-        from safetensors import safe_open
-
-        headers = {file: header(file) for file in weight_files(folder)}
-        about = {name: (file, entry) for file, entries in headers.items() for name, entry in entries.items() if not BUFFERS.search(name)}
-        opened = {file: safe_open(file, "pt") for file in headers}
-        self._file = {name: opened[file] for name, (file, _) in about.items()}
-        self.shapes = {name: tuple(about[name][1]["shape"]) for name in sorted(about)}
-        self.dtypes = {name: about[name][1]["dtype"] for name in self.shapes}
+        files = {name: file for file in map(opened, weight_files(folder)) for name in file.keys() if not BUFFERS.search(name)}  # noqa: SIM118
+        self._file = dict(sorted(files.items()))
+        about = {name: file.get_slice(name) for name, file in self._file.items()}
+        self.shapes = {name: tuple(part.get_shape()) for name, part in about.items()}
+        self.dtypes = {name: part.get_dtype() for name, part in about.items()}
         if HEAD in self.shapes and (folder / "config.json").is_file() and read_config(folder / "config.json", folder.name).tie_word_embeddings:
             same = [name for name, shape in self.shapes.items() if EMBEDDINGS.search(name) and shape == self.shapes[HEAD]]
             if any(self[name].equal(self[HEAD]) for name in same):
@@ -47,10 +45,6 @@ class Tensors:
     def layers(self) -> int:
         """How many layers the tensors' names count."""
         return 1 + max((int(found[1]) for found in map(LAYER.search, self.shapes) if found), default=-1)
-
-    def head(self, name: str) -> "torch.Tensor":
-        """The first rows of a matrix, without reading the others, in float64."""
-        return self._file[name].get_slice(name)[:ROWS].double()
 
 
 def squared_distance(ours: "torch.Tensor", theirs: "torch.Tensor") -> float:
@@ -78,33 +72,22 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def header(file: Path) -> dict[str, dict]:
-    """Tensor name → ``dtype``, ``shape`` and ``data_offsets`` in a safetensors file.
+def opened(file: Path) -> "safe_open":
+    """A safetensors file of which the header has been read. A StudyError: it is a pointer of git-lfs, cut off, or something else."""
+    from safetensors import SafetensorError, safe_open
 
-    A StudyError: it is a pointer of git-lfs, cut off, or something else.
-    """
-    with file.open("rb") as stream:
-        start = stream.read(8)
-        if start == b"version ":
-            raise StudyError(f"{file} is a git-lfs pointer, not the weights: run git lfs pull there")
-        length = int.from_bytes(start, "little")
-        text = stream.read(length) if len(start) == 8 and length < file.stat().st_size else b""
     try:
-        entries = json.loads(text)
-        entries.pop("__metadata__", None)
-        whole = 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-    except (ValueError, AttributeError, KeyError, TypeError):
-        raise StudyError(f"{file} is cut off, or no safetensors file: its header can't be read") from None
-    if file.stat().st_size < whole:
-        raise StudyError(f"{file} is cut off: {file.stat().st_size:,} of {whole:,} bytes are there")
-    return entries
+        return safe_open(file, "pt")
+    except SafetensorError as error:
+        with file.open("rb") as stream:
+            is_pointer = stream.read(8) == b"version "
+        what = "is a git-lfs pointer, not the weights: run git lfs pull there" if is_pointer else f"is cut off, or no safetensors file ({error})"
+        raise StudyError(f"{file} {what}") from None
 
 
 def eos_ids(folder: Path) -> list[int]:
     """Ids of the tokens that end a generation: of the generation config if it names any, else of the config."""
-    for file in ("generation_config.json", "config.json"):
-        if (folder / file).exists():
-            ids = json.loads((folder / file).read_text(encoding="utf-8")).get("eos_token_id")
-            if ids is not None:
-                return ids if isinstance(ids, list) else [ids]
+    for file in (folder / "generation_config.json", folder / "config.json"):
+        if file.exists() and (ids := json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")) is not None:
+            return as_list(ids)
     return []

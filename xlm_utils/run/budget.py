@@ -14,7 +14,7 @@ from xlm_utils.generate.generation import runs
 from xlm_utils.judge import controls, judging
 from xlm_utils.study import Study, StudyError
 from xlm_utils.study.inputs import shown
-from xlm_utils.translate import drawing, llm, translation
+from xlm_utils.translate import llm, translation
 
 DEFINITION = "x" * 240  # of usual length, for the estimate
 # An A100's arithmetic, not measured: half of its memory bandwidth when decoding, 40 % of its peak when reading prompts, both in bfloat16
@@ -117,7 +117,7 @@ def _terms(study: Study) -> tuple[int, str]:
     file = next((file for file in (study.folder / "terms.csv", study.folder / "vocabulary.csv") if file.exists()), None)
     try:
         if file is None and study.translation.translator == "jmdict":
-            return len(drawing.terms(study)), ""
+            return len(translation.terms(study)), ""
         return len(vocabulary.read_terms(file or vocabulary.curate(study))), ""
     except StudyError:  # told by the check of the terminology
         return vocabulary.PAPER_TERMS, " (as many as the paper's)"

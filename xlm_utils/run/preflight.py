@@ -28,12 +28,10 @@ from xlm_utils.models import hub
 from xlm_utils.run import budget, parents
 from xlm_utils.run.parents import GIB, Facts, in_gib, largest
 from xlm_utils.study import Study, StudyError, pick_device, relative
-from xlm_utils.study.method_cards import read_card
-from xlm_utils.study.names import parse
+from xlm_utils.study.names import parse, read_card
 from xlm_utils.study.records import read_manifest
 from xlm_utils.study.settings import project_path
-from xlm_utils.translate.dictionary import jmdict_file
-from xlm_utils.translate.reviewed import read_list
+from xlm_utils.translate.dictionary import jmdict_file, read_list
 
 ROOM = 2 * GIB  # beside a model's weights, for a batch and what the libraries take
 LARGE = 1e9  # parameters

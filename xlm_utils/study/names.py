@@ -1,15 +1,86 @@
-"""What a method's name says, ``card[~parameter=value,…][@base][#seed]``, and the grids of such names in ``params/sweeps``."""
+"""Methods: every key of ``params/methods/<card>.yaml``, checked as far as a study without MergeKit can; what a method's name says,
+``card[~parameter=value,…][@base][#seed]``, and the grids of such names in ``params/sweeps``.
+"""
 
 import itertools
 import math
 import re
-from typing import NamedTuple
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
-from xlm_utils.study.inputs import PARAMS, StudyError, listed, read_yaml, short
-from xlm_utils.study.method_cards import in_range, read_card
+from pydantic import Field, StrictBool
 
+from xlm_utils.study.inputs import NAME, PARAMS, Number, Part, StudyError, Text, checked, listed, read_yaml, relative, short
+
+Role = Literal["general", "expert", "ancestor", "base"]  # "base": whichever model the study or the arm says
 GRAMMAR = re.compile(r"(?P<card>\w[\w.-]*)(~(?P<values>[\w.=,+-]+))?(@(?P<base>\w[\w.-]*))?(#(?P<seed>[\w.@-]+))?")
 POINTS = 1000  # of a grid: each is a whole merge, generated with and judged
+
+
+class _Parameter(Part):
+    default: Number | None = None  # none: to be searched
+    range: tuple[Number, Number]
+    note: Text
+
+
+class _Entry(Part):
+    model: Role
+    parameters: dict[str, Any] = Field({})
+
+
+class _Template(Part):  # MergeKit's configuration; $name stands for a parameter of the card
+    merge_method: Text
+    base_model: Role
+    models: list[_Entry] = Field(min_length=1)
+    parameters: dict[str, Any]
+
+
+class _Card(Part):
+    label: Text
+    concept: Text
+    use: Text
+    inputs: Text
+    random: StrictBool = False
+    parameters: dict[str, _Parameter]
+    reference: Text
+    mergekit: _Template
+
+
+def read_card(name: str) -> dict:
+    """A method card, checked; a StudyError names the file, what is wrong there, and what is valid."""
+    if name not in listed("methods") or not NAME.fullmatch(name):
+        raise StudyError(f"method {short(name)} has no card in params/methods, or can't be named so; there are {', '.join(listed('methods'))}")
+    path = PARAMS / "methods" / f"{name}.yaml"
+    return _read(path, path.stat().st_mtime_ns)
+
+
+@lru_cache  # until the file changes
+def _read(path: Path, _changed: int) -> dict:
+    file = relative(path)
+    card = checked(_Card, read_yaml(path), file).model_dump(exclude_unset=True)
+    for parameter, about in card["parameters"].items():
+        if about.get("default") is not None:
+            in_range(f"{file}: parameters.{parameter}.default", about["default"], about["range"])
+    if odd := placeholders(card["mergekit"]) ^ set(card["parameters"]):
+        raise StudyError(f"{file}: {min(odd)} must stand both among the parameters and, as ${min(odd)}, in the template")
+    return card
+
+
+def placeholders(part: object) -> set[str]:
+    """Names behind a ``$`` in a template."""
+    if isinstance(part, (dict, list)):
+        return set().union(*map(placeholders, part.values() if isinstance(part, dict) else part))
+    return {part[1:]} if isinstance(part, str) and part.startswith("$") else set()
+
+
+def in_range(where: str, value: object, bounds: tuple[float, float]) -> float | list[float]:
+    """A number, or a list of them (MergeKit's gradient over the layers), as floats; a StudyError if one is not within the bounds."""
+    if isinstance(value, list):
+        return [in_range(where, item, bounds) for item in value]
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not bounds[0] <= value <= bounds[1]:
+        raise StudyError(f"{where} = {short(value)}: must be a number from {bounds[0]:g} to {bounds[1]:g}")
+    return float(value)
 
 
 class Name(NamedTuple):
@@ -34,13 +105,11 @@ def parse(name: str) -> Name:
     found = GRAMMAR.fullmatch(name)
     if not found or len(name) > 150:  # it names files
         raise StudyError(f"method {short(name)}: a name is card[~parameter=value,…][@base][#seed], such as ties~density=0.3@ancestor")
-    values = {}
-    for part in (found["values"] or "").split(",") if found["values"] else ():
-        parameter, _, value = part.partition("=")
-        try:
-            values[parameter] = float(value)
-        except ValueError:
-            raise StudyError(f"method {name!r}: {part!r} must be parameter=number, as in ties~density=0.3") from None
+    parts = [part.partition("=") for part in (found["values"] or "").split(",") if found["values"]]
+    try:
+        values = {parameter: float(value) for parameter, _, value in parts}
+    except ValueError:
+        raise StudyError(f"method {name!r}: {found['values']!r} must be parameter=number, as in ties~density=0.3") from None
     return Name(found["card"], values, found["base"] or "", str(int(found["seed"])) if (found["seed"] or "").isdecimal() else found["seed"] or "")
 
 

@@ -74,18 +74,13 @@ def parameter_cells() -> list[set[str]]:
     for source in reversed(ipython.user_ns["In"][:-1] if ipython else []):
         try:
             body = ast.parse(source).body
-        except SyntaxError:
+            named = [(statement.targets, ast.literal_eval(statement.value)) for statement in body]
+        except (SyntaxError, ValueError, AttributeError):  # no Python, or not only assignments of literals
             break
-        if not body or not all(isinstance(s, ast.Assign) and _literal(s.value) for s in body):
+        if not named:
             break
-        cells.append({t.id for s in body for t in s.targets if isinstance(t, ast.Name)})
+        cells.append({target.id for targets, _ in named for target in targets if isinstance(target, ast.Name)})
     return cells
-
-
-def _literal(node: object) -> bool:
-    if isinstance(node, ast.UnaryOp):
-        node = node.operand
-    return isinstance(node, (ast.Constant, ast.List, ast.Dict, ast.Tuple))
 
 
 def mount_drive(folder: str) -> None:

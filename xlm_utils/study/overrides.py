@@ -1,7 +1,7 @@
 """Single values of a preset changed for one run: by a notebook's parameters, or in the run's name (``demo+limit=8``)."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from xlm_utils.study.inputs import NAME, StudyError, short
@@ -65,6 +65,6 @@ def apply(preset: dict, changed: Mapping[str, object]) -> None:
             target[last] = value
 
 
-def suffix(changed: Mapping[str, object]) -> str:
-    """What overrides add to the name of a run's folder."""
-    return "".join(f"+{key}={Path(str(value)).name}" for key, value in sorted(changed.items()))
+def suffix(changed: Mapping[str, object], of: Collection[str]) -> str:
+    """What those overrides of a kind add to the name of a run's folder."""
+    return "".join(f"+{key}={Path(str(value)).name}" for key, value in sorted(changed.items()) if key in of)

@@ -160,11 +160,9 @@ class Step:
         self.key = fingerprint(self.made_from)
         self.partial = self.path.with_name(f"{self.path.name}.{self.key}.partial")
         self._pending = self.path.with_name(f"{self.path.name}.{self.key}.pending")
+        self._lock = FileLock(self.path.parent / ".locks" / self.path.name)
 
     def __enter__(self) -> "Step":
-        locks = self.path.parent / ".locks"
-        locks.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(locks / self.path.name)
         self._lock.acquire()
         return self
 

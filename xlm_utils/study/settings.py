@@ -10,8 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from xlm_utils.study.inputs import NAME, ROOT, Number, Once, Part, Text, Whole, listed, read_prompt, short
-from xlm_utils.study.method_cards import read_card
-from xlm_utils.study.names import grid, parse
+from xlm_utils.study.names import grid, parse, read_card
 
 SEEDS = 2**32 - 1  # what NumPy's generators take
 MILLION = 10**6

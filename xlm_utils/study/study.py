@@ -12,8 +12,7 @@ from typing import Any
 
 from xlm_utils.study import notebook
 from xlm_utils.study.inputs import PARAMS, ROOT, StudyError, checked, listed, read_prompt, read_yaml, relative, short
-from xlm_utils.study.method_cards import read_card
-from xlm_utils.study.names import grid, parse
+from xlm_utils.study.names import grid, parse, read_card
 from xlm_utils.study.notebook import mount_drive, parameter_cells, parameters_of, tidy_kernel
 from xlm_utils.study.overrides import BENCHMARKING, MERGING, OVERRIDES, SMOKE, apply, given, is_file, split_name, suffix
 from xlm_utils.study.records import commit, versions
@@ -29,12 +28,10 @@ class Study:
         self.preset, self.settings, self.changed, self.home = preset, settings, dict(changed), home
         self.name = name = Path(preset).stem if is_file(preset) else preset
         home = ROOT / Path(home).expanduser()  # never relative to the kernel's working directory, which depends on who started it
-        own = suffix(self.changed)
+        own, shared = suffix(self.changed, self.changed), Path("data") / "runs" / f"{name}{suffix(self.changed, MERGING)}"
         self.folder = home / "data" / "runs" / f"{name}{own}"
-        runs, merging, benchmarking = Path("data") / "runs", self._only(MERGING), self._only(BENCHMARKING)
-        shared = runs / f"{name}{suffix(merging)}"
         # a trial on few terms changes no benchmark: it reads those of the study without it
-        self.benchmarks_folder = home / runs / f"{name}{suffix(benchmarking)}" / "benchmarks"
+        self.benchmarks_folder = home / "data" / "runs" / f"{name}{suffix(self.changed, BENCHMARKING)}" / "benchmarks"
         self.replies = home / shared / "replies.sqlite"  # to all calls: a trial on few terms counts towards the whole
         # Google Drive is small and slow: merges, which can be made again, stay on the runtime's own disk
         roomy = ROOT / Path(os.environ.get("XLM_HOME", "")).expanduser() if home.is_relative_to(notebook.DRIVE) else home
@@ -42,9 +39,6 @@ class Study:
         licensed = settings.vocabulary.source == "snomed"  # its terms, which figures show on hover, stay out of what is committed
         self.figures = self.folder / "figures" if licensed else home / "figures" / f"{name}{own}"
         self.method, self.judge = method, judge
-
-    def _only(self, names: tuple[str, ...]) -> dict[str, object]:
-        return {key: value for key, value in self.changed.items() if key in names}
 
     def __getattr__(self, part: str) -> Any:
         if part.startswith("_") or part not in Settings.model_fields:

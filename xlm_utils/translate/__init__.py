@@ -6,5 +6,4 @@ Notebook: 02_translate.
 """
 
 from xlm_utils.translate.dictionary import jmdict
-from xlm_utils.translate.drawing import draw_terms, terms
-from xlm_utils.translate.translation import plan, preview, translate
+from xlm_utils.translate.translation import draw_terms, plan, preview, terms, translate
