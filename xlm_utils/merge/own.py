@@ -57,11 +57,12 @@ def regmean(group: TensorGroup, alpha: float, texts: PerInput[str]) -> torch.Ten
 
 
 @merge_method(name="wudi", contract=InputContract(base=BasePolicy.REQUIRED, min_inputs=3, max_inputs=3), uses_accelerator=False)
-def wudi(group: TensorGroup) -> torch.Tensor:
-    """The τ that minimises Σ ‖(τ − τᵢ) τᵢᵀ‖² / ‖τᵢ‖² for a linear layer (Cheng et al. 2025), exactly.
+def wudi(group: TensorGroup, cutoff: float) -> torch.Tensor:
+    """The τ that minimises Σ ‖(τ − τᵢ) τᵢᵀ‖² / ‖τᵢ‖² for a linear layer (Cheng et al. 2025).
 
     With sᵢ = τᵢ / ‖τᵢ‖, what τ differs by from τ₁ + τ₂ is the least-squares solution of least norm of (τ − τ₁ − τ₂) [s₁; s₂]ᵀ =
     −[τ₂ s₁ᵀ, τ₁ s₂ᵀ]. It comes from a QR decomposition of the stacked sᵢ, never of their Gram, whose condition number is the square.
+    Singular values of the stack below ``cutoff`` of the largest count as 0: along them τ stays τ₁ + τ₂.
     """
     base, one, two = (entry.tensor.cpu().double() for entry in (group.base, *group.non_base))
     one, two = one - base, two - base
@@ -70,7 +71,7 @@ def wudi(group: TensorGroup) -> torch.Tensor:
         first, second = one / one.norm(), two / two.norm()
         q, r = torch.linalg.qr(torch.cat([first, second]))
         known = q[: len(one)].T @ first @ two.T + q[len(one) :].T @ second @ one.T
-        change = -torch.linalg.lstsq(r, known, driver="gelsy").solution.T  # pivoted, so that a rank below the full one is seen
+        change = -(torch.linalg.pinv(r, rtol=max(cutoff, 1e-14)) @ known).T
         apart.append((float(change.square().sum()), float(total.square().sum())))
         total = total + change
     return (base + total).to(group.base.tensor)
