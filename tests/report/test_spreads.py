@@ -1,4 +1,4 @@
-"""Grids and what they do to the scores: names, terms that nobody reports, and spreads worked out apart."""
+"""Grids: names, terms that nobody reports, and a table of their points."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from scipy import stats
 
 from tests.support.synthetic import make_study, write_lines
 from xlm_utils.generate import generation
 from xlm_utils.merge import merging, methods
 from xlm_utils.merge.methods import resolve
-from xlm_utils.report import benchmark_columns, results, unplanned
+from xlm_utils.report import benchmark_columns, results, tables
 from xlm_utils.study import PARAMS, inputs, names, open_study
 from xlm_utils.study.inputs import StudyError
 from xlm_utils.study.names import parse
@@ -202,58 +201,11 @@ def scored(tmp_path, monkeypatch):
     return study
 
 
-def test_the_spread_of_each_group_is_the_one_worked_out_by_hand(scored):
-    frame = unplanned.spread_table(scored)
-    row = frame[(frame["reference"] == "expert") & (frame["of"] == "TIES, the sweep’s terms")].iloc[0]
-    scores = results.load_scores(scored.swept())
-    wide = scores[(scores["reference"] == "expert")].pivot(index="term_id", columns="run", values="score")
-    points = wide[["ties~density=0.2", "ties", "ties~density=0.8"]]
-    means = points.mean()
-    assert (row["points"], row["n"], row["differ_in"]) == (3, 12, "settings")
-    assert (row["lowest"], row["highest"]) == pytest.approx((means.min(), means.max()))
-    assert row["range"] == pytest.approx(means["ties~density=0.8"] - means["ties~density=0.2"])
-    assert row["low"] < row["range"] < row["high"]
-    assert row["sd"] == pytest.approx(np.std(means, ddof=1))
-    assert row["p"] == pytest.approx(stats.friedmanchisquare(*points.to_numpy().T).pvalue)
-
-
-def test_points_with_equal_scores_have_no_spread_and_say_so(scored):
-    frame = unplanned.spread_table(scored)
-    row = frame[frame["of"] == "SLERP, the sweep’s terms"].iloc[0]
-    assert (row["range"], row["sd"]) == (0, 0)
-    assert np.isnan(row["p"])
-    assert row["reason"] == "all of them have the same scores"
-
-
-def test_methods_stand_beside_the_settings(scored):
-    frame = unplanned.spread_table(scored)
-    groups = frame[frame["reference"] == "expert"].set_index("of")[["differ_in", "points", "n"]]
-    assert groups.to_dict("index") == {
-        "the merges, this study’s terms": {"differ_in": "methods", "points": 6, "n": 24},
-        "the swept methods, the sweep’s terms": {"differ_in": "methods", "points": 2, "n": 12},
-        "SLERP, the sweep’s terms": {"differ_in": "settings", "points": 3, "n": 12},
-        "TIES, the sweep’s terms": {"differ_in": "settings", "points": 3, "n": 12},
-    }
-
-
-def test_a_term_that_one_point_has_no_score_on_is_left_out_for_all(scored):
-    file = scored.swept().folder / "scores" / "proxy" / "ties.jsonl"
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    write_lines(file, [row | ({"score": None, "status": "refusal"} if row["term_id"] == "sweep0" else {}) for row in rows])
-    frame = unplanned.spread_table(scored).set_index("of")
-    assert set(frame.loc["TIES, the sweep’s terms", "n"]) == {11}
-    assert set(frame.loc["SLERP, the sweep’s terms", "n"]) == {12}
-
-
-def test_points_without_a_common_term_are_a_row_that_says_so(scored):
-    for run in ("ties", "ties~density=0.2"):
-        file = scored.swept().folder / "scores" / "proxy" / f"{run}.jsonl"
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        write_lines(file, [row | {"score": None, "status": "refusal"} for row in rows])
-    row = unplanned.spread_table(scored).set_index("of").loc["TIES, the sweep’s terms"].iloc[0]
-    assert (row["n"], row["reason"]) == (0, "no term that all of them have a score on")
-
-
-def test_without_a_sweep_only_methods_are_compared(tmp_path, monkeypatch):
-    study = make_study(tmp_path, monkeypatch)
-    assert list(unplanned.spread_table(study)["differ_in"]) == ["methods"] * 2
+def test_the_points_of_a_sweep_stand_in_a_table_1_of_their_own(scored):
+    swept, header = scored.swept(), "Proxy (sentence encoder), against the expert’s definition"
+    frame, scores = tables.table1(swept)[header], results.load_scores(swept)
+    wide = scores[scores["reference"] == "expert"].pivot(index="term_id", columns="run", values="score")
+    assert frame.loc[[swept.label(run) for run in swept.methods], "mean"].tolist() == pytest.approx(wide[list(swept.methods)].mean().tolist())
+    assert frame.loc["TIES (density: 0.8)", "mean"] - frame.loc["TIES (density: 0.2)", "mean"] == pytest.approx(4, abs=0.5)
+    assert frame.loc["SLERP (t: 0.3)", "mean"] == frame.loc["SLERP", "mean"] == frame.loc["SLERP (t: 0.7)", "mean"]
+    assert (frame.loc["TIES", "n"], frame["n"].notna().sum()) == (12, 6)

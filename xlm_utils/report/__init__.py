@@ -13,4 +13,4 @@ from xlm_utils.report.planned import claims, differences, helped, seen_unseen
 from xlm_utils.report.results import BENCHMARKS, load_scores, means, measured, summary
 from xlm_utils.report.tables import agreements, controls_table, missing_table, rated, save_table, table1
 from xlm_utils.report.tied import transfer
-from xlm_utils.report.unplanned import extremes, one_term, spread_table, versus
+from xlm_utils.report.unplanned import extremes, one_term, versus

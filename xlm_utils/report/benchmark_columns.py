@@ -66,19 +66,17 @@ def column_differences(study: Study) -> pd.DataFrame:
     for column, sets in columns(study).items() if len(items) else ():
         parts = [items[items["dataset"] == dataset].pivot(index="item", columns="model") for dataset in sets]
         for merge in study.methods:
-            if all({merge, general} <= set(part.columns.get_level_values("model")) for part in parts):
-                rows.append({"column": BENCHMARKS[column], "model": row_label(study, merge)} | _compare(parts, merge, general, study.seed))
+            if not all({merge, general} <= set(part.columns.get_level_values("model")) for part in parts):
+                continue
+            if all(part["score"].isna().all(axis=None) for part in parts):  # similarity has no score per item
+                answers, gold = parts[0]["prediction"].astype(float), parts[0]["gold", general].astype(float)
+                found = resampling.compare_correlations(answers[merge], answers[general], gold, study.seed)
+            else:
+                found = resampling.compare_means([(part["score", merge], part["score", general]) for part in parts], study.seed)
+            rows.append({"column": BENCHMARKS[column], "model": row_label(study, merge)} | found)
     frame = pd.DataFrame(rows, columns=["column", "model", "n", "difference", "low", "high", "p", "p_holm", "reason"])
     frame["p_holm"] = frame.groupby("column", sort=False)["p"].transform(statistics.holm)
     return captioned(frame, "column_differences", general=study.label(general), resamples=resampling.RESAMPLES)
-
-
-def _compare(parts: list[pd.DataFrame], merge: str, general: str, seed: int) -> dict:
-    if all(part["score"].isna().all(axis=None) for part in parts):  # similarity has no score per item
-        (part,) = parts
-        answers = part["prediction"].astype(float)
-        return resampling.compare_correlations(answers[merge], answers[general], part["gold", general].astype(float), seed)
-    return resampling.compare_means([(part["score", merge], part["score", general]) for part in parts], seed)
 
 
 def one_item(study: Study, dataset: str, item: int) -> pd.DataFrame:

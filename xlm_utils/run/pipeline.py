@@ -77,26 +77,24 @@ def is_done(record: Path, key: str, files: list[Path]) -> bool:
     return saved["key"] == key and saved["outputs"] == now
 
 
-def execute(notebook: Path, output: Path, parameters: dict) -> None:
+def execute(notebook: Path, output: Path, parameters: dict, again: bool = False) -> None:
     """Run one notebook in a fresh kernel, keeping the executed copy also when it fails."""
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     output.parent.mkdir(parents=True, exist_ok=True)
-    for attempt in (1, 2):
-        try:
-            papermill.execute_notebook(notebook, output, parameters, kernel_name="python3", cwd=NOTEBOOKS, progress_bar=sys.stderr.isatty())
-        except PapermillExecutionError as error:
-            raise StudyError(f"{notebook.name} failed: {error.ename}: {error.evalue} (see {relative(output)})") from None
-        except DeadKernelError:
-            raise StudyError(f"{notebook.name}: its kernel was killed (by hand, or for want of memory); run again to go on") from None
-        except RuntimeError as error:
-            if attempt == 2 or "Kernel died before replying" not in str(error):
-                raise
-            print(f"{notebook.name}: the kernel did not start (ports can collide); trying once more")
-        else:
-            return
+    try:
+        papermill.execute_notebook(notebook, output, parameters, kernel_name="python3", cwd=NOTEBOOKS, progress_bar=sys.stderr.isatty())
+    except PapermillExecutionError as error:
+        raise StudyError(f"{notebook.name} failed: {error.ename}: {error.evalue} (see {relative(output)})") from None
+    except DeadKernelError:
+        raise StudyError(f"{notebook.name}: its kernel was killed (by hand, or for want of memory); run again to go on") from None
+    except RuntimeError as error:
+        if again or "Kernel died before replying" not in str(error):
+            raise
+        print(f"{notebook.name}: the kernel did not start (ports can collide); trying once more")
+        execute(notebook, output, parameters, again=True)
 
 
 def fetch(study: Study) -> None:

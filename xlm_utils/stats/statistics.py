@@ -140,7 +140,6 @@ def rank_biserial(differences: Sequence[float]) -> float:
     Ranks are Pratt's: zeros are ranked with the others, then left out of both sums.
     """
     differences = np.asarray(differences, float)
-    differences = differences[~np.isnan(differences)]
     ranks = stats.rankdata(np.abs(differences))
     up, down = ranks[differences > 0].sum(), ranks[differences < 0].sum()
     return float((up - down) / (up + down)) if up + down else NAN
