@@ -117,11 +117,8 @@ def _filter(study: Study, rule: str) -> tuple[list[tuple[str, pd.DataFrame]], di
     return steps, {"frequency": count, "part_of_speech": pos}
 
 
-def rare_terms(study: Study, rule: str | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+def rare_terms(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rare nouns and adjectives of the study's terminology.
-
-    Args:
-        rule: for terms of several words, one of ``TERMS``; None: the study's ``vocabulary.terms``.
 
     Returns:
         the vocabulary (term_id, concept, term, definition, part_of_speech, frequency, in_snomed, seen,
@@ -131,7 +128,7 @@ def rare_terms(study: Study, rule: str | None = None) -> tuple[pd.DataFrame, pd.
         StudyError: no term is left, with the filter that took the last ones.
     """
     source = study.vocabulary.source
-    steps, found = _filter(study, rule or study.vocabulary.terms)
+    steps, found = _filter(study, study.vocabulary.terms)
     rows = steps[-1][1].sort_index()
     if rows.empty:
         (_, before), (name, _) = next(pair for pair in pairwise(steps) if pair[1][1].empty)
