@@ -127,15 +127,6 @@ def test_a_national_dialect_is_its_own_refset(tmp_path):
     assert table["term"].tolist() == ["Glomulitis australis"]
 
 
-def test_full_files_give_the_snapshot_that_is_their_latest_state(folder, tmp_path, capsys):
-    release = rf2.example()
-    for rows in release.rows.values():  # every row once was the other way round; history comes after the present here
-        rows += [(id, 20020131, 1 - active, *rest) for id, _, active, *rest in rows]
-    full = release.write(tmp_path / "full", state="Full")
-    pd.testing.assert_frame_equal(snomed.labels(full), snomed.labels(folder))
-    assert "no whole Snapshot, so the Full files are read" in capsys.readouterr().out
-
-
 def test_where_both_are_there_only_the_snapshot_is_read(folder):
     rf2.example().write(folder, state="Full")
     assert {path.parts[len(folder.parts)] for path in release.sources(folder)} == {"Snapshot"}
@@ -155,7 +146,7 @@ def test_the_order_of_rows_line_ends_and_a_byte_order_mark_change_nothing(folder
 
 def test_names_of_the_british_edition_s_files_are_known():
     names = ["sct2_Description_UKCLSnapshot-en_GB1000000_20250101.txt", "der2_cRefset_LanguageUKCLSnapshot-en_GB1000000_20250101.txt"]
-    assert [release.NAME.fullmatch(name).groups() for name in names] == [("Description", None, "Snapshot"), (None, "Language", "Snapshot")]
+    assert [release.NAME.fullmatch(name).groups() for name in names] == [("Description", None), (None, "Language")]
     assert not release.NAME.fullmatch("sct2_StatedRelationship_Snapshot_INT_20250101.txt")
 
 

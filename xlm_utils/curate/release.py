@@ -7,7 +7,7 @@ from pathlib import Path
 from xlm_utils.study import StudyError
 
 REQUIRED = ("Concept", "Description", "Language")  # without the other two, definitions and parents are empty
-NAME = re.compile(r"x?(?:sct2_(Concept|Description|TextDefinition|Relationship)_|der2_cRefset_\w*?(Language))\w*?(Snapshot|Full)[-_].*\.txt")
+NAME = re.compile(r"x?(?:sct2_(Concept|Description|TextDefinition|Relationship)_|der2_cRefset_\w*?(Language))\w*?Snapshot[-_].*\.txt")
 Member = Path | zipfile.Path  # one text file of a release: on disk, or inside an archive
 
 
@@ -27,9 +27,8 @@ def _archived(file: Path) -> list[Member]:
 def release(path: Path) -> dict[str, tuple[Member, ...]]:
     """Files of a release by kind (``snomed.COLUMNS``): an archive, or a folder with text files and archives at any depth.
 
-    The Snapshot files, or the Full ones (every state since 2002) where there is no Snapshot. Several
-    files of a kind are read as one: an edition's modules, or an extension beside the international
-    release. A file that is there unpacked as well as in an archive is read once.
+    The Snapshot files, which every release has. Several files of a kind are read as one: an edition's modules, or an
+    extension beside the international release. A file that is there unpacked as well as in an archive is read once.
 
     A StudyError: a kind is missing, an archive is none, or a file is there in two releases.
     """
@@ -43,15 +42,13 @@ def release(path: Path) -> dict[str, tuple[Member, ...]]:
     for name in sorted(member.name for member in found):
         if (other := dated.setdefault(re.sub(r"_\d{8}.*", "", name), name)) != name:
             raise StudyError(f"{path.name}: {other} and {name} are one file of two releases; keep one release in the folder")
-    states: dict[str, dict[str, tuple[Member, ...]]] = {"Snapshot": {}, "Full": {}}
+    files: dict[str, tuple[Member, ...]] = {}
     for member in found:
-        component, refset, state = NAME.fullmatch(member.name).groups()
-        states[state][component or refset] = (*states[state].get(component or refset, ()), member)
-    state = max(states, key=lambda state: sum(kind in states[state] for kind in REQUIRED))  # the first of equals
-    missing = [kind for kind in REQUIRED if kind not in states[state]]
-    if missing:
-        raise StudyError(f"{path.name}: no {state} file for {', '.join(missing)}; a SNOMED CT release has {', '.join(REQUIRED)}")
-    return states[state]
+        kind = next(filter(None, NAME.fullmatch(member.name).groups()))
+        files[kind] = (*files.get(kind, ()), member)
+    if missing := [kind for kind in REQUIRED if kind not in files]:
+        raise StudyError(f"{path.name}: no Snapshot file for {', '.join(missing)}; a SNOMED CT release has {', '.join(REQUIRED)}")
+    return files
 
 
 def sources(path: Path) -> list[Path]:

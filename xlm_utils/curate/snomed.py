@@ -150,8 +150,6 @@ def _labels(path: Path, _changed: tuple[tuple[Path, int], ...], kind: str, langu
     from pyarrow.compute import field
 
     files, code = release(path), language.partition("-")[0]
-    if "_Full" in files["Concept"][0].name:
-        print(f"{path.name}: no whole Snapshot, so the Full files are read and each row's latest state is taken")
     for optional, lost in (("TextDefinition", "definitions"), ("Relationship", "parents")):
         if optional not in files:
             print(f"{path.name}: no {optional} file, so {lost} stay empty")
