@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from xlm_utils.curate import release, snomed
+from xlm_utils.curate import snomed
 from xlm_utils.curate.terminologies import csv_labels, hpo_file, hpo_labels
 from xlm_utils.curate.words import frequency, part_of_speech, spelling
 from xlm_utils.study import Study, StudyError
@@ -153,7 +153,7 @@ def curate(study: Study) -> Path:
     """Write ``vocabulary.csv`` and ``funnel.csv`` of a study; does nothing if they are there."""
     settings = study.vocabulary
     path = source_path(study)
-    source = [sha256(file) for file in release.sources(path)] if settings.source == "snomed" else sha256(path)
+    source = [sha256(file) for file in snomed.sources(path)] if settings.source == "snomed" else sha256(path)
     step = Step(study.folder / "vocabulary.csv", settings=settings.model_dump(exclude={"sample"}), source=source)
     with step:
         if step.done:

@@ -91,7 +91,7 @@ def preflight(study: Study, stages: Collection[str], here: bool = True) -> None:
 
 
 def _terminology(study: Study) -> str:
-    from xlm_utils.curate.release import sources
+    from xlm_utils.curate.snomed import sources
     from xlm_utils.curate.vocabulary import source_path
     from xlm_utils.study.settings import project_path
 
