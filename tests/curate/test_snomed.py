@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests.support import rf2
-from xlm_utils.curate import release, snomed, vocabulary
+from xlm_utils.curate import snomed, vocabulary
 from xlm_utils.study import PARAMS, StudyError, open_study
 
 
@@ -100,7 +100,7 @@ def test_a_zip_a_folder_with_the_zip_and_the_folder_itself_say_the_same(folder, 
     shutil.copy(archive, tmp_path / "raw")
     pd.testing.assert_frame_equal(snomed.labels(archive), table)
     pd.testing.assert_frame_equal(snomed.labels(tmp_path / "raw"), table)
-    assert release.sources(tmp_path / "raw") == [tmp_path / "raw" / archive.name]
+    assert snomed.sources(tmp_path / "raw") == [tmp_path / "raw" / archive.name]
 
 
 def test_an_archive_beside_an_unpacked_extension_is_read_too(folder, tmp_path):
@@ -110,7 +110,7 @@ def test_an_archive_beside_an_unpacked_extension_is_read_too(folder, tmp_path):
         path.unlink()  # the extension alone
     shutil.copy(whole, folder)
     pd.testing.assert_frame_equal(snomed.labels(folder), table)
-    assert {path.suffix for path in release.sources(folder)} == {".zip", ".txt"}
+    assert {path.suffix for path in snomed.sources(folder)} == {".zip", ".txt"}
 
 
 def test_two_releases_in_a_folder_are_refused_by_name(folder):
@@ -127,18 +127,9 @@ def test_a_national_dialect_is_its_own_refset(tmp_path):
     assert table["term"].tolist() == ["Glomulitis australis"]
 
 
-def test_full_files_give_the_snapshot_that_is_their_latest_state(folder, tmp_path, capsys):
-    release = rf2.example()
-    for rows in release.rows.values():  # every row once was the other way round; history comes after the present here
-        rows += [(id, 20020131, 1 - active, *rest) for id, _, active, *rest in rows]
-    full = release.write(tmp_path / "full", state="Full")
-    pd.testing.assert_frame_equal(snomed.labels(full), snomed.labels(folder))
-    assert "no whole Snapshot, so the Full files are read" in capsys.readouterr().out
-
-
 def test_where_both_are_there_only_the_snapshot_is_read(folder):
     rf2.example().write(folder, state="Full")
-    assert {path.parts[len(folder.parts)] for path in release.sources(folder)} == {"Snapshot"}
+    assert {path.parts[len(folder.parts)] for path in snomed.sources(folder)} == {"Snapshot"}
 
 
 def test_the_order_of_rows_line_ends_and_a_byte_order_mark_change_nothing(folder, tmp_path):
@@ -155,8 +146,8 @@ def test_the_order_of_rows_line_ends_and_a_byte_order_mark_change_nothing(folder
 
 def test_names_of_the_british_edition_s_files_are_known():
     names = ["sct2_Description_UKCLSnapshot-en_GB1000000_20250101.txt", "der2_cRefset_LanguageUKCLSnapshot-en_GB1000000_20250101.txt"]
-    assert [release.NAME.fullmatch(name).groups() for name in names] == [("Description", None, "Snapshot"), (None, "Language", "Snapshot")]
-    assert not release.NAME.fullmatch("sct2_StatedRelationship_Snapshot_INT_20250101.txt")
+    assert [snomed.NAME.fullmatch(name).groups() for name in names] == [("Description", None), (None, "Language")]
+    assert not snomed.NAME.fullmatch("sct2_StatedRelationship_Snapshot_INT_20250101.txt")
 
 
 def test_definitions_and_parents_may_be_missing_and_a_line_says_so(folder, capsys):

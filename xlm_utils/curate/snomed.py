@@ -1,4 +1,4 @@
-"""SNOMED CT as it is released (RF2: tab-separated text files, in a folder or a zip) → labels.
+"""SNOMED CT as it is released (RF2: tab-separated text files, in a folder, in a zip or in both) → labels.
 
 File names, columns and identifiers are those of the SNOMED CT Release File Specifications. Files are
 streamed and rows that can't be wanted are dropped on the way, so a national edition fits in 2 GiB.
@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from xlm_utils.curate.release import Member, on_disk, release, sources
 from xlm_utils.study import StudyError
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyarrow.compute import Expression
 
+REQUIRED = ("Concept", "Description", "Language")  # without the other two, definitions and parents are empty
+NAME = re.compile(r"x?(?:sct2_(Concept|Description|TextDefinition|Relationship)_|der2_cRefset_\w*?(Language))\w*?Snapshot[-_].*\.txt")
+Member = Path | zipfile.Path  # one text file of a release: on disk, or inside an archive
 STATE = ["id", "effectiveTime", "active", "moduleId"]  # how every file begins
 DESCRIPTION = [*STATE, "conceptId", "languageCode", "typeId", "term", "caseSignificanceId"]
 COLUMNS = {
@@ -37,6 +39,51 @@ DIALECTS = {  # their language refsets
     "en-CA": 19491000087109, "en-IE": 21000220103, "en-NZ": 271000210107}  # fmt: skip
 IS_A = 116680003
 TAG = re.compile(r"\s*\(([^()]*)\)$")  # Hollow toe (disorder)
+
+
+def on_disk(member: Member) -> Path:
+    """The file that a member is, or lies in."""
+    return Path(member.root.filename) if isinstance(member, zipfile.Path) else member
+
+
+def _archived(file: Path) -> list[Member]:
+    try:
+        archive = zipfile.ZipFile(file)
+    except zipfile.BadZipFile as error:
+        raise StudyError(f"{file.name}: neither a folder nor a whole zip ({error})") from None
+    return [zipfile.Path(archive, name) for name in sorted(archive.namelist()) if NAME.fullmatch(name.rpartition("/")[2])]
+
+
+def release(path: Path) -> dict[str, tuple[Member, ...]]:
+    """Files of a release by kind (``COLUMNS``): an archive, or a folder with text files and archives at any depth.
+
+    The Snapshot files, which every release has. Several files of a kind are read as one: an edition's modules, or an
+    extension beside the international release. A file that is there unpacked as well as in an archive is read once.
+
+    A StudyError: a kind is missing, an archive is none, or a file is there in two releases.
+    """
+    if path.is_dir():
+        unpacked = [file for file in sorted(path.rglob("*.txt")) if NAME.fullmatch(file.name)]
+        packed = [member for file in sorted(path.rglob("*.zip")) for member in _archived(file)]
+        found = list({member.name: member for member in [*packed, *unpacked]}.values())
+    else:
+        found = _archived(path)
+    dated: dict[str, str] = {}
+    for name in sorted(member.name for member in found):
+        if (other := dated.setdefault(re.sub(r"_\d{8}.*", "", name), name)) != name:
+            raise StudyError(f"{path.name}: {other} and {name} are one file of two releases; keep one release in the folder")
+    files: dict[str, tuple[Member, ...]] = {}
+    for member in found:
+        kind = next(filter(None, NAME.fullmatch(member.name).groups()))
+        files[kind] = (*files.get(kind, ()), member)
+    if missing := [kind for kind in REQUIRED if kind not in files]:
+        raise StudyError(f"{path.name}: no Snapshot file for {', '.join(missing)}; a SNOMED CT release has {', '.join(REQUIRED)}")
+    return files
+
+
+def sources(path: Path) -> list[Path]:
+    """The files on disk that ``labels`` reads, for a manifest."""
+    return sorted({on_disk(member) for members in release(path).values() for member in members})
 
 
 def _number(kind: str, column: str) -> bool:
@@ -150,8 +197,6 @@ def _labels(path: Path, _changed: tuple[tuple[Path, int], ...], kind: str, langu
     from pyarrow.compute import field
 
     files, code = release(path), language.partition("-")[0]
-    if "_Full" in files["Concept"][0].name:
-        print(f"{path.name}: no whole Snapshot, so the Full files are read and each row's latest state is taken")
     for optional, lost in (("TextDefinition", "definitions"), ("Relationship", "parents")):
         if optional not in files:
             print(f"{path.name}: no {optional} file, so {lost} stay empty")

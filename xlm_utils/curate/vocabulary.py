@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from xlm_utils.curate import release, snomed
+from xlm_utils.curate import snomed
 from xlm_utils.curate.terminologies import csv_labels, hpo_file, hpo_labels
 from xlm_utils.curate.words import frequency, part_of_speech, spelling
 from xlm_utils.study import Study, StudyError
@@ -117,11 +117,8 @@ def _filter(study: Study, rule: str) -> tuple[list[tuple[str, pd.DataFrame]], di
     return steps, {"frequency": count, "part_of_speech": pos}
 
 
-def rare_terms(study: Study, rule: str | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+def rare_terms(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rare nouns and adjectives of the study's terminology.
-
-    Args:
-        rule: for terms of several words, one of ``TERMS``; None: the study's ``vocabulary.terms``.
 
     Returns:
         the vocabulary (term_id, concept, term, definition, part_of_speech, frequency, in_snomed, seen,
@@ -131,7 +128,7 @@ def rare_terms(study: Study, rule: str | None = None) -> tuple[pd.DataFrame, pd.
         StudyError: no term is left, with the filter that took the last ones.
     """
     source = study.vocabulary.source
-    steps, found = _filter(study, rule or study.vocabulary.terms)
+    steps, found = _filter(study, study.vocabulary.terms)
     rows = steps[-1][1].sort_index()
     if rows.empty:
         (_, before), (name, _) = next(pair for pair in pairwise(steps) if pair[1][1].empty)
@@ -156,7 +153,7 @@ def curate(study: Study) -> Path:
     """Write ``vocabulary.csv`` and ``funnel.csv`` of a study; does nothing if they are there."""
     settings = study.vocabulary
     path = source_path(study)
-    source = [sha256(file) for file in release.sources(path)] if settings.source == "snomed" else sha256(path)
+    source = [sha256(file) for file in snomed.sources(path)] if settings.source == "snomed" else sha256(path)
     step = Step(study.folder / "vocabulary.csv", settings=settings.model_dump(exclude={"sample"}), source=source)
     with step:
         if step.done:

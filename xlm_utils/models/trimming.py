@@ -82,8 +82,7 @@ def _save(base: Path, folder: Path, old: list[int], state: dict) -> None:
 
 def report_bytes(tokenizer: PreTrainedTokenizerBase, texts: list[str], what: str) -> int:
     """Number of texts that the vocabulary has to spell with bytes; one printed line if there are any."""
-    spelled = {token for token in tokenizer.get_vocab() if BYTE.fullmatch(token)}
-    spelled = set(tokenizer.convert_tokens_to_ids(list(spelled)))
+    spelled = {number for token, number in tokenizer.get_vocab().items() if BYTE.fullmatch(token)}
     found = sum(not spelled.isdisjoint(ids) for ids in tokenizer(texts)["input_ids"]) if spelled and texts else 0
     if found:
         print(f"{what}: {found} of {len(texts)} texts hold characters outside the vocabulary, which the model reads byte by byte")

@@ -112,11 +112,8 @@ def leave_open(tokenizer: PreTrainedTokenizerBase, name: str) -> PreTrainedToken
     if start is None or not (appended := whole[start + len(bare) :]):
         return tokenizer
     print(f"{name}: its tokenizer appends {' '.join(tokenizer.convert_ids_to_tokens(appended))} to every text: left out")
-    if (backend := getattr(tokenizer, "backend_tokenizer", None)) is None:
-        tokenizer.add_eos_token = False
-        return tokenizer
     from tokenizers.processors import TemplateProcessing
 
-    first = tokenizer.convert_ids_to_tokens(whole[:start])
-    backend.post_processor = TemplateProcessing(single=[*first, "$A"], special_tokens=list(zip(first, whole[:start], strict=True)))
+    first = dict(zip(tokenizer.convert_ids_to_tokens(whole[:start]), whole[:start], strict=True))
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=[*first, "$A"], special_tokens=list(first.items()))
     return tokenizer

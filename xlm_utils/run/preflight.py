@@ -19,7 +19,7 @@ from xlm_utils import models
 from xlm_utils.ask.cards import load_card
 from xlm_utils.benchmark import prepared
 from xlm_utils.benchmark.tasks import data
-from xlm_utils.curate.release import sources
+from xlm_utils.curate.snomed import sources
 from xlm_utils.curate.vocabulary import source_path
 from xlm_utils.merge import evolution, fitness
 from xlm_utils.merge.merging import is_searched

@@ -52,15 +52,14 @@ def sha256(path: Path) -> str:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of an input: from its manifest where there is one, else of a file now, of a model folder when its files have changed."""
+    """SHA-256 of an input: from its manifest where there is one, else of a file now, of a model folder when its files have changed.
+
+    A folder's is remembered with its files' sizes and times of change: 16 GB of weights are read once, not in every notebook.
+    """
     if manifest := read_manifest(path):
         return manifest["sha256"]
-    return _folder_sha256(path) if path.is_dir() else sha256(path)
-
-
-@cache
-def _folder_sha256(path: Path) -> str:
-    """A folder's hash, remembered with its files' sizes and times of change: 16 GB of weights are read once, not in every notebook."""
+    if not path.is_dir():
+        return sha256(path)
     stamps = [(str(p.relative_to(path)), p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(path.rglob("*")) if p.is_file()]
     memory = cache_folder() / "digests" / fingerprint([str(path.resolve()), stamps])
     if not memory.exists():
