@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.loopback import SERVED, Loopback
-from xlm_utils.ask import calls, cards, clients
+from xlm_utils.ask import calls, cards, clients, servers
 from xlm_utils.ask.cards import Card, find_key, load_card
-from xlm_utils.ask.clients import Reply, open_client, shutdown_date
+from xlm_utils.ask.clients import Reply, open_client
+from xlm_utils.ask.servers import shutdown_date
 from xlm_utils.judge.judging import SCHEMA, parse
 from xlm_utils.study import PARAMS, StudyError, inputs
 
@@ -76,7 +77,7 @@ def test_a_passing_failure_is_tried_again_and_never_stored(client, scenario, tmp
 @pytest.mark.parametrize(
     ("scenario", "sentence"),
     [
-        ("bad_key", "refuses the key in TEST_KEY"), ("unknown_model", "knows no model"), ("no_quota", "quota of this key is used up"),
+        ("bad_key", "refuses the key in TEST_KEY"), ("unknown_model", "has no model"), ("no_quota", "quota of this key is used up"),
         ("429_hour", "asks to wait 3600 s"), ("no_access", "HTTP 403"),
     ],
 )  # fmt: skip
@@ -211,7 +212,7 @@ def test_the_sdks_own_address_variable_works(client, monkeypatch):
 
 
 def test_a_retry_after_is_read_as_seconds_milliseconds_date_or_google_detail():
-    after = clients._retry_after
+    after = servers._retry_after
     assert after({"retry-after": "2"}, "") == 2
     assert after({"retry-after-ms": "250", "retry-after": "9"}, "") == 0.25
     assert after({}, "{'retryDelay': '1.5s'}") == 1.5
@@ -234,7 +235,7 @@ def test_the_announced_shutdown_date_is_read_from_the_servers_model():
 )
 def test_a_key_is_hidden_however_a_server_echoes_it(echo):
     key = "sk-test-0123456789abcdef"
-    told = clients._clean("the key " + echo.format(key=key, head=key[:4], head8=key[:9], tail=key[-4:]), key)
+    told = servers.clean("the key " + echo.format(key=key, head=key[:4], head8=key[:9], tail=key[-4:]), key)
     assert key[-4:] not in told
     assert key[:8] not in told
     assert "pass" not in told
@@ -383,4 +384,4 @@ def test_a_server_with_a_list_of_models_alone_is_asked_for_it():
 
 def test_no_wait_at_all_is_no_retry_after():
     for headers in ({"retry-after": "0"}, {"retry-after-ms": "0"}, {"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}):
-        assert clients._retry_after(headers, "") is None
+        assert servers._retry_after(headers, "") is None
