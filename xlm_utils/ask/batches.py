@@ -99,7 +99,7 @@ def _gemini(card: Card, key: str, url: str) -> Road:
         with genai_told(card, key):
             job = client.batches.get(name=name)
             file = job.dest and job.dest.file_name
-            words = (job.error and job.error.message) or "without a reason"
+            words = (job.error and job.error.message) or "Google's SDK hands no reason on"
             return job.state.name.removeprefix("JOB_STATE_").lower(), words, [client.files.download(file=file).decode()] if file else []
 
     def read(one: dict) -> Reply:
@@ -122,6 +122,7 @@ def collect(run: Any, prompts: list[str], progress: Progress) -> None:
     left = {run.key(run.repeat, prompt): prompt for prompt in prompts}
     ended, pause, troubles = Counter(), FIRST, 0  # ended: key → batches that had it
     while not run.reason:
+        moved = False
         flying = run.database.execute("select * from batches where identity = ? and state = ''", (run.identity,)).fetchall()
         aloft = {key for batch in flying for key in json.loads(batch["asked"])}
         waiting = {key: prompt for key, prompt in left.items() if key not in aloft and ended[key] < TIMES}
@@ -134,7 +135,7 @@ def collect(run: Any, prompts: list[str], progress: Progress) -> None:
         except Fatal as error:
             run.stop(str(error))
         except Retry as error:
-            moved, troubles, run.trouble = False, troubles + 1, str(error)
+            troubles, run.trouble = troubles + 1, str(error)
             if troubles > TROUBLES:
                 run.stop(f"the server is in trouble ({error})")
         if not moved and not run.reason:
@@ -146,18 +147,17 @@ def collect(run: Any, prompts: list[str], progress: Progress) -> None:
 def _send(run: Any, road: Road, waiting: dict[str, str], enqueued: float) -> bool:
     """Send as much of what waits as may be enqueued, in one file; False if there is no room for any."""
     room, schema = (run.card.batch_tokens or math.inf) - enqueued, tokens_of(json.dumps(run.schema))
-    asked, lines, size, tokens = {}, [], 0, 0.0
+    asked, file, tokens = {}, io.BytesIO(), 0.0
     for key, prompt in islice(waiting.items(), REQUESTS):
-        lines.append(json.dumps(road.line(key, prompt, run.schema)).encode() + b"\n")
-        size, tokens = size + len(lines[-1]), tokens + tokens_of(prompt) + schema
-        if (tokens > room and (asked or enqueued)) or size > BYTES:
-            del lines[-1]
-            tokens -= tokens_of(prompt) + schema
+        line, more = json.dumps(road.line(key, prompt, run.schema)).encode() + b"\n", tokens_of(prompt) + schema
+        if (tokens + more > room and (asked or enqueued)) or file.tell() + len(line) > BYTES:
             break
+        tokens += more
+        file.write(line)
         asked[key] = [run.repeat, prompt]
     if asked:
         count = run.database.execute("select count(*) from batches where identity = ?", (run.identity,)).fetchone()[0]
-        name, at = road.send(fingerprint([run.identity, sorted(asked), count]), b"".join(lines)), int(time.time())
+        name, at = road.send(fingerprint([run.identity, sorted(asked), count]), file.getvalue()), int(time.time())
         with told(run.store), run.database:
             run.database.execute("insert or ignore into batches values (?,?,?,?,?,'')", (name, run.identity, json.dumps(asked), tokens, at))
     return bool(asked)
@@ -166,33 +166,33 @@ def _send(run: Any, road: Road, waiting: dict[str, str], enqueued: float) -> boo
 def _look(run: Any, road: Road, batch: Any, left: dict[str, str], ended: Counter, progress: Progress) -> bool:
     """Keep what a batch has brought; False while it runs."""
     state, words, files = road.look(batch["id"]) if time.time() - batch["at"] < KEPT else ("gone", "", [])
-    asked, mixed = json.loads(batch["asked"]), False
+    asked = json.loads(batch["asked"])
     if state not in (*ENDS, "gone"):
-        promised = time.strftime("%Y-%m-%d %H:%M", time.localtime(batch["at"] + DAY * 3600))
-        progress.update(0, f"{len(asked):,} in {batch['id']} ({state}), promised by {promised}")
+        progress.update(0, f"{batch['id']} is {state}, promised by {time.strftime('%d %b %H:%M', time.localtime(batch['at'] + DAY * 3600))}")
         return False
     if state == "failed" and not files:
         run.stop(f"the server refuses {batch['id']}: {words}")
     run.trouble = f"the batch is {state}"
-    for one in (json.loads(line) for file in files for line in file.split("\n") if line.strip()):  # an answer may hold other ends of lines
-        key = one.get("custom_id") or one.get("key")
-        repeat, prompt = asked[key]
+    brought = [json.loads(line) for file in files for line in file.split("\n") if line.strip()]  # an answer may hold other ends of lines
+    lines = {line.get("custom_id") or line.get("key"): line for line in brought}
+    if strange := state in ENDS[:2] and not asked.keys() & lines.keys():
+        run.stop(f"{batch['id']} is {state} and answers none of what was sent")
+    for key, (repeat, prompt) in asked.items():
+        if key not in lines:
+            continue
         try:
-            reply = road.read(one)
+            reply = road.read(lines[key])
         except Void as error:
             reply = Reply(None, str(error), None, 0, 0)
-        except Fatal as error:
-            run.stop(str(error))
-            continue
-        except Retry as error:
+        except (Fatal, Retry) as error:  # of one prompt, which cost nothing: the others are kept, and it is sent again
             run.trouble = str(error)
             continue
         if not run.keep(repeat, prompt, reply):
-            mixed = True  # another model's replies are paid for, too: the card may come to know its name
+            strange = True  # another model's replies are paid for, too: the card may come to know its name
         elif left.pop(key, None) is not None:
             progress.update(1, f"{run.usd:.2f} USD")
-    ended.update(asked)
-    if not mixed:
+    ended.update(list(asked))
+    if not strange:
         with told(run.store), run.database:
             run.database.execute("update batches set state = ?, asked = '' where id = ?", (state, batch["id"]))
     return True

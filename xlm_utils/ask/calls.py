@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 import random
-import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,7 +27,7 @@ from xlm_utils.ask.servers import Fatal, Retry, Void, shutdown_date
 from xlm_utils.study import Study, StudyError
 from xlm_utils.study.inputs import short
 from xlm_utils.study.notebook import Progress
-from xlm_utils.study.thoughts import without_thoughts
+from xlm_utils.study.thoughts import bare
 
 WORKERS = 32
 TRIES = 8
@@ -44,11 +43,11 @@ def estimate(card: Card, prompts: list[str], schema: dict, base_url: str = "") -
     by_tokens = (tokens_in + tokens_out) / card.tokens_per_minute if card.tokens_per_minute else 0
     usd, minutes = card.usd(tokens_in, tokens_out), max(len(prompts) / card.requests_per_minute, by_tokens) / HEADROOM
     direct = usd / BATCH_PRICE if card.batch else usd
-    can = card.batch or (card.client in BATCH_CLIENTS and not address(card, base_url))
+    batch = direct * BATCH_PRICE if card.batch or (card.client in BATCH_CLIENTS and not address(card, base_url)) else direct
     parts = math.ceil(tokens_in / (card.batch_tokens or math.inf)) or min(1, len(prompts))
     return {
-        "calls": len(prompts), "tokens_in": tokens_in, "tokens_out": tokens_out, "usd": usd, "direct": direct,
-        "batch": direct * BATCH_PRICE if can else direct, "minutes": 0 if card.batch else minutes, "parts": parts * card.batch}  # fmt: skip
+        "calls": len(prompts), "tokens_in": tokens_in, "tokens_out": tokens_out, "usd": usd, "direct": direct, "batch": batch,
+        "minutes": minutes * (not card.batch), "parts": parts * card.batch}  # fmt: skip
 
 
 def price(needed: Sequence[Mapping[str, float]]) -> str:
@@ -132,17 +131,6 @@ def _outcome(text: str | None, finish: str, parse: Callable[[str], tuple[Any, st
     return parse(bare(text or "")) if finish == "stop" else (None, finish)
 
 
-def bare(text: str) -> str:
-    """An answer without thoughts, marks of channels, a byte order mark and the fence around it."""
-    text = without_thoughts(text)[0].replace("\ufeff", "")
-    fenced = re.search(r"```\w*\s(.*?)```", text, re.DOTALL)
-    return re.sub(r"<\|\w+\|>", "", fenced[1] if fenced else text).strip()
-
-
-def _empty(reply: Reply) -> bool:
-    return reply.finish == "stop" and not (reply.text or "").strip()
-
-
 class _Run:
     """The threads' shared state while one list of prompts is worked off."""
 
@@ -204,7 +192,7 @@ class _Run:
                 else:
                     self.pacer.sleep(delay)
                 continue
-            if _empty(reply) and attempt < 2:  # may have been a slip
+            if reply.finish == "stop" and not (reply.text or "").strip() and attempt < 2:  # may have been a slip
                 self.trouble = "an empty answer"
                 continue
             return self.keep(self.repeat, prompt, reply)
@@ -216,8 +204,8 @@ class _Run:
 
     def keep(self, repeat: int, prompt: str, reply: Reply) -> bool:
         """Store a reply the moment it is there, unless another model than before has answered."""
-        reply = replace(reply, finish="empty") if _empty(reply) else reply
         text = reply.text and mended(reply.text)
+        reply = replace(reply, finish="empty") if reply.finish == "stop" and not (text or "").strip() else reply
         value, status = _outcome(text, reply.finish, self.parse)
         usd = self.card.usd(reply.tokens_in, reply.tokens_out)
         row = (

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xlm_utils.ask.cards import Card, address, find_key
-from xlm_utils.ask.servers import ELSEWHERE, Fatal, Retry, clean, failure, genai_sdk, genai_told, openai_sdk, openai_told, passing
+from xlm_utils.ask.servers import ELSEWHERE, Fatal, Retry, clean, failure, genai_sdk, genai_told, openai_sdk, openai_told
 from xlm_utils.study import StudyError
 from xlm_utils.study.inputs import shown
 
@@ -114,7 +114,7 @@ def generativeai(card: Card, key: str, url: str) -> Ask:
         except requests.TooManyRedirects:
             raise Fatal(ELSEWHERE) from None
         except (requests.RequestException, TransportError, ParseError, ValueError) as error:
-            raise passing(error, key) from None
+            raise Retry(clean(f"{type(error).__name__}: {error}", key)) from None
         return gemini_reply(answer._result)  # `.text` raises where there is none
 
     return ask

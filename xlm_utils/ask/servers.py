@@ -77,7 +77,7 @@ def openai_told(card: Card, key: str, url: str) -> Iterator[None]:
         text = f"{error.code or ''} {error.message} {told}"
         raise failure(card, key, error.status_code, text, error.response.headers, url, error.code) from None
     except (sdk.APIError, json.JSONDecodeError, *transport_errors()) as error:
-        raise passing(error, key) from None
+        raise Retry(clean(f"{type(error).__name__}: {error}", key)) from None
 
 
 @contextmanager
@@ -90,7 +90,7 @@ def genai_told(card: Card, key: str) -> Iterator[None]:
     except errors.APIError as error:
         raise failure(card, key, error.code, str(error.details), getattr(error.response, "headers", {})) from None
     except (*transport_errors(), errors.UnknownApiResponseError, json.JSONDecodeError) as error:
-        raise passing(error, key) from None
+        raise Retry(clean(f"{type(error).__name__}: {error}", key)) from None
 
 
 def clean(text: str, key: str) -> str:
@@ -100,11 +100,6 @@ def clean(text: str, key: str) -> str:
     if len(key) >= 12:  # cut short or masked with dots: its beginning or end alone
         text = " ".join("<key>" if key[:4] in word or key[-4:] in word else word for word in text.split())
     return " ".join(text.split())[:200]
-
-
-def passing(error: Exception, key: str) -> Retry:
-    """An error of the way to the server: worth another try."""
-    return Retry(clean(f"{type(error).__name__}: {error}", key))
 
 
 def failure(card: Card, key: str, status: int, text: str, headers: Any, url: str = "", code: str | None = None) -> Exception:
@@ -150,8 +145,9 @@ def served(card: Card, key: str, url: str) -> str:
     where = shown(url) or "its usual address"
     try:
         if card.client != "openai":  # both Google clients speak to the same server; the living one asks
+            client = genai_sdk(key, url, PATIENCE)
             with genai_told(card, key):
-                genai_sdk(key, url, PATIENCE).models.get(model=card.model)
+                client.models.get(model=card.model)
             return "not told by this API"
         models, found = openai_sdk(key, url, PATIENCE).models, []
         with openai_told(card, key, url), suppress(importlib.import_module("openai").NotFoundError):

@@ -19,3 +19,10 @@ def without_thoughts(text: str) -> tuple[str, bool]:
         text = text.rpartition(closing)[2]
     before = min((text.partition(opening)[0] for opening in CLOSING), key=len)
     return before, before != text
+
+
+def bare(text: str) -> str:
+    """An answer without thoughts, marks of channels, a byte order mark and the fence around it."""
+    text = without_thoughts(text)[0].replace("\ufeff", "")
+    fenced = re.search(r"```\w*\s(.*?)```", text, re.DOTALL)
+    return re.sub(r"<\|\w+\|>", "", fenced[1] if fenced else text).strip()
