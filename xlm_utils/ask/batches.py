@@ -1,8 +1,7 @@
 """Prompts → replies at half the price, each batch within a day: OpenAI's and Gemini's batch modes.
 
-A batch's id is in the file of replies before anybody waits for it: a killed run, the next day or another machine with the file
-goes on with the same batch. One that was sent and not written down is found on the server by its name. What has no reply when its
-batch ends is sent again.
+A batch's id is in the file of replies before anybody waits for it: a killed run, the next day or another machine with the file goes
+on with it. One that was sent and not written down is found on the server by its name. What has no reply at the end is sent again.
 
 Sources: platform.openai.com/docs/guides/batch; ai.google.dev/gemini-api/docs/batch-api.
 """
@@ -21,7 +20,7 @@ from xlm_utils.ask.cards import Card, address, find_key
 from xlm_utils.ask.clients import Reply, gemini_reply, genai_config, openai_body, openai_reply
 from xlm_utils.ask.pacing import tokens_of
 from xlm_utils.ask.replies import told
-from xlm_utils.ask.servers import Fatal, Retry, Void, failure, genai_sdk, genai_told, openai_sdk, openai_told
+from xlm_utils.ask.servers import Fatal, Retry, Void, clean, failure, genai_sdk, genai_told, openai_sdk, openai_told
 from xlm_utils.study.notebook import Progress
 from xlm_utils.study.records import fingerprint
 
@@ -31,7 +30,6 @@ TIMES = 3  # that a prompt is sent
 TROUBLES = 30  # looks in a row that fail end the run, after two hours
 REQUESTS, BYTES = 50_000, 190_000_000  # of one file: OpenAI takes 50,000 and 200 MB, Gemini 2 GB
 RECENT = 300  # batches of an account that are looked through for one's own
-HOPELESS = (3, 5, 7, 16)  # gRPC's codes of what no retry cures
 KEPT = 30 * 86_400  # s that OpenAI keeps a batch's files
 ENDS = ("completed", "succeeded", "partially_succeeded", "expired", "cancelled", "failed")
 
@@ -105,8 +103,7 @@ def _gemini(card: Card, key: str, url: str) -> Road:
     def read(one: dict) -> Reply:
         if answer := one.get("response"):
             return gemini_reply(types.GenerateContentResponse.model_validate(answer, extra="ignore"))
-        error = one["error"]
-        raise failure(card, key, 400 if error.get("code") in HOPELESS else 503, str(error.get("message")), {})
+        raise Retry(clean(str((one.get("error") or one).get("message")), key))
 
     return Road(line, send, look, read)
 

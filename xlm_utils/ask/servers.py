@@ -1,7 +1,4 @@
-"""Who is asked: the SDKs' clients, whether a server has a card's model, and what its errors mean.
-
-An error is one line without tags and without the key: another try, no answer to this one prompt, or the end of the run.
-"""
+"""Who is asked: the SDKs' clients, whether a server has a card's model, and what its errors mean, in one line without tags and the key."""
 
 import email.utils
 import importlib
