@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 
 from tests.support.loopback import SERVED, Loopback
-from xlm_utils.ask import calls, pacing, replies
+from xlm_utils.ask import batches, calls, pacing, replies
 from xlm_utils.ask.cards import Card, load_card
 from xlm_utils.ask.replies import open_store
 from xlm_utils.judge import controls, judging, known, proxy
@@ -294,6 +294,22 @@ def test_an_llm_judge_scores_every_term_against_every_reference_once(study, caps
         define(study, "japanese", [row[4] for row in ROWS])  # one definition changes: only its two questions are asked
         judging.judge(study, run="japanese", **judge)
         assert len(server.prompts) - asked == 2
+
+
+def test_a_judge_in_batch_mode_is_asked_all_runs_at_once_and_a_preview_directly(study, monkeypatch):
+    local = load_card("local")
+    monkeypatch.setattr(judging, "load_card", lambda name: local.model_copy(update={"batch": name == "batched"}))
+    monkeypatch.setattr(batches, "sleep", lambda seconds: None)
+    again = controls.repeated(study, ["japanese"])
+    with Loopback() as server:
+        judging.send(study, "local", ["expert", "japanese"], server.openai, again)
+        assert not server.prompts
+        judging.preview(study, "batched", "japanese", 2, server.openai)
+        assert (len(server.prompts), len(server.batches.made)) == (2, 0)
+        judging.send(study, "batched", ["expert", "japanese"], server.openai, again)
+        assert [len(one["requests"]) for one in server.batches.made.values()] == [22, 6]  # the runs without the previewed two, what is asked twice
+        rows = read_jsonl(judging.judge(study, "batched", "japanese", server.openai))
+        assert ({row["score"] for row in rows}, len(server.batches.made)) == ({7}, 2)
 
 
 def test_a_blocked_reply_and_a_missing_reference_are_missing_scores(study):

@@ -168,14 +168,14 @@ def score(study: Study, term: str, definition: str, name: str = "proxy", base_ur
         raise StudyError(f"{term!r} is none of the study's terms; there are {', '.join(table['translation'].head(8))} and {len(table) - 8} more")
     row = chosen.iloc[0].to_dict()
     asked = [question(row, proxy.REFERENCES[which], definition) | {"run": "own", "reference": which} for which in study.judging.references]
-    found = pd.DataFrame(scores(study, load_card(name), asked, base_url)[0])
+    found = pd.DataFrame(scores(study, load_card(name).model_copy(update={"batch": False}), asked, base_url)[0])  # somebody waits
     return pd.DataFrame(asked)[["term", "translation", "definition", "reference_text"]].assign(score=found["score"])
 
 
 def preview(study: Study, name: str, run: str, n: int = 1, base_url: str = "") -> pd.DataFrame:
     """The first ``n`` judgements of a run, to be read before paying for all; their replies are stored and not asked for again."""
     asked = [q for q in questions(study, run) if q["reference"] == study.judging.references[0]][:n]
-    found = pd.DataFrame(scores(study, load_card(name), asked, base_url)[0])
+    found = pd.DataFrame(scores(study, load_card(name).model_copy(update={"batch": False}), asked, base_url)[0])  # somebody waits
     return pd.DataFrame(asked)[["term", "translation", "reference_text", "definition"]].join(found[["score", "status", "reply"]])
 
 
@@ -198,3 +198,11 @@ def plan(study: Study, name: str, runs: list[str], base_url: str = "", more: Seq
         return {"calls": 0, "usd": 0.0}
     asked = [q for run in runs for q in questions(study, run)] + list(more)
     return announce(study, card, [(prompt_for(study, q), q.get("repeat", 0)) for q in asked if q["reference_text"]], SCHEMA, base_url)
+
+
+def send(study: Study, name: str, runs: list[str], base_url: str = "", more: Sequence[dict] = ()) -> None:
+    """Ask a judge in batch mode all that ``plan`` counts, so that runs share batches and don't wait for one another; other judges nothing."""
+    card = load_card(name)
+    asked = [*(q for run in runs for q in questions(study, run)), *more] if card.batch else []
+    for repeat in sorted({q.get("repeat", 0) for q in asked}):
+        _llm(study, card, [q for q in asked if q["reference_text"] and q.get("repeat", 0) == repeat], base_url, repeat)
