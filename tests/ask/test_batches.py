@@ -33,8 +33,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return pauses
 
 
-def ask(server: Loopback, folder, client: str = "openai", prompts: list[str] = PROMPTS, repeat: int = 0, **values: object) -> list[dict]:
-    run = {"base_url": server.url(client), "max_cost_usd": 100, "repeat": repeat}
+def ask(server: Loopback, folder, client: str = "openai", prompts: list[str] = PROMPTS, **values: object) -> list[dict]:
+    run = {"base_url": server.url(client), "max_cost_usd": 100}
     return calls.run_calls(card(client, **values), prompts, SCHEMA, parse, folder / "r.sqlite", **run)
 
 
@@ -119,6 +119,29 @@ def test_a_batch_that_is_refused_as_a_whole_is_one_sentence_and_the_next_run_sen
 
 
 @pytest.mark.parametrize("client", CLIENTS)
+def test_a_batch_whose_every_prompt_is_refused_is_not_sent_again(client, tmp_path):
+    with Loopback("no_access") as server, pytest.raises(StudyError, match=r"refuses every prompt of \S*batch_0: .*may not use.*; 0 of 8 calls"):
+        ask(server, tmp_path, client)
+    assert len(server.batches.made) == 1
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_torn_file_of_answers_is_read_again(client, tmp_path, monkeypatch):
+    whole, torn = json.loads, ["once"]
+
+    def loads(text, **options):
+        if "response" in text and torn:
+            return whole(text[: torn.clear() or 9])
+        return whole(text, **options)
+
+    with Loopback() as server, monkeypatch.context() as patch:
+        patch.setattr(batches, "json", type("json", (), {"loads": staticmethod(loads), "dumps": staticmethod(json.dumps)}))
+        assert {row["status"] for row in ask(server, tmp_path, client)} == {"ok"}
+    assert not torn
+    assert (len(server.batches.made), len(server.prompts)) == (1, 8)
+
+
+@pytest.mark.parametrize("client", CLIENTS)
 def test_a_bound_on_enqueued_tokens_makes_parts_follow_one_another(client, tmp_path):
     schema = tokens_of(json.dumps(SCHEMA))
     bound = int(3.5 * (schema + 2))  # three prompts of nine letters
@@ -189,6 +212,7 @@ def test_the_estimate_tells_both_prices_and_the_cost_limit_holds_before_anything
         calls.price([half])
         == f"{half['usd']:.2f} USD ({direct['usd']:.2f} without batch: true) and 0.0 h of calls, 3 batches one after another, 72 h at the longest"
     )
+    assert calls.estimate(card("google-genai", batch_tokens=500), prompts, SCHEMA)["hours"] == 3 * 48  # when Gemini's expire
     assert f"({half['usd']:.2f} with batch: true)" in calls.price([direct])
     assert "with" not in calls.price([calls.estimate(card("google-generativeai", batch=False), prompts, SCHEMA)])
     with Loopback() as server, pytest.raises(StudyError, match=r"above judging\.max_cost_usd = 0\.01"):

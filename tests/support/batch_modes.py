@@ -139,7 +139,7 @@ def _gemini_batch(batches: Batches, one: dict) -> dict:
             if got is not None and got[0] == 200:
                 lines.append({"key": request["key"], "response": got[2] | {"newField": {"of": "next year"}}})
             elif got is not None:
-                lines.append({"key": request["key"], "error": {"code": 13, "message": got[2]["error"]["message"]}})
+                lines.append({"key": request["key"], "error": {"code": 13 if got[0] >= 429 else 3, "message": got[2]["error"]["message"]}})
         one["output"] = batches.keep(_jsonl(lines))
     output = {"output": {"responsesFile": f"files/{one['output']}"}} if "output" in one else {}
     metadata = {"displayName": one["name"], "state": f"BATCH_STATE_{STATES[one['state']]}", "model": "models/m", **output}

@@ -39,8 +39,12 @@ class Road(NamedTuple):
 
     line: Callable[[str, str, dict], dict]  # key, prompt, schema → a line of the file that is sent
     send: Callable[[str, bytes], str]  # name, file → id; what is there already under this name is not sent again
-    look: Callable[[str], tuple[str, str, list[str]]]  # id → state, the server's words, files of lines that it has brought
+    look: Callable[[str], tuple[str, str, list[dict]]]  # id → state, the server's words, lines that it has brought
     read: Callable[[dict], Reply]  # such a line
+
+
+def _lines(file: str) -> list[dict]:
+    return [json.loads(line) for line in file.split("\n") if line.strip()]  # an answer may hold other ends of lines
 
 
 def _openai(card: Card, key: str, url: str) -> Road:
@@ -63,13 +67,14 @@ def _openai(card: Card, key: str, url: str) -> Road:
             batch = client.batches.retrieve(name)
             words = "; ".join(error.message or "" for error in (batch.errors and batch.errors.data) or ())
             files = [file for file in (batch.output_file_id, batch.error_file_id) if file and batch.status in ENDS]
-            return batch.status, words, [client.files.content(file).text for file in files]
+            return batch.status, words, [line for file in files for line in _lines(client.files.content(file).text)]
 
     def read(one: dict) -> Reply:
         answer = one.get("response") or {"status_code": 503, "body": one}  # not asked, for the batch has ended before
         if answer["status_code"] == 200:
             return openai_reply(answer["body"], key, url)
-        error = answer["body"].get("error") or {}
+        error = answer["body"].get("error") if isinstance(answer["body"], dict) else answer["body"]
+        error = error if isinstance(error, dict) else {"message": error}
         raise failure(card, key, answer["status_code"], f"{error.get('code')} {error.get('message')}", {}, url, error.get("code"))
 
     return Road(line, send, look, read)
@@ -98,31 +103,32 @@ def _gemini(card: Card, key: str, url: str) -> Road:
             job = client.batches.get(name=name)
             file = job.dest and job.dest.file_name
             words = (job.error and job.error.message) or "Google's SDK hands no reason on"
-            return job.state.name.removeprefix("JOB_STATE_").lower(), words, [client.files.download(file=file).decode()] if file else []
+            return job.state.name.removeprefix("JOB_STATE_").lower(), words, _lines(client.files.download(file=file).decode()) if file else []
 
     def read(one: dict) -> Reply:
         if answer := one.get("response"):
             return gemini_reply(types.GenerateContentResponse.model_validate(answer, extra="ignore"))
-        raise Retry(clean(str((one.get("error") or one).get("message")), key))
+        error = one.get("error") or one
+        raise (Fatal if error.get("code") == 3 else Retry)(clean(str(error.get("message")), key))  # 3: INVALID_ARGUMENT
 
     return Road(line, send, look, read)
 
 
-def collect(run: Any, prompts: list[str], progress: Progress) -> None:
-    """Ask by batches until every prompt has a reply or was sent ``TIMES`` times.
+def collect(run: Any, asked: list[tuple[str, int]], progress: Progress) -> None:
+    """Ask by batches until every prompt (with its ``repeat``) has a reply or was sent ``TIMES`` times.
 
     Args:
         run: the state of ``calls``; its ``keep`` stores a reply, ``stop`` ends the run, and ``kept`` tells at the end how many there are.
     """
     url = address(run.card, run.base_url)
     road = (_openai if run.card.client == "openai" else _gemini)(run.card, find_key(run.card, url), url)
-    left = {run.key(run.repeat, prompt): prompt for prompt in prompts}
+    left = {run.key(*call): call for call in asked}
     ended, pause, troubles = Counter(), FIRST, 0  # ended: key → batches that had it
     while not run.reason:
         moved = False
         flying = run.database.execute("select * from batches where identity = ? and state = ''", (run.identity,)).fetchall()
         aloft = {key for batch in flying for key in json.loads(batch["asked"])}
-        waiting = {key: prompt for key, prompt in left.items() if key not in aloft and ended[key] < TIMES}
+        waiting = {key: call for key, call in left.items() if key not in aloft and ended[key] < TIMES}
         if not waiting and not aloft & left.keys():
             break
         try:
@@ -138,20 +144,20 @@ def collect(run: Any, prompts: list[str], progress: Progress) -> None:
         if not moved and not run.reason:
             sleep(pause)
         pause = FIRST if moved else min(LONGEST, pause * 1.5)
-    run.kept = len(prompts) - len(left)
+    run.kept = len(asked) - len(left)
 
 
-def _send(run: Any, road: Road, waiting: dict[str, str], enqueued: float) -> bool:
+def _send(run: Any, road: Road, waiting: dict[str, tuple[str, int]], enqueued: float) -> bool:
     """Send as much of what waits as may be enqueued, in one file; False if there is no room for any."""
     room, schema = (run.card.batch_tokens or math.inf) - enqueued, tokens_of(json.dumps(run.schema))
     asked, file, tokens = {}, io.BytesIO(), 0.0
-    for key, prompt in islice(waiting.items(), REQUESTS):
-        line, more = json.dumps(road.line(key, prompt, run.schema)).encode() + b"\n", tokens_of(prompt) + schema
+    for key, call in islice(waiting.items(), REQUESTS):
+        line, more = json.dumps(road.line(key, call[0], run.schema)).encode() + b"\n", tokens_of(call[0]) + schema
         if (tokens + more > room and (asked or enqueued)) or file.tell() + len(line) > BYTES:
             break
         tokens += more
         file.write(line)
-        asked[key] = [run.repeat, prompt]
+        asked[key] = call
     if asked:
         count = run.database.execute("select count(*) from batches where identity = ?", (run.identity,)).fetchone()[0]
         name, at = road.send(fingerprint([run.identity, sorted(asked), count]), file.getvalue()), int(time.time())
@@ -160,21 +166,20 @@ def _send(run: Any, road: Road, waiting: dict[str, str], enqueued: float) -> boo
     return bool(asked)
 
 
-def _look(run: Any, road: Road, batch: Any, left: dict[str, str], ended: Counter, progress: Progress) -> bool:
+def _look(run: Any, road: Road, batch: Any, left: dict[str, tuple[str, int]], ended: Counter, progress: Progress) -> bool:
     """Keep what a batch has brought; False while it runs."""
-    state, words, files = road.look(batch["id"]) if time.time() - batch["at"] < KEPT else ("gone", "", [])
+    state, words, brought = road.look(batch["id"]) if time.time() - batch["at"] < KEPT else ("gone", "", [])
     asked = json.loads(batch["asked"])
     if state not in (*ENDS, "gone"):
         progress.update(0, f"{batch['id']} is {state}, promised by {time.strftime('%d %b %H:%M', time.localtime(batch['at'] + DAY * 3600))}")
         return False
-    if state == "failed" and not files:
+    if state == "failed" and not brought:
         run.stop(f"the server refuses {batch['id']}: {words}")
-    run.trouble = f"the batch is {state}"
-    brought = [json.loads(line) for file in files for line in file.split("\n") if line.strip()]  # an answer may hold other ends of lines
+    run.trouble, refused = f"the batch is {state}", 0
     lines = {line.get("custom_id") or line.get("key"): line for line in brought}
     if strange := state in ENDS[:2] and not asked.keys() & lines.keys():
         run.stop(f"{batch['id']} is {state} and answers none of what was sent")
-    for key, (repeat, prompt) in asked.items():
+    for key, call in asked.items():
         if key not in lines:
             continue
         try:
@@ -182,12 +187,14 @@ def _look(run: Any, road: Road, batch: Any, left: dict[str, str], ended: Counter
         except Void as error:
             reply = Reply(None, str(error), None, 0, 0)
         except (Fatal, Retry) as error:  # of one prompt, which cost nothing: the others are kept, and it is sent again
-            run.trouble = str(error)
+            run.trouble, refused = str(error), refused + isinstance(error, Fatal)
             continue
-        if not run.keep(repeat, prompt, reply):
+        if not run.keep(*call, reply):
             strange = True  # another model's replies are paid for, too: the card may come to know its name
         elif left.pop(key, None) is not None:
             progress.update(1, f"{run.usd:.2f} USD")
+    if refused == len(asked):  # such as a parameter that the model doesn't take: they would be refused again
+        run.stop(f"the server refuses every prompt of {batch['id']}: {run.trouble}")
     ended.update(list(asked))
     if not strange:
         with told(run.store), run.database:

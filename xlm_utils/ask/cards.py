@@ -20,7 +20,8 @@ OURS = {  # parameters that the kit sets itself, or counts on what they are by d
     "model", "messages", "stream", "n", "response_format", "timeout", "tools", "candidate_count", "response_mime_type", "response_schema",
 }  # fmt: skip
 OFFLINE = ("proxy", "people")  # clients that ask no server
-BATCH_CLIENTS, BATCH_PRICE = ("openai", "google-genai"), 0.5  # both providers' discount, as their price lists say
+BATCH_HOURS = {"openai": 24, "google-genai": 48}  # client → after which a batch expires; Gemini's target is 24, too
+BATCH_PRICE = 0.5  # both providers' discount, as their price lists say
 
 
 class Card(Part):
@@ -71,8 +72,8 @@ def load_card(name: str) -> Card:
     card = checked(Card, found | {"name": name}, path.name)
     if taken := OURS & {*card.params, *card.params.get("extra_body", ())}:
         raise StudyError(f"{path.name}: params.{min(taken)} is no sampling parameter; the kit sets it itself, so leave it out")
-    if card.batch and card.client not in BATCH_CLIENTS:
-        raise StudyError(f"{path.name}: batch = true: {card.client} has no batch mode; leave it out, or ask through {' or '.join(BATCH_CLIENTS)}")
+    if card.batch and card.client not in BATCH_HOURS:
+        raise StudyError(f"{path.name}: batch = true: {card.client} has no batch mode; leave it out, or ask through {' or '.join(BATCH_HOURS)}")
     return card
 
 

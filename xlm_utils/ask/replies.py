@@ -19,7 +19,7 @@ TABLE = """create table if not exists replies (
     key text primary key, identity text, judge text, repeat integer, prompt text, reply text, finish text, served_model text,
     value text, status text, tokens_in integer, tokens_out integer, usd real, at text)"""
 BATCHES = """create table if not exists batches (
-    id text primary key, identity text, asked text, tokens real, at integer, state text)"""  # asked: key → [repeat, prompt], "" once it has ended
+    id text primary key, identity text, asked text, tokens real, at integer, state text)"""  # asked: key → [prompt, repeat], "" once it has ended
 INSERT = f"insert or ignore into replies values ({','.join('?' * 14)})"
 
 
@@ -86,13 +86,13 @@ def open_store(path: Path) -> sqlite3.Connection:
     return database
 
 
-def stored(path: Path, card: Card, schema: dict, base_url: str = "", repeat: int = 0) -> dict[str, dict]:
-    """Replies this judge has given under these settings: prompt → row."""
+def stored(path: Path, card: Card, schema: dict, base_url: str = "") -> dict[tuple[str, int], dict]:
+    """Replies this judge has given under these settings: (prompt, repeat) → row."""
     if not any(map(Path.exists, places(path))):
         return {}
     with told(path), closing(open_store(path)) as database:
-        rows = database.execute("select * from replies where identity = ? and repeat = ?", (identity(card, schema, base_url), repeat))
-        return {row["prompt"]: dict(row) for row in rows}
+        rows = database.execute("select * from replies where identity = ?", (identity(card, schema, base_url),))
+        return {(row["prompt"], row["repeat"]): dict(row) for row in rows}
 
 
 def spent(path: Path) -> float:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from xlm_utils.ask.cards import load_card
 from xlm_utils.generate import usable
+from xlm_utils.judge.controls import AGAIN
 from xlm_utils.stats import statistics
 from xlm_utils.study import ROOT, Study, StudyError, relative
 from xlm_utils.study.method_cards import read_card
@@ -20,7 +21,7 @@ BENCHMARKS = {
     "pubmedqa": "PubMedQA", "jaqket_v2": "JAQKET v2", "jcommonsenseqa": "JComQA", "jsquad": "JSQuAD", "xwinograd_ja": "XWinograd",
     "xlsum_ja": "XL-Sum", "mcqa": "MCQA", "dc": "DC", "sts": "STS"}  # fmt: skip
 REFERENCES = {"expert": "the expert’s definition", "clinician": "the clinicians’ definition"}
-NOT_RUNS = ("controls", "retest")  # files beside the scores that are about the judge, not about a model
+NOT_RUNS = ("controls", *AGAIN)  # files beside the scores that are about the judge, not about a model
 
 
 def control_run(study: Study) -> str:
@@ -87,7 +88,7 @@ def load_scores(study: Study, twins: bool = False) -> pd.DataFrame:
 
     ``score`` is NaN wherever ``status`` is not ``ok``; a term without a row gets status ``not judged``. ``unusable`` says why
     an output is no definition (``generate.usable``; "" where it is one, or not there to look at); ``counted`` is the score with those at 0
-    where they were judged. With ``twins``, those of the further mask seeds (``dare_seeds``), too.
+    where they were judged; ``written`` its language ("" where not known). With ``twins``, those of the further mask seeds (``dare_seeds``), too.
 
     A StudyError: there are no scores, or a file is not of this study's terms.
     """
@@ -120,17 +121,21 @@ def load_scores(study: Study, twins: bool = False) -> pd.DataFrame:
     whole = whole.assign(status=whole["status"].fillna("not judged")).merge(table[own], on="term_id")
     reasons = unusable(study, list(whole["run"].unique()))
     why = [reasons.get(key, "") for key in zip(whole["run"], whole["term_id"], strict=True)]
-    whole = whole.assign(unusable=why)
+    written = {(row["run"], str(row["term_id"])): row["output_language"] for row in _outputs(study, list(whole["run"].unique()))}
+    whole = whole.assign(unusable=why, written=[written.get(key, "") for key in zip(whole["run"], whole["term_id"], strict=True)])
     lost = (whole["unusable"] != "") & ~whole["status"].isin(["not judged", "not rated"])  # a sample's zeros are no others than its scores
     return whole.assign(counted=whole["score"].mask(lost, 0.0))
 
 
 def unusable(study: Study, runs: list[str]) -> dict[tuple[str, str], str]:
     """(run, term_id) → why that output is no definition in the language that was asked for; only such output, of finished runs."""
-    files = {run: study.folder / "definitions" / f"{run}.jsonl" for run in runs}
-    rows = [row for run, file in files.items() if file.exists() for row in _definitions(file, file.stat().st_mtime_ns)]
-    found = {(row["run"], str(row["term_id"])): usable(row, row["language"])[1] for row in rows if "finish" in row}
+    found = {(row["run"], str(row["term_id"])): usable(row, row["language"])[1] for row in _outputs(study, runs)}
     return {key: reason for key, reason in found.items() if reason}
+
+
+def _outputs(study: Study, runs: list[str]) -> list[dict]:
+    files = [study.folder / "definitions" / f"{run}.jsonl" for run in runs]
+    return [row for file in files if file.exists() for row in _definitions(file, file.stat().st_mtime_ns) if "finish" in row]
 
 
 @lru_cache(maxsize=128)
@@ -151,7 +156,8 @@ def summary(study: Study, by: tuple[str, ...] = ()) -> pd.DataFrame:
 
     Returns:
         judge, reference, run, model (label), *by, n, missing, statuses, median, mean, std (ddof 1), low, high,
-        counted (the mean with output that is no definition at 0), counted_low, counted_high, mean_low, mean_high, reason.
+        counted (the mean with output that is no definition at 0), counted_low, counted_high, mean_low, mean_high,
+        in_target (share of the scored texts that are in the target language; NaN where that is not known), reason.
     """
     scores, rows = load_scores(study), []
     labels = {run: row_label(study, run) for run in scores["run"].unique()}
@@ -160,6 +166,8 @@ def summary(study: Study, by: tuple[str, ...] = ()) -> pd.DataFrame:
         interval = statistics.mean_interval(group["score"], study.seed)
         named = dict(zip(["judge", "reference", "run", *by], key, strict=True))
         counted = statistics.mean_interval(group["counted"], study.seed)
+        written = group.loc[group["score"].notna(), "written"]
+        found |= {"in_target": float((written == study.target.code).mean()) if written.all() else float("nan")}
         found |= {"counted": float(group["counted"].mean()), "counted_low": counted.low, "counted_high": counted.high}
         rows.append(named | {"model": labels[named["run"]]} | found | interval._asdict() | {"reason": found["reason"] or interval.reason})
     return pd.DataFrame(rows)
