@@ -215,7 +215,7 @@ def test_the_estimate_tells_both_prices_and_the_cost_limit_holds_before_anything
     assert calls.estimate(card("google-genai", batch_tokens=500), prompts, SCHEMA)["hours"] == 3 * 48  # when Gemini's expire
     assert f"({half['usd']:.2f} with batch: true)" in calls.price([direct])
     assert "with" not in calls.price([calls.estimate(card("google-generativeai", batch=False), prompts, SCHEMA)])
-    with Loopback() as server, pytest.raises(StudyError, match=r"above judging\.max_cost_usd = 0\.01"):
+    with Loopback() as server, pytest.raises(StudyError, match=r"judging\.max_cost_usd = 0\.01 is below the"):
         calls.run_calls(card(), prompts, SCHEMA, parse, tmp_path / "r.sqlite", base_url=server.openai, max_cost_usd=0.01)
     assert not server.batches.files
 

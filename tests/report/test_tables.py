@@ -194,15 +194,13 @@ def test_seen_and_unseen_compare_gains_with_the_interactions_interval(study):
     assert found["p_holm"] < 0.001
 
 
-def test_agreement_leaves_controls_out_and_reads_the_retest(study):
-    rewrite(study, "gpt-4o", "linear", lambda row: row | {"score": 5, "status": "ok"})
-    again = [row | {"score": 5} for row in read_jsonl(study.folder / "scores" / "gpt-4o" / "linear.jsonl") if row["reference"] == "expert"]
-    write_lines(study.folder / "scores" / "gpt-4o" / "retest.jsonl", again)
+def test_agreement_leaves_controls_out_and_says_where_a_judge_gives_one_score(study):
+    assert list(tables.agreements(study)["models"]) == [7, 7]
+    for run in results.row_order(study):
+        rewrite(study, "gpt-4o", run, lambda row: row | {"score": 5, "status": "ok"})
     frame = tables.agreements(study)
-    assert list(frame["models"].fillna(0)) == [7, 7, 0]
-    assert frame.iloc[2]["second"] == "itself, asked again"
-    assert (frame.iloc[2]["n"], frame.iloc[2]["bias"]) == (24, 0)
-    assert "one score to everything" in frame.iloc[2]["reason"]
+    assert frame["kappa"].abs().max() < 0.3
+    assert set(frame["reason"]) == {"the second judge gives one score to everything"}
 
 
 def test_table2_keeps_the_papers_columns_and_shows_a_missing_column_as_a_dash(study):

@@ -83,7 +83,11 @@ def announce(study: Study, card: Card, prompts: Iterable[tuple[str, int]], schem
 
 def afford(study: Study, usd: float) -> None:
     """Stop with a StudyError, before the first call, if so much more is, for all judges together, above the study's limit."""
-    limit, before = study.judging.max_cost_usd, spent(study.replies)
+    _afford(study.replies, usd, study.judging.max_cost_usd)
+
+
+def _afford(store: Path, usd: float, limit: float) -> None:
+    before = spent(store)
     if before + usd > limit:
         raise StudyError(
             f"judging.max_cost_usd = {limit:g} is below the {before + usd:.2f} USD that this takes ({before:.2f} of them spent);"
@@ -114,12 +118,7 @@ def run_calls(
     done = stored(store, card, schema, base_url)
     todo = [call for call in dict.fromkeys(asked) if call not in done]
     if todo:
-        before, more = spent(store), estimate(card, [prompt for prompt, _ in todo], schema, base_url)["usd"]
-        if before + more > max_cost_usd:
-            raise StudyError(
-                f"judge {card.name}: {len(todo):,} calls would cost about {more:.2f} USD on top of {before:.2f} spent,"
-                f" above judging.max_cost_usd = {max_cost_usd:g}; raise it in the study's file"
-            )
+        _afford(store, estimate(card, [prompt for prompt, _ in todo], schema, base_url)["usd"], max_cost_usd)
         _Run(card, schema, parse, store, base_url, max_cost_usd, backoff).finish(todo)
         done = stored(store, card, schema, base_url)
     rows = []

@@ -50,7 +50,7 @@ def openai(card: Card, key: str, url: str) -> Ask:
                     raise Retry(f"a reply that drips: not whole after {2 * card.timeout:g} s")
         try:
             return openai_reply(json.loads(raw), key, url)
-        except ValueError:  # a page of HTML
+        except (ValueError, RecursionError):  # a page of HTML, a thousand brackets
             return openai_reply(raw.decode(errors="replace"), key, url)
 
     return ask

@@ -182,15 +182,18 @@ def score(study: Study, term: str, definition: str, name: str = "proxy", base_ur
         raise StudyError(f"{term!r} is none of the study's terms; there are {', '.join(table['translation'].head(8))} and {len(table) - 8} more")
     row = chosen.iloc[0].to_dict()
     asked = [question(row, proxy.REFERENCES[which], definition) | {"run": "own", "reference": which} for which in study.judging.references]
-    found = pd.DataFrame(scores(study, load_card(name).model_copy(update={"batch": False}), asked, base_url)[0])  # somebody waits
-    return pd.DataFrame(asked)[["term", "translation", "definition", "reference_text"]].assign(score=found["score"])
+    return _at_once(study, name, asked, base_url)[["term", "translation", "definition", "reference_text", "score"]]
+
+
+def _at_once(study: Study, name: str, asked: list[dict], base_url: str) -> pd.DataFrame:
+    found = scores(study, load_card(name).model_copy(update={"batch": False}), asked, base_url)[0]  # somebody waits
+    return pd.DataFrame([question | row for question, row in zip(asked, found, strict=True)])
 
 
 def preview(study: Study, name: str, run: str, n: int = 1, base_url: str = "") -> pd.DataFrame:
     """The first ``n`` judgements of a run, to be read before paying for all; their replies are stored and not asked for again."""
     asked = [q for q in questions(study, run) if q["reference"] == study.judging.references[0]][:n]
-    found = pd.DataFrame(scores(study, load_card(name).model_copy(update={"batch": False}), asked, base_url)[0])  # somebody waits
-    return pd.DataFrame(asked)[["term", "translation", "reference_text", "definition"]].join(found[["score", "status", "reply"]])
+    return _at_once(study, name, asked, base_url)[["term", "translation", "reference_text", "definition", "score", "status", "reply"]]
 
 
 def plan(study: Study, name: str, runs: list[str], base_url: str = "", more: Sequence[dict] = ()) -> dict:

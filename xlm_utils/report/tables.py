@@ -122,7 +122,7 @@ def missing_table(study: Study) -> pd.DataFrame:
 
 
 def agreements(study: Study) -> pd.DataFrame:
-    """Every pair of judges on the same answers, each judge asked twice where ``retest.jsonl`` is there, and people on what they both rated.
+    """Every pair of judges on the same answers, and people on what they both rated; a judge with itself is ``bias.properties``'.
 
     Returns:
         reference, first, second, then what ``association.agreement`` gives, ``tau`` of the models' order and ``models``.
@@ -137,11 +137,6 @@ def agreements(study: Study) -> pd.DataFrame:
             named = {"reference": reference, "first": judge_label(first), "second": judge_label(second)}
             rows.append(named | association.agreement(table[first], table[second]) | {"tau": order["tau"], "models": order["models"]})
     for judge in scores["judge"].unique():
-        again = pd.DataFrame(read_jsonl(study.folder / "scores" / judge / "retest.jsonl"))
-        if len(again):
-            both = again.merge(scores[scores["judge"] == judge], on=["run", "reference", "term_id"], suffixes=("_again", ""))
-            found = association.agreement(both["score_again"].astype(float), both["score"])
-            rows.append({"reference": again["reference"][0], "first": judge_label(judge), "second": "itself, asked again"} | found)
         if load_card(judge).client == "people":
             texts = scores[(scores["judge"] == judge) & scores["reply"].notna()].drop_duplicates(["reference", "reply"])
             given = pd.DataFrame([{row.partition("-")[2][0]: rating for row, rating in json.loads(reply).items()} for reply in texts["reply"]])
