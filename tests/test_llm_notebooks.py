@@ -62,7 +62,7 @@ def test_notebook_05_judges_with_an_llm_end_to_end_and_asks_nothing_twice(enviro
         assert set(server.keys) == {KEY}
         repeats = asked - len(set(server.prompts))
     folder = open_study("demo").folder / "scores" / "local"
-    assert {path.stem for path in folder.glob("*.jsonl")} == {*scored, "controls", "retest"}
+    assert {path.stem for path in folder.glob("*.jsonl")} == {*scored, "controls", "retest", "order", "wording"}
     rows = read_jsonl(folder / "slerp.jsonl")
     assert [(row["score"], row["status"], row["served_model"]) for row in rows] == [(7, "ok", SERVED["openai"])] * 8
     assert repeats == len(read_jsonl(folder / "retest.jsonl")) == 24  # four terms, six runs: all of the first reference

@@ -7,6 +7,7 @@ import logging
 import subprocess
 import sys
 import threading
+import time
 import traceback
 import types
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,9 +16,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.loopback import SERVED, Loopback
-from xlm_utils.ask import calls, cards, clients
+from xlm_utils.ask import calls, cards, clients, servers
 from xlm_utils.ask.cards import OFFLINE, Card, find_key, load_card
-from xlm_utils.ask.clients import Reply, open_client, shutdown_date
+from xlm_utils.ask.clients import Reply, open_client
+from xlm_utils.ask.replies import same_model
+from xlm_utils.ask.servers import Retry, shutdown_date
 from xlm_utils.judge.judging import SCHEMA, parse
 from xlm_utils.study import PARAMS, StudyError, inputs
 
@@ -76,7 +79,7 @@ def test_a_passing_failure_is_tried_again_and_never_stored(client, scenario, tmp
 @pytest.mark.parametrize(
     ("scenario", "sentence"),
     [
-        ("bad_key", "refuses the key in TEST_KEY"), ("unknown_model", "knows no model"), ("no_quota", "quota of this key is used up"),
+        ("bad_key", "refuses the key in TEST_KEY"), ("unknown_model", "has no model"), ("no_quota", "quota of this key is used up"),
         ("429_hour", "asks to wait 3600 s"), ("no_access", "HTTP 403"),
     ],
 )  # fmt: skip
@@ -206,13 +209,11 @@ def test_a_key_with_a_newline_is_trimmed_and_one_with_blanks_is_refused_unshown(
 def test_the_sdks_own_address_variable_works(client, monkeypatch):
     with Loopback() as server:
         monkeypatch.setenv(cards.BASE_URL_VARIABLES[client], server.url(client))
-        assert open_client(card(client))("x", SCHEMA) == Reply(
-            '{"score": 7}', "stop", SERVED["openai" if client == "openai" else "gemini"], 100, 5
-        )
+        assert open_client(card(client))("x", SCHEMA) == Reply('{"score": 7}', "stop", SERVED["openai" if client == "openai" else "gemini"], 100, 5)
 
 
 def test_a_retry_after_is_read_as_seconds_milliseconds_date_or_google_detail():
-    after = clients._retry_after
+    after = servers._retry_after
     assert after({"retry-after": "2"}, "") == 2
     assert after({"retry-after-ms": "250", "retry-after": "9"}, "") == 0.25
     assert after({}, "{'retryDelay': '1.5s'}") == 1.5
@@ -235,7 +236,7 @@ def test_the_announced_shutdown_date_is_read_from_the_servers_model():
 )
 def test_a_key_is_hidden_however_a_server_echoes_it(echo):
     key = "sk-test-0123456789abcdef"
-    told = clients._clean("the key " + echo.format(key=key, head=key[:4], head8=key[:9], tail=key[-4:]), key)
+    told = servers.clean("the key " + echo.format(key=key, head=key[:4], head8=key[:9], tail=key[-4:]), key)
     assert key[-4:] not in told
     assert key[:8] not in told
     assert "pass" not in told
@@ -384,4 +385,24 @@ def test_a_server_with_a_list_of_models_alone_is_asked_for_it():
 
 def test_no_wait_at_all_is_no_retry_after():
     for headers in ({"retry-after": "0"}, {"retry-after-ms": "0"}, {"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}):
-        assert clients._retry_after(headers, "") is None
+        assert servers._retry_after(headers, "") is None
+
+
+def test_a_reply_that_drips_below_the_timeout_is_ended_and_asked_again(tmp_path):
+    started = time.monotonic()
+    row, server = ask("openai", ["drip", "ok"], tmp_path, timeout=0.3)
+    assert (row["status"], len(server.prompts)) == ("ok", 2)
+    assert 0.6 < time.monotonic() - started < 10  # the whole of it would take 15 s
+    with Loopback("drip") as server, pytest.raises(Retry, match=r"drips: not whole after 0\.4 s"):
+        open_client(card("openai", timeout=0.2), server.openai)("x", SCHEMA)
+
+
+def test_names_that_a_card_calls_the_same_model_are_one_and_others_are_not(tmp_path):
+    same = card("openai", model="m-7b", same_as=("M 7B Instruct", "vendor/m-7b-turbo"))
+    assert same_model(same, "m 7b instruct", "M-7B-turbo")
+    assert same_model(same, "ORG/other", "other")
+    assert not same_model(same, "m-7b", "other")
+    assert not same_model(card("openai", model="m-7b"), "m-7b", "m-7b-turbo")
+    names = [chat(SEVEN, model="m-7b"), chat(SEVEN, model="M 7B Instruct"), chat(SEVEN, model="m-70b")]
+    with Loopback(names) as server, pytest.raises(StudyError, match=r"m-70b answers, and m-7b did before.*; 2 of 3 calls"):
+        calls.run_calls(same, ["a", "b", "c"], SCHEMA, parse, tmp_path / "replies.sqlite", base_url=server.openai)

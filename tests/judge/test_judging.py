@@ -19,12 +19,12 @@ import pandas as pd
 import pytest
 
 from tests.support.loopback import SERVED, Loopback
-from xlm_utils.ask import calls, pacing, replies
+from xlm_utils.ask import batches, calls, pacing, replies
 from xlm_utils.ask.cards import Card, load_card
 from xlm_utils.ask.replies import open_store
 from xlm_utils.judge import controls, judging, known, proxy
 from xlm_utils.judge.judging import SCHEMA, parse, prompt_for
-from xlm_utils.study import PARAMS, Study, StudyError, notebook, open_study
+from xlm_utils.study import PARAMS, Study, StudyError, inputs, notebook, open_study
 from xlm_utils.study.inputs import fill
 from xlm_utils.study.records import Step, append_jsonl, read_jsonl, read_manifest
 
@@ -76,7 +76,7 @@ def test_a_second_run_makes_no_call_and_a_better_parser_reads_the_stored_replies
         assert [row["value"] for row in again] == [len('{"score": 7}')] * 2
         assert len(server.prompts) == 2
         calls.run_calls(card(params={"seed": 1}), ["a"], parse=parse, **run)
-        calls.run_calls(card(), ["a"], parse=parse, repeat=1, **run)
+        calls.run_calls(card(), ["a"], parse=parse, repeats=[1], **run)
         assert len(server.prompts) == 4  # other parameters, or asked to repeat: another call
 
 
@@ -170,7 +170,7 @@ def test_a_server_that_never_answers_ends_the_run_after_bounded_waiting(tmp_path
 def test_the_cost_is_checked_before_the_first_call_and_while_it_grows(tmp_path):
     with Loopback() as server:
         run = {"schema": SCHEMA, "parse": parse, "store": tmp_path / "r.sqlite", "base_url": server.openai}
-        with pytest.raises(StudyError, match=r"3 calls would cost about .* above judging.max_cost_usd = 0"):
+        with pytest.raises(StudyError, match=r"judging.max_cost_usd = 0 is below the \d.* USD that this takes"):
             calls.run_calls(card(price_in=1e6), list("abc"), **run)
         assert server.prompts == []
         # 105 tokens a call at 1 USD each, though the estimate says fewer: stops after the second call
@@ -296,6 +296,22 @@ def test_an_llm_judge_scores_every_term_against_every_reference_once(study, caps
         assert len(server.prompts) - asked == 2
 
 
+def test_a_judge_in_batch_mode_is_asked_all_runs_at_once_and_a_preview_directly(study, monkeypatch):
+    local = load_card("local")
+    monkeypatch.setattr(judging, "load_card", lambda name: local.model_copy(update={"batch": name == "batched"}))
+    monkeypatch.setattr(batches, "sleep", lambda seconds: None)
+    again = controls.repeated(study, ["japanese"])
+    with Loopback() as server:
+        judging.send(study, "local", ["expert", "japanese"], server.openai, again)
+        assert not server.prompts
+        judging.preview(study, "batched", "japanese", 2, server.openai)
+        assert (len(server.prompts), len(server.batches.made)) == (2, 0)
+        judging.send(study, "batched", ["expert", "japanese"], server.openai, again)
+        assert [len(one["requests"]) for one in server.batches.made.values()] == [22 + 18]  # the runs without the previewed two, six asked again
+        rows = read_jsonl(judging.judge(study, "batched", "japanese", server.openai))
+        assert ({row["score"] for row in rows}, len(server.batches.made)) == ({7}, 1)
+
+
 def test_a_blocked_reply_and_a_missing_reference_are_missing_scores(study):
     define(study, "expert.reference", ["", *(row[3] for row in ROWS[1:])])
     with Loopback(["safety", "ok"]) as server:
@@ -317,8 +333,8 @@ def test_the_plan_tells_calls_cost_and_shutdown_before_anything_is_spent(study, 
         assert judging.plan(study, "proxy", ["expert"]) == {"calls": 0, "usd": 0.0}
         again = [*controls.control_questions(study), *controls.repeated(study, ["japanese"])]
         planned = judging.plan(study, "local", ["japanese"], base_url=server.openai, more=again)
-        # 12 of the run; 6 × 11 controls, of which two wrong texts are the neighbour's as well; 6 asked a second time
-        assert (planned["calls"], planned["stored"]) == (12 + 66 - 2 + 6, 0)
+        # 12 of the run; 6 × 11 controls, of which two wrong texts are the neighbour's as well; 6 asked again in three ways
+        assert (planned["calls"], planned["stored"]) == (12 + 66 - 2 + 18, 0)
         assert server.prompts == []
 
 
@@ -492,20 +508,34 @@ def test_a_judge_that_prefers_a_language_rewards_a_loop_or_misses_a_detail_fails
     assert table.loc[["loop", "language", "detail"], "mean"].tolist() == pytest.approx([1, -1.1, 1])
 
 
-def test_a_judge_asked_again_shows_its_noise_and_the_proxy_has_none(study, capsys):
-    gives = iter([*[3] * 12, *[3, 3, 3, 4, 5, 1]])
-    with Loopback(answer=lambda prompt: json.dumps({"score": next(gives)})) as server:
+def test_a_judge_is_asked_again_as_before_turned_round_and_in_other_words_and_the_proxy_is_not(study, capsys):
+    def answer(prompt: str) -> str:
+        score = 1 if "Trusted" in prompt else 2 if prompt.index("Definition to grade") < prompt.index("Reference definition") else 3
+        return json.dumps({"score": score})
+
+    with Loopback(answer=answer) as server:
         judging.judge(study, "local", "japanese", server.openai)
-        found = controls.retest(study, "local", ["japanese"], server.openai).iloc[0]
-        assert len(server.prompts) == 12 + 6  # all six of the first reference, asked a second time
-        controls.retest(study, "local", ["japanese"], server.openai)
-        assert len(server.prompts) == 12 + 6
-    # differences 0, 0, 0, 1, 2, −2: half the same, mean distance 5/6, sum of squares 9 − 6·(1/6)² = 8.833, over 5, over 2
-    assert (found["n"], found["missing"], found["same"], found["largest"]) == (6, 0, 0.5, 2)
-    assert found["mean distance"] == pytest.approx(5 / 6)
-    assert found["noise"] == pytest.approx(np.sqrt((9 - 1 / 6) / 5 / 2))
-    assert controls.retest(study, "proxy", ["japanese"]) is None
-    assert "no test–retest noise to measure" in capsys.readouterr().out
+        for _ in range(2):
+            controls.retest(study, "local", ["japanese"], server.openai)
+            assert len(server.prompts) == 12 + 3 * 6  # all six of the first reference, in three ways
+    files = [read_jsonl(study.folder / "scores" / "local" / f"{file}.jsonl") for file in controls.AGAIN]
+    assert [[row["score"] for row in rows] for rows in files] == [[3] * 6, [2] * 6, [1] * 6]
+    controls.retest(study, "proxy", ["japanese"])
+    assert "has no prompt" in capsys.readouterr().out
+    assert not (study.folder / "scores" / "proxy").exists()
+
+
+def test_turned_round_reference_and_definition_change_their_lines_and_nothing_else(study, monkeypatch, tmp_path):
+    question = judging.questions(study, "japanese")[0]
+    plain, turned = (prompt_for(study, question | change) for change in ({}, controls.AGAIN["order"]))
+    assert sorted(plain.splitlines()) == sorted(turned.splitlines())
+    places = [[line.split(":")[0] for line in prompt.splitlines() if line.startswith(("Reference", "Definition"))] for prompt in (plain, turned)]
+    assert places == [["Reference definition", "Definition to grade"], ["Definition to grade", "Reference definition"]]
+    monkeypatch.setattr(inputs, "PARAMS", tmp_path)
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts" / "judge.txt").write_text("{source_language} {target_language} {term_source} {term_target} {reference} {definition}")
+    with pytest.raises(StudyError, match=r"judge\.txt: \{reference\} needs a line before \{definition\}'s"):
+        prompt_for(study, question | {"turned": True})
 
 
 def test_a_control_without_any_score_has_not_passed():

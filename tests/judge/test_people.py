@@ -157,7 +157,8 @@ def test_without_a_filled_sheet_the_notebook_goes_on_without_scores(study, card,
     assert "nothing is rated yet" in capsys.readouterr().out
     assert not (study.folder / "scores" / "people").exists()
     assert controls.ask_controls(study, "people").empty
-    assert controls.retest(study, "people", ["ties"]) is None
+    controls.retest(study, "people", ["ties"])
+    assert not (study.folder / "scores" / "people").exists()
     assert set(judging.preview(study, "people", "ties", 5)["status"]) <= {"not drawn", "not rated"}
     assert judging.score(study, "term1", "a text", "people")["score"].isna().all()
     assert set(report.load_scores(study)["judge"]) == {"proxy"}
@@ -228,13 +229,13 @@ def test_two_raters_means_their_agreement_and_each_ones_consistency(study, card)
     shared = [row for row in rows if len(json.loads(row["reply"])) == 2]
     assert {row["score"] for row in shared} == {5.5, 5.0}
     assert {row["score"] for row in rows if row not in shared} == {6.0, 5.0, 4.0}
-    noise = controls.retest(study, "people", TARGET)
+    controls.retest(study, "people", TARGET)
     again = read_jsonl(study.folder / "scores" / "people" / "retest.jsonl")
     texts = key_of(study).query("copy == 2").drop_duplicates("row")
-    assert noise.loc[0, "n"] == len(again) == len(texts)  # equal texts of two models once
-    assert noise.loc[0, "same"] == pytest.approx((texts["rater"] == "b").mean())
+    noise = report.properties(study).set_index(["judge", "property"]).loc[("People", "asked again")]
+    assert noise["n"] == len(again) == len(texts)  # equal texts of two models once
+    assert noise["points"] == pytest.approx((texts["rater"] == "a").mean())
     found = report.agreements(study).set_index(["first", "second"])
-    assert found.loc[("People", "itself, asked again"), "n"] == len(texts)
     between = found.loc[("People: rater a", "rater b")]
     assert between["n"] == key_of(study).query("copy == 1").groupby(["term_id", "definition"])["rater"].nunique().eq(2).sum()
     assert between["bias"] == pytest.approx(1.5, abs=0.5)

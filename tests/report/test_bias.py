@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from tests.support.synthetic import make_study, write_lines
+from xlm_utils.draw.pages import table_html
 from xlm_utils.report import bias
+from xlm_utils.report.results import load_scores
 from xlm_utils.stats import association
 from xlm_utils.study.records import read_jsonl
 
@@ -33,22 +35,34 @@ def study(tmp_path, monkeypatch):
 
 def test_each_property_is_the_one_that_was_put_there(study):
     table = bias.properties(study).set_index("property")
-    assert list(table.index) == ["language", "echo", "length"]
-    assert table.loc["language", "value"] == pytest.approx(1.6)
+    assert list(table.index) == ["language", "echo", "length", "asked again", "order", "wording"]
+    assert table.loc["language", "points"] == pytest.approx(1.6)
     assert table.loc["language", "low"] < 1.6 < table.loc["language", "high"]
-    assert (table.loc["echo", "value"], table.loc["echo", "n"]) == (0.5, 8)
-    assert table.loc["length", "value"] == pytest.approx(1.0)
+    assert (table.loc["echo", "points"], table.loc["echo", "n"]) == (0.5, 8)
+    assert table.loc["length", "points"] == pytest.approx(1.0)
     assert table.loc["length", "n"] == 36
     assert table["judge"].str.startswith("Proxy").all(), "never without that word"
+    assert table.loc[["asked again", "order", "wording"], "points"].isna().all()
+    assert table.loc["order", "remark"] == "an encoder: it has no prompt, and computes the same again"
+    assert "<b>" not in table_html(bias.properties(study)).partition("<table>")[2].partition("</table>")[0]  # no best, no worst
 
 
-def test_a_judge_that_was_asked_twice_has_its_noise_beside_them(study):
-    folder = study.folder / "scores" / "proxy"
-    rows = read_jsonl(folder / "ties.jsonl")[:4]
-    write_lines(folder / "retest.jsonl", [row | {"score": row["score"] + move} for row, move in zip(rows, (1, -1, 1, -1), strict=True)])
+def test_second_judgements_have_their_shift_its_interval_and_their_noise(tmp_path, monkeypatch):
+    study = make_study(tmp_path, monkeypatch, terms=12, judges=("gpt-4o",))
+    folder = study.folder / "scores" / "gpt-4o"
+    rows = [row for row in read_jsonl(folder / "ties.jsonl") if row["status"] == "ok"][:7]
+    for file, moves in {"retest": [0, 0, 0, 1, 2, -2, None], "order": [-2, -2, -3, -3, -2, -3, None]}.items():
+        given = [row | ({"score": row["score"] + by} if by is not None else {"score": None}) for row, by in zip(rows, moves, strict=True)]
+        write_lines(folder / f"{file}.jsonl", given)
     table = bias.properties(study).set_index("property")
-    assert table.loc["noise", "value"] == pytest.approx(np.std([1, -1, 1, -1], ddof=1) / np.sqrt(2))
-    assert table.loc["noise", "n"] == 4
+    # differences 0, 0, 0, 1, 2, −2: mean 1/6, sum of squares 9 − 6·(1/6)² = 8.833, over 5, over 2; the seventh has no second score
+    again, order = table.loc["asked again"], table.loc["order"]
+    assert (again["n"], again["points"], again["noise"]) == (6, pytest.approx(1 / 6), pytest.approx(np.sqrt((9 - 1 / 6) / 5 / 2)))
+    assert again["low"] < 0 < again["high"]
+    assert (order["points"], order["noise"]) == (-2.5, pytest.approx(np.sqrt(6 * 0.25 / 5 / 2)))
+    assert order["high"] < -2
+    assert table.loc["wording", "remark"] == "not asked yet"
+    assert not {"retest", "order"} & set(load_scores(study)["run"])
 
 
 def test_the_figure_names_each_judge_and_property(study):

@@ -194,15 +194,13 @@ def test_seen_and_unseen_compare_gains_with_the_interactions_interval(study):
     assert found["p_holm"] < 0.001
 
 
-def test_agreement_leaves_controls_out_and_reads_the_retest(study):
-    rewrite(study, "gpt-4o", "linear", lambda row: row | {"score": 5, "status": "ok"})
-    again = [row | {"score": 5} for row in read_jsonl(study.folder / "scores" / "gpt-4o" / "linear.jsonl") if row["reference"] == "expert"]
-    write_lines(study.folder / "scores" / "gpt-4o" / "retest.jsonl", again)
+def test_agreement_leaves_controls_out_and_says_where_a_judge_gives_one_score(study):
+    assert list(tables.agreements(study)["models"]) == [7, 7]
+    for run in results.row_order(study):
+        rewrite(study, "gpt-4o", run, lambda row: row | {"score": 5, "status": "ok"})
     frame = tables.agreements(study)
-    assert list(frame["models"].fillna(0)) == [7, 7, 0]
-    assert frame.iloc[2]["second"] == "itself, asked again"
-    assert (frame.iloc[2]["n"], frame.iloc[2]["bias"]) == (24, 0)
-    assert "one score to everything" in frame.iloc[2]["reason"]
+    assert frame["kappa"].abs().max() < 0.3
+    assert set(frame["reason"]) == {"the second judge gives one score to everything"}
 
 
 def test_table2_keeps_the_papers_columns_and_shows_a_missing_column_as_a_dash(study):
@@ -277,6 +275,36 @@ def test_the_controls_stand_beside_with_their_verdict_in_words(study):
     assert "Japanese minus in English, judged against the clinicians’ definition: GPT-4o −2.00 [" in tables.table1(study).attrs["caption"]
     assert found.loc["language", "verdict"] == "FAILED"
     assert found.loc[["nearest_neighbour", "shuffled"], "verdict"].tolist() == ["passed", "FAILED"]
+
+
+def test_the_offset_is_taken_off_what_is_in_the_target_language_with_both_intervals(study):
+    """An offset of 2 [1.5, 2.6]; a quarter of the texts of TIES are in English, all of the expert's, and nobody knows about SLERP's."""
+    pairs = [(i, side) for i in range(9) for side in ("source", "target")]
+    rows = [{"term_id": f"P{i}", "control": f"language_{side}", "score": i / 2 if side == "source" else i / 2 + 1 + i / 4} for i, side in pairs]
+    write_lines(study.folder / "scores" / "proxy" / "controls.jsonl", rows)
+    spoil(study, "ties", 6)
+    spoil(study, "expert", 24)
+    offset = tables.controls_table(study).set_index("control").loc["language"]
+    assert offset["average"] == pytest.approx(2)
+    frame = tables.table1(study)
+    ties, expert = frame.loc["TIES", EXPERT], frame.loc["Baseline (English expert)", EXPERT]
+    assert ties["offset_off"] == pytest.approx(ties["mean"] - 0.75 * 2)
+    below = math.hypot(ties["mean"] - ties["low"], 0.75 * (offset["high"] - 2))
+    above = math.hypot(ties["high"] - ties["mean"], 0.75 * (2 - offset["low"]))
+    assert (ties["offset_off_low"], ties["offset_off_high"]) == pytest.approx((ties["offset_off"] - below, ties["offset_off"] + above))
+    assert list(expert[["offset_off", "offset_off_low", "offset_off_high"]]) == pytest.approx(list(expert[["mean", "low", "high"]]))
+    assert math.isnan(frame.loc["SLERP", (EXPERT, "offset_off")])
+    assert (GPT, "offset_off") not in frame  # of this judge no offset is known
+    assert "Offset off: the mean with that taken off every text that is in Japanese" in frame.attrs["caption"]
+
+
+def test_the_ends_of_two_intervals_add_up_in_squares():
+    means = pd.DataFrame({"mean": [5.0, 5, 5], "low": [4.7, 4.7, np.nan], "high": [5.4, 5.4, np.nan], "in_target": [1, 0.5, 1]})
+    found = tables.without_offset(means, pd.Series({"average": 1.0, "low": 0.7, "high": 1.4}))
+    assert found["offset_off"].tolist() == [4, 4.5, 4]
+    # distances .3 and .4 below (the offset may be 1.4), .4 and .3 above: .5 each; with half of the texts .3 and .2, .4 and .15
+    assert found["offset_off_low"].tolist() == pytest.approx([3.5, 4.5 - math.sqrt(0.13), math.nan], nan_ok=True)
+    assert found["offset_off_high"].tolist() == pytest.approx([4.5, 4.5 + math.sqrt(0.1825), math.nan], nan_ok=True)
 
 
 def test_without_results_one_sentence_names_the_notebook(tmp_path, monkeypatch):

@@ -4,18 +4,26 @@
         openai.OpenAI(base_url=server.openai, api_key="test")
 
 A scenario is one of ``OPENAI`` or ``GEMINI``; ``answer`` makes the text of a good reply from the
-prompt; ``limit`` starts in any sliding second are allowed, and what is above gets a 429.
+prompt; ``limit`` starts in any sliding second are allowed, and what is above gets a 429. ``drip`` sends
+a good reply byte by byte. Batches (``batch_modes``) answer each of their requests with the next scenario.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tests.support.batch_modes import Batches, gemini_route, openai_route, prompt_of
 
 HTML = b"<!doctype html><html><head><title>Bad gateway</title></head><body><h1>Please log in</h1></body></html>"
 SERVED = {"openai": "gpt-4o-2024-08-06", "gemini": "gemini-1.5-pro-002"}
@@ -108,8 +116,9 @@ class Loopback:
 
     def __init__(
         self, script: str | Sequence[str] = "ok", *, answer: Callable[[str], str] = lambda prompt: '{"score": 7}',
-        limit: int = 0, latency: float = 0.0, hang: float = 3.0, shutdown_date: str | None = None,
+        limit: int = 0, latency: float = 0.0, hang: float = 3.0, shutdown_date: str | None = None, batches: Batches | None = None,
     ):  # fmt: skip
+        self.batches = batches or Batches()
         self.script = [script] if isinstance(script, str) else list(script)
         self.answer, self.limit, self.latency, self.hang, self.shutdown_date = answer, limit, latency, hang, shutdown_date
         self.gets: dict[str, Answer] = {}  # path → answer, for what is not to be the usual
@@ -174,18 +183,38 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
 
+    def batched(self, raw: bytes = b"") -> bool:
+        """Answer what concerns files and batches."""
+        openai = self.path.startswith("/v1/")
+        key, state = self.key(openai), self.server_state
+
+        def answer(request: dict) -> Answer:
+            prompt, body = prompt_of(request), request.get("body") or request["request"]
+            return (OPENAI if openai else GEMINI)[state.next_scenario(prompt, body, key)](state.answer(prompt), key)
+
+        found = (openai_route if openai else gemini_route)(state.batches, self.command, self.path, dict(self.headers), raw, answer)
+        if found:
+            self._send(*found)
+        return found is not None
+
+    def key(self, openai: bool) -> str:
+        return self.headers.get("Authorization", "").removeprefix("Bearer ") if openai else self.headers.get("x-goog-api-key", "")
+
     def do_GET(self) -> None:
-        model = self.path.rpartition("/")[2]
         if found := self.server_state.gets.get(self.path):
             return self._send(*found)
+        if self.batched():
+            return None
+        model = self.path.rpartition("/")[2]
         self._send(200, {}, {"id": model, "object": "model", "created": 1, "owned_by": "x", "shutdown_date": self.server_state.shutdown_date})
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        openai = self.path.endswith("/chat/completions")
+        raw = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.batched(raw):
+            return None
+        body, openai = json.loads(raw), self.path.endswith("/chat/completions")
         prompt = body["messages"][-1]["content"] if openai else body["contents"][-1]["parts"][0]["text"]
-        key = self.headers.get("Authorization", "").removeprefix("Bearer ") if openai else self.headers.get("x-goog-api-key", "")
-        state = self.server_state
+        key, state = self.key(openai), self.server_state
         scenario = state.next_scenario(prompt, body, key)
         if scenario == "html":
             return self._send(200, {"Content-Type": "text/html"}, HTML)
@@ -197,8 +226,20 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(state.latency)
         if isinstance(scenario, tuple):  # status, headers and body as they are
             return self._send(*scenario)
-        make = (OPENAI if openai else GEMINI)["ok" if scenario == "timeout" else scenario]
+        make = (OPENAI if openai else GEMINI)["ok" if scenario in ("timeout", "drip") else scenario]
+        if scenario == "drip":
+            return self._drip(*make(state.answer(prompt), key))
         self._send(*make(state.answer(prompt), key))
+
+    def _drip(self, status: int, headers: dict, body: object) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        for byte in data:
+            self.wfile.write(bytes([byte]))
+            time.sleep(0.05)
 
     def _send(self, status: int, headers: dict, body: object) -> None:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()

@@ -7,27 +7,28 @@ in flight and nothing else, and a second run asks only what has no reply yet.
 
 import hashlib
 import json
+import math
 import random
-import re
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from xlm_utils.ask.cards import Card
-from xlm_utils.ask.clients import Ask, Fatal, Reply, Retry, open_client, shutdown_date
-from xlm_utils.ask.pacing import HEADROOM, Pacer
+from xlm_utils.ask.batches import TIMES, collect
+from xlm_utils.ask.cards import BATCH_HOURS, BATCH_PRICE, Card, address
+from xlm_utils.ask.clients import Ask, Reply, open_client
+from xlm_utils.ask.pacing import HEADROOM, Pacer, tokens_of
 from xlm_utils.ask.replies import INSERT, identity, mended, open_store, same_model, set_aside, spent, spent_in, stored, told
+from xlm_utils.ask.servers import Fatal, Retry, Void, shutdown_date
 from xlm_utils.study import Study, StudyError
 from xlm_utils.study.inputs import short
 from xlm_utils.study.notebook import Progress
+from xlm_utils.study.thoughts import bare
 
-CHANNEL, FINAL = "<|channel|>", "<|channel|>final<|message|>"  # of the harmony format
-THOUGHT = re.compile(r"<(think|thinking|thought|reasoning)>.*?(?:</\1>|\Z)|\A.*</think>", re.DOTALL)
 WORKERS = 32
 TRIES = 8
 LONGEST_WAIT = 120.0  # s; a server that asks for more is not waited for
@@ -35,19 +36,27 @@ UNREAD = 20  # replies of which none can be read end the run
 PATIENCE = 300.0  # s without any reply before the run gives up (a fifth of it before the first reply)
 
 
-def tokens_of(text: str) -> float:
-    """Rough number of tokens, for estimates: four Latin letters or one Japanese character each."""
-    latin = sum(character.isascii() for character in text)
-    return latin / 4 + len(text) - latin
-
-
-def estimate(card: Card, prompts: list[str], schema: dict) -> dict[str, float]:
-    """Calls, tokens in and out, USD and minutes that these prompts would take."""
+def estimate(card: Card, prompts: list[str], schema: dict, base_url: str = "") -> dict[str, float]:
+    """Calls, tokens in and out, USD (as the card asks, directly, and in batches), minutes, batches one after another and hours of them at most."""
     tokens_in = sum(map(tokens_of, prompts)) + len(prompts) * tokens_of(json.dumps(schema))
     tokens_out = len(prompts) * card.reply_tokens
     by_tokens = (tokens_in + tokens_out) / card.tokens_per_minute if card.tokens_per_minute else 0
-    minutes = max(len(prompts) / card.requests_per_minute, by_tokens) / HEADROOM
-    return {"calls": len(prompts), "tokens_in": tokens_in, "tokens_out": tokens_out, "usd": card.usd(tokens_in, tokens_out), "minutes": minutes}
+    usd, minutes = card.usd(tokens_in, tokens_out), max(len(prompts) / card.requests_per_minute, by_tokens) / HEADROOM
+    direct = usd / BATCH_PRICE if card.batch else usd
+    batch = direct * BATCH_PRICE if card.batch or (card.client in BATCH_HOURS and not address(card, base_url)) else direct
+    parts = card.batch * (math.ceil(tokens_in / (card.batch_tokens or math.inf)) or min(1, len(prompts)))
+    return {
+        "calls": len(prompts), "tokens_in": tokens_in, "tokens_out": tokens_out, "usd": usd, "direct": direct, "batch": batch,
+        "minutes": minutes * (not card.batch), "parts": parts, "hours": parts * BATCH_HOURS.get(card.client, 0)}  # fmt: skip
+
+
+def price(needed: Sequence[Mapping[str, float]]) -> str:
+    """USD of some estimates by either way, hours of calls, and of batches at the longest."""
+    units = ("usd", "direct", "batch", "minutes", "parts", "hours")
+    usd, direct, batch, minutes, parts, hours = (sum(part[unit] for part in needed) for unit in units)
+    other = f" ({direct:.2f} without batch: true)" if usd < direct else f" ({batch:.2f} with batch: true)" if batch < usd else ""
+    waiting = f", {parts:,} batches one after another, {hours:,} h at the longest" if parts else ""
+    return f"{usd:.2f} USD{other} and {minutes / 60:.1f} h of calls{waiting}"
 
 
 def announce(study: Study, card: Card, prompts: Iterable[tuple[str, int]], schema: dict, base_url: str = "") -> dict:
@@ -60,13 +69,13 @@ def announce(study: Study, card: Card, prompts: Iterable[tuple[str, int]], schem
         StudyError: see ``afford``.
     """
     asked, store = dict.fromkeys(prompts), study.replies
-    done = {repeat: stored(store, card, schema, base_url, repeat) for repeat in {repeat for _, repeat in asked}}
-    needed = estimate(card, [prompt for prompt, repeat in asked if prompt not in done[repeat]], schema)
+    done = stored(store, card, schema, base_url)
+    needed = estimate(card, [call[0] for call in asked if call not in done], schema, base_url)
     needed |= {"stored": len(asked) - int(needed["calls"]), "spent": spent(store), "shutdown": shutdown_date(card, base_url)}
     print(
         f"{card.label} ({card.model}): {needed['calls']:,} calls to make, {needed['stored']:,} stored;"
         f" about {needed['tokens_in'] / 1000:,.0f}k tokens in, {needed['tokens_out'] / 1000:,.0f}k out,"
-        f" {needed['usd']:.2f} USD on top of {needed['spent']:.2f} spent, {needed['minutes']:.0f} min; shutdown: {needed['shutdown']}; {card.note}"
+        f" {price([needed])}; {needed['spent']:.2f} USD spent before; shutdown: {needed['shutdown']}; {card.note}"
     )
     afford(study, needed["usd"])
     return needed
@@ -74,7 +83,11 @@ def announce(study: Study, card: Card, prompts: Iterable[tuple[str, int]], schem
 
 def afford(study: Study, usd: float) -> None:
     """Stop with a StudyError, before the first call, if so much more is, for all judges together, above the study's limit."""
-    limit, before = study.judging.max_cost_usd, spent(study.replies)
+    _afford(study.replies, usd, study.judging.max_cost_usd)
+
+
+def _afford(store: Path, usd: float, limit: float) -> None:
+    before = spent(store)
     if before + usd > limit:
         raise StudyError(
             f"judging.max_cost_usd = {limit:g} is below the {before + usd:.2f} USD that this takes ({before:.2f} of them spent);"
@@ -84,14 +97,14 @@ def afford(study: Study, usd: float) -> None:
 
 def run_calls(
     card: Card, prompts: list[str], schema: dict, parse: Callable[[str], tuple[Any, str]], store: Path, *,
-    base_url: str = "", max_cost_usd: float = 0.0, repeat: int = 0, backoff: float = 1.0,
+    base_url: str = "", max_cost_usd: float = 0.0, repeats: Sequence[int] = (), backoff: float = 1.0,
 ) -> list[dict]:  # fmt: skip
     """One reply for each prompt, in their order; equal prompts share one, stored replies are not asked for again.
 
     Args:
         parse: the text of a whole reply → its value (or None) and a status; only ``ok`` has a value.
         store: the SQLite file; what it has cost so far counts towards ``max_cost_usd``.
-        repeat: another number asks again for prompts that have a reply (test–retest).
+        repeats: one for each prompt; another number than 0, of all by default, asks again for prompts that have a reply (test–retest).
         backoff: seconds before the second try where the server names none; doubles with each try.
 
     Returns:
@@ -101,21 +114,17 @@ def run_calls(
         StudyError: too expensive, or stopped (key, model, quota, another model answering, no reply
             for minutes); replies so far are kept, and the same call goes on from there.
     """
-    done = stored(store, card, schema, base_url, repeat)
-    todo = [prompt for prompt in dict.fromkeys(prompts) if prompt not in done]
+    asked = [*zip(prompts, repeats or [0] * len(prompts), strict=True)]
+    done = stored(store, card, schema, base_url)
+    todo = [call for call in dict.fromkeys(asked) if call not in done]
     if todo:
-        before, more = spent(store), estimate(card, todo, schema)["usd"]
-        if before + more > max_cost_usd:
-            raise StudyError(
-                f"judge {card.name}: {len(todo):,} calls would cost about {more:.2f} USD on top of {before:.2f} spent,"
-                f" above judging.max_cost_usd = {max_cost_usd:g}; raise it in the study's file"
-            )
-        _Run(card, schema, parse, store, base_url, max_cost_usd, repeat, backoff).finish(todo)
-        done = stored(store, card, schema, base_url, repeat)
+        _afford(store, estimate(card, [prompt for prompt, _ in todo], schema, base_url)["usd"], max_cost_usd)
+        _Run(card, schema, parse, store, base_url, max_cost_usd, backoff).finish(todo)
+        done = stored(store, card, schema, base_url)
     rows = []
-    for prompt in prompts:  # parsed anew each time, so that a better parser needs no call
-        value, status = _outcome(done[prompt]["reply"], done[prompt]["finish"], parse)
-        rows.append({**done[prompt], "value": value, "status": status})
+    for call in asked:  # parsed anew each time, so that a better parser needs no call
+        value, status = _outcome(done[call]["reply"], done[call]["finish"], parse)
+        rows.append({**done[call], "value": value, "status": status})
     return rows
 
 
@@ -123,24 +132,15 @@ def _outcome(text: str | None, finish: str, parse: Callable[[str], tuple[Any, st
     return parse(bare(text or "")) if finish == "stop" else (None, finish)
 
 
-def bare(text: str) -> str:
-    """An answer without thoughts, marks of channels, a byte order mark and the fence around it."""
-    if CHANNEL in text:
-        text = text.rpartition(FINAL)[2] if FINAL in text else ""
-    text = THOUGHT.sub("", text).replace("\ufeff", "")
-    fenced = re.search(r"```\w*\s(.*?)```", text, re.DOTALL)
-    return re.sub(r"<\|\w+\|>", "", fenced[1] if fenced else text).strip()
-
-
 class _Run:
     """The threads' shared state while one list of prompts is worked off."""
 
-    def __init__(self, card: Card, schema: dict, parse: Callable, store: Path, base_url: str, max_cost: float, repeat: int, backoff: float):
-        self.card, self.schema, self.parse, self.max_cost, self.repeat, self.backoff = card, schema, parse, max_cost, repeat, backoff
+    def __init__(self, card: Card, schema: dict, parse: Callable, store: Path, base_url: str, max_cost: float, backoff: float):
+        self.card, self.schema, self.parse, self.max_cost, self.backoff = card, schema, parse, max_cost, backoff
         self.ask: Ask = open_client(card, base_url)
         self.identity = identity(card, schema, base_url)
         self.pacer = Pacer(card.requests_per_minute, card.tokens_per_minute)
-        self.store, self.database, self.lock = store, open_store(store), threading.Lock()
+        self.base_url, self.store, self.database, self.lock = base_url, store, open_store(store), threading.Lock()
         with told(store):  # written to before anything is paid for
             self.database.execute(f"pragma user_version = {int(time.time())}")
         found = self.database.execute("select served_model from replies where identity = ? and served_model is not null limit 1", (self.identity,))
@@ -149,22 +149,25 @@ class _Run:
         self.kept, self.reason, self.trouble, self.aside, self.unread = 0, "", "", False, []  # unread: replies, until one can be read; then None
         self.last_reply, self.patience = time.monotonic(), max(PATIENCE / 5, 2 * card.timeout)
 
-    def finish(self, prompts: list[str]) -> None:
-        """Work off all prompts, or raise the one sentence that says why not."""
-        progress = Progress(self.card.name, len(prompts), "calls")
-        with closing(self.database), ThreadPoolExecutor(min(WORKERS, len(prompts))) as threads:
+    def finish(self, asked: list[tuple[str, int]]) -> None:
+        """Work off all prompts with their repeats, or raise the one sentence that says why not."""
+        progress = Progress(self.card.name, len(asked), "calls")
+        with closing(self.database), ThreadPoolExecutor(min(WORKERS, len(asked))) as threads:
             try:
-                first = threads.submit(self.one, prompts[0])  # alone: a wrong key costs one call, and the SDK's slow first use delays nobody
-                wait([first])
-                for future in as_completed([first, *(threads.submit(self.one, prompt) for prompt in prompts[1:])]):
-                    progress.update(future.result(), f"{self.usd:.2f} USD")
+                if self.card.batch:
+                    collect(self, asked, progress)
+                else:
+                    first = threads.submit(self.one, *asked[0])  # alone: a wrong key costs one call, and the SDK's slow first use delays nobody
+                    wait([first])
+                    for future in as_completed([first, *(threads.submit(self.one, *call) for call in asked[1:])]):
+                        progress.update(future.result(), f"{self.usd:.2f} USD")
             finally:  # Ctrl-C too: calls in flight finish and are stored
                 self.pacer.stop()
-        if self.kept < len(prompts):
-            reason = self.reason or f"no reply after {TRIES} tries (last: {self.trouble})"
-            raise StudyError(f"judge {self.card.name}: {reason}; {self.kept} of {len(prompts)} calls are done and kept, run again to go on")
+        if self.kept < len(asked):
+            reason = self.reason or f"no reply after {TIMES if self.card.batch else TRIES} tries (last: {self.trouble})"
+            raise StudyError(f"judge {self.card.name}: {reason}; {self.kept} of {len(asked)} calls are done and kept, run again to go on")
 
-    def one(self, prompt: str) -> bool:
+    def one(self, prompt: str, repeat: int) -> bool:
         """Ask until there is a reply, tries run out or the run is stopped; True if a reply was kept."""
         tokens = tokens_of(prompt) + self.card.reply_tokens
         for attempt in range(TRIES):
@@ -173,6 +176,8 @@ class _Run:
             started = time.monotonic()
             try:
                 reply = self.ask(prompt, self.schema)
+            except Void as error:
+                reply = Reply(None, str(error), None, 0, 0)
             except Fatal as error:
                 self.stop(str(error))
                 return False
@@ -188,26 +193,28 @@ class _Run:
                 else:
                     self.pacer.sleep(delay)
                 continue
-            if reply.finish == "stop" and not (reply.text or "").strip():
-                if attempt < 2:  # an empty answer may have been a slip
-                    self.trouble = "an empty answer"
-                    continue
-                reply = replace(reply, finish="empty")
-            return self.keep(prompt, reply)
+            if reply.finish == "stop" and not (reply.text or "").strip() and attempt < 2:  # may have been a slip
+                self.trouble = "an empty answer"
+                continue
+            return self.keep(prompt, repeat, reply)
         return False
 
-    def keep(self, prompt: str, reply: Reply) -> bool:
+    def key(self, prompt: str, repeat: int) -> str:
+        """The name of one call, in the file of replies and in a batch."""
+        return hashlib.sha256(json.dumps([self.identity, repeat, prompt]).encode()).hexdigest()
+
+    def keep(self, prompt: str, repeat: int, reply: Reply) -> bool:
         """Store a reply the moment it is there, unless another model than before has answered."""
         text = reply.text and mended(reply.text)
+        reply = replace(reply, finish="empty") if reply.finish == "stop" and not (text or "").strip() else reply
         value, status = _outcome(text, reply.finish, self.parse)
         usd = self.card.usd(reply.tokens_in, reply.tokens_out)
-        key = hashlib.sha256(json.dumps([self.identity, self.repeat, prompt]).encode()).hexdigest()
         row = (
-            key, self.identity, self.card.name, self.repeat, prompt, text, reply.finish, reply.served_model,
+            self.key(prompt, repeat), self.identity, self.card.name, repeat, prompt, text, reply.finish, reply.served_model,
             json.dumps(value), status, reply.tokens_in, reply.tokens_out, usd, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))  # fmt: skip
         with self.lock:
             self.served_model = self.served_model or reply.served_model
-            if reply.served_model and not same_model(reply.served_model, self.served_model):
+            if reply.served_model and not same_model(self.card, reply.served_model, self.served_model):
                 self.stop(f"{reply.served_model} answers, and {self.served_model} did before: one table can't mix them, name one in the card")
                 return False
             self.save(row)

@@ -20,6 +20,8 @@ OURS = {  # parameters that the kit sets itself, or counts on what they are by d
     "model", "messages", "stream", "n", "response_format", "timeout", "tools", "candidate_count", "response_mime_type", "response_schema",
 }  # fmt: skip
 OFFLINE = ("proxy", "people")  # clients that ask no server
+BATCH_HOURS = {"openai": 24, "google-genai": 48}  # client → after which a batch expires; Gemini's target is 24, too
+BATCH_PRICE = 0.5  # both providers' discount, as their price lists say
 
 
 class Card(Part):
@@ -29,11 +31,14 @@ class Card(Part):
     label: Text
     client: Literal["openai", "google-generativeai", "google-genai", "proxy", "people"]
     model: Text
+    same_as: Annotated[tuple[Text, ...], Once] = ()  # other names under which servers answer as this model
     base_url: Annotated[str, Field(pattern=r"^(https?://\S+)?$")] = ""  # "": the SDK's own address
     key_env: Annotated[tuple[Text, ...], Once] = ()  # variables (or Colab secrets) to look for the key in, in this order
     params: dict[str, Any] = Field({})  # sampling parameters, passed as they are; reasoning models take none
     requests_per_minute: Number = Field(60, gt=0, le=10**6)
     tokens_per_minute: Number = Field(0, ge=0)  # 0: the server has no such limit
+    batch: bool = False  # asked in batches, for half the price and within a day each
+    batch_tokens: Whole = Field(0, ge=0)  # of prompts that may be enqueued at once, as the account's tier says; 0: no bound
     price_in: Number = Field(0, ge=0)  # USD per million tokens
     price_out: Number = Field(0, ge=0)
     reply_tokens: Whole = Field(20, ge=1, le=10**6)  # expected per reply, hidden reasoning included; for the estimate only
@@ -53,8 +58,8 @@ class Card(Part):
         return self.client == "proxy"
 
     def usd(self, tokens_in: float, tokens_out: float) -> float:
-        """Price of so many tokens."""
-        return (tokens_in * self.price_in + tokens_out * self.price_out) / 1e6
+        """Price of so many tokens, as the card asks: directly, or in batches."""
+        return (tokens_in * self.price_in + tokens_out * self.price_out) / 1e6 * (BATCH_PRICE if self.batch else 1)
 
 
 def load_card(name: str) -> Card:
@@ -67,6 +72,8 @@ def load_card(name: str) -> Card:
     card = checked(Card, found | {"name": name}, path.name)
     if taken := OURS & {*card.params, *card.params.get("extra_body", ())}:
         raise StudyError(f"{path.name}: params.{min(taken)} is no sampling parameter; the kit sets it itself, so leave it out")
+    if card.batch and card.client not in BATCH_HOURS:
+        raise StudyError(f"{path.name}: batch = true: {card.client} has no batch mode; leave it out, or ask through {' or '.join(BATCH_HOURS)}")
     return card
 
 

@@ -18,6 +18,8 @@ WAYS = {  # what SQLite or the system says → what to do about it
 TABLE = """create table if not exists replies (
     key text primary key, identity text, judge text, repeat integer, prompt text, reply text, finish text, served_model text,
     value text, status text, tokens_in integer, tokens_out integer, usd real, at text)"""
+BATCHES = """create table if not exists batches (
+    id text primary key, identity text, asked text, tokens real, at integer, state text)"""  # asked: key → [prompt, repeat], "" once it has ended
 INSERT = f"insert or ignore into replies values ({','.join('?' * 14)})"
 
 
@@ -27,9 +29,10 @@ def identity(card: Card, schema: dict, base_url: str = "") -> str:
     return fingerprint([card.name, card.client, card.model, at, card.params, schema])
 
 
-def same_model(first: str, second: str) -> bool:
-    """Whether two names are one model's: routers change case and provider (``org/m``, ``ORG/M``)."""
-    return first.lower().rpartition("/")[2] == second.lower().rpartition("/")[2]
+def same_model(card: Card, first: str, second: str) -> bool:
+    """Whether two names are one model's: routers change case and provider (``org/m``, ``ORG/M``), and a card knows others (``same_as``)."""
+    one, other, *known = (name.lower().rpartition("/")[2] for name in (first, second, card.model, *card.same_as))
+    return one == other or {one, other} <= set(known)
 
 
 def mended(text: str) -> str:
@@ -74,6 +77,7 @@ def open_store(path: Path) -> sqlite3.Connection:
         database.row_factory = sqlite3.Row
         with database:
             database.execute(TABLE)
+            database.execute(BATCHES)
             database.execute("create index if not exists replies_usd on replies (usd)")  # what is spent is asked after every call
         for place in filter(Path.exists, places(path)[1:]):
             with closing(open_store(place)) as aside, aside, database:  # emptied, not deleted: another process may be adding to it
@@ -82,13 +86,13 @@ def open_store(path: Path) -> sqlite3.Connection:
     return database
 
 
-def stored(path: Path, card: Card, schema: dict, base_url: str = "", repeat: int = 0) -> dict[str, dict]:
-    """Replies this judge has given under these settings: prompt → row."""
+def stored(path: Path, card: Card, schema: dict, base_url: str = "") -> dict[tuple[str, int], dict]:
+    """Replies this judge has given under these settings: (prompt, repeat) → row."""
     if not any(map(Path.exists, places(path))):
         return {}
     with told(path), closing(open_store(path)) as database:
-        rows = database.execute("select * from replies where identity = ? and repeat = ?", (identity(card, schema, base_url), repeat))
-        return {row["prompt"]: dict(row) for row in rows}
+        rows = database.execute("select * from replies where identity = ?", (identity(card, schema, base_url),))
+        return {(row["prompt"], row["repeat"]): dict(row) for row in rows}
 
 
 def spent(path: Path) -> float:

@@ -12,7 +12,7 @@ import pandas as pd
 
 STYLE = "\n" + Path(__file__).with_name("tables.css").read_text(encoding="utf-8")
 P_VALUES = ("p", "p_holm", "counted_p_holm")
-INTERVALS = {"mean": "low", "counted": "counted_low", "value": "low"}  # of a grouped table: in small type under their value
+INTERVALS = {"mean": "low", "offset_off": "offset_off_low", "counted": "counted_low", "value": "low"}  # in small type under their value
 DIGITS = {"median": 1} | dict.fromkeys(("value", "published", *P_VALUES), 3)  # after the point; other columns have two
 MARKED = ("median", "mean", "counted", "value", "published")  # columns whose best and worst are marked
 HEADERS = {

@@ -6,4 +6,4 @@ Notebook: 05_judge.
 """
 
 from xlm_utils.judge.controls import ask_controls, control_questions, repeated, retest
-from xlm_utils.judge.judging import judge, plan, preview, prompt_for, questions, score
+from xlm_utils.judge.judging import judge, plan, preview, prompt_for, questions, score, send

@@ -29,11 +29,25 @@ BARE = re.compile(rf"""\A\s*["']?{NUMBER}["']?\s*\Z""")
 
 
 def prompt_for(study: Study, asked: dict) -> str:
-    """The judge's prompt; terms and definitions go in as JSON strings, so that each stays on its line, in its quotes."""
+    """The judge's prompt; terms and definitions go in as JSON strings, so that each stays on its line, in its quotes.
+
+    A question may name another ``prompt`` file, or be ``turned``: the lines of reference and definition change places. A StudyError: a
+    template has no such lines.
+    """
     texts = {"term_source": "term", "term_target": "translation", "reference": "reference_text", "definition": "definition"}
     quoted = {field: json.dumps(asked[column], ensure_ascii=False) for field, column in texts.items()}
     fields = {"source_language": study.source.name, "target_language": study.target.name, **quoted}
-    return fill(read_prompt(PROMPT, *fields), PROMPT, fields)
+    file = asked.get("prompt", PROMPT)
+    template = read_prompt(file, *fields)
+    if asked.get("turned"):
+        template, found = re.subn(r"(.*\{reference\}.*)(\n(?:.*\n)*)(.*\{definition\}.*)", r"\3\2\1", template)
+        if not found:
+            raise StudyError(f"params/prompts/{file}: {{reference}} needs a line before {{definition}}'s, so that the two can change places")
+    return fill(template, file, fields)
+
+
+def _call(study: Study, asked: dict) -> tuple[str, int]:
+    return prompt_for(study, asked), asked.get("repeat", 0)
 
 
 def parse(text: str) -> tuple[int | None, str]:
@@ -98,10 +112,10 @@ def judge(study: Study, name: str, run: str, base_url: str = "") -> Path:
     return write_scores(study, load_card(name), run, questions(study, run), base_url)
 
 
-def write_scores(study: Study, card: Card, output: str, asked: list[dict], base_url: str = "", repeat: int = 0) -> Path:
-    """``scores/<judge>/<output>.jsonl`` for any questions; ``repeat`` asks anew what has been answered (see ``calls.run_calls``)."""
+def write_scores(study: Study, card: Card, output: str, asked: list[dict], base_url: str = "") -> Path:
+    """``scores/<judge>/<output>.jsonl`` for any questions; those with ``repeat`` are asked anew (see ``calls.run_calls``)."""
     expert = definitions_file(study, f"{study.by_role('expert')}.reference")
-    made_from = {"questions": fingerprint(asked), "terms": digest(study.folder / "terms.csv"), "expert": digest(expert), "repeat": repeat}
+    made_from = {"questions": fingerprint(asked), "terms": digest(study.folder / "terms.csv"), "expert": digest(expert)}
     if card.client == "people":
         given = people.read(study, card)
         if (given["status"] == "not rated").all():
@@ -111,20 +125,20 @@ def write_scores(study: Study, card: Card, output: str, asked: list[dict], base_
     elif card.proxy:
         made_from |= proxy.open_encoder(card.model)[1] | {"right": fingerprint(known.setting_pairs(study)), "form": "term deleted, minus the others"}
     else:
-        prompt = read_prompt(PROMPT)
+        prompt = read_prompt(next((q["prompt"] for q in asked if "prompt" in q), PROMPT))
         made_from |= {"judge": identity(card, SCHEMA, base_url), "model": card.model, "params": card.params, "prompt": fingerprint(prompt)}
     step = Step(study.folder / "scores" / card.name / f"{output}.jsonl", **made_from)
     with step:
         if step.done:
             print(f"{card.name}/{step.path.name}: done before, kept")
             return step.path
-        rows, notes = scores(study, card, asked, base_url, repeat)
+        rows, notes = scores(study, card, asked, base_url)
         write_text(step.partial, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows if row["status"] != people.NOT_DRAWN))
         step.finish(label=card.label, proxy=card.proxy, note=card.note, **notes)
     return step.path
 
 
-def scores(study: Study, card: Card, asked: list[dict], base_url: str = "", repeat: int = 0) -> tuple[list[dict], dict]:
+def scores(study: Study, card: Card, asked: list[dict], base_url: str = "") -> tuple[list[dict], dict]:
     """Rows for questions, in their order, and what the manifest notes about the judge.
 
     An empty definition is asked about like any other: it is what the model said, and leaving it out
@@ -132,7 +146,7 @@ def scores(study: Study, card: Card, asked: list[dict], base_url: str = "", repe
     (status ``no_reference``): nothing was asked, so the score is missing, not zero.
     """
     askable = [q for q in asked if q["reference_text"]]
-    answers, notes = {"proxy": _proxy, "people": people.answers}.get(card.client, _llm)(study, card, askable, base_url, repeat)
+    answers, notes = {"proxy": _proxy, "people": people.answers}.get(card.client, _llm)(study, card, askable, base_url)
     void = {"score": None, "status": "no_reference", "served_model": None, "tokens_in": 0, "tokens_out": 0, "reply": None}
     rest = iter(answers)
     named = ("term_id", "run", "reference", "control")
@@ -142,10 +156,10 @@ def scores(study: Study, card: Card, asked: list[dict], base_url: str = "", repe
     return rows, notes
 
 
-def _llm(study: Study, card: Card, asked: list[dict], base_url: str, repeat: int) -> tuple[list[dict], dict]:
-    prompts = [prompt_for(study, question) for question in asked]
+def _llm(study: Study, card: Card, asked: list[dict], base_url: str) -> tuple[list[dict], dict]:
+    prompts, repeats = zip(*(_call(study, question) for question in asked), strict=True) if asked else ((), ())
     limit = study.judging.max_cost_usd
-    replies = run_calls(card, prompts, SCHEMA, parse, study.replies, base_url=base_url, max_cost_usd=limit, repeat=repeat)
+    replies = run_calls(card, prompts, SCHEMA, parse, study.replies, base_url=base_url, max_cost_usd=limit, repeats=repeats)
     columns = ("status", "served_model", "tokens_in", "tokens_out", "reply")
     return [{"score": reply["value"]} | {key: reply[key] for key in columns} for reply in replies], {}
 
@@ -168,15 +182,18 @@ def score(study: Study, term: str, definition: str, name: str = "proxy", base_ur
         raise StudyError(f"{term!r} is none of the study's terms; there are {', '.join(table['translation'].head(8))} and {len(table) - 8} more")
     row = chosen.iloc[0].to_dict()
     asked = [question(row, proxy.REFERENCES[which], definition) | {"run": "own", "reference": which} for which in study.judging.references]
-    found = pd.DataFrame(scores(study, load_card(name), asked, base_url)[0])
-    return pd.DataFrame(asked)[["term", "translation", "definition", "reference_text"]].assign(score=found["score"])
+    return _at_once(study, name, asked, base_url)[["term", "translation", "definition", "reference_text", "score"]]
+
+
+def _at_once(study: Study, name: str, asked: list[dict], base_url: str) -> pd.DataFrame:
+    found = scores(study, load_card(name).model_copy(update={"batch": False}), asked, base_url)[0]  # somebody waits
+    return pd.DataFrame([question | row for question, row in zip(asked, found, strict=True)])
 
 
 def preview(study: Study, name: str, run: str, n: int = 1, base_url: str = "") -> pd.DataFrame:
     """The first ``n`` judgements of a run, to be read before paying for all; their replies are stored and not asked for again."""
     asked = [q for q in questions(study, run) if q["reference"] == study.judging.references[0]][:n]
-    found = pd.DataFrame(scores(study, load_card(name), asked, base_url)[0])
-    return pd.DataFrame(asked)[["term", "translation", "reference_text", "definition"]].join(found[["score", "status", "reply"]])
+    return _at_once(study, name, asked, base_url)[["term", "translation", "reference_text", "definition", "score", "status", "reply"]]
 
 
 def plan(study: Study, name: str, runs: list[str], base_url: str = "", more: Sequence[dict] = ()) -> dict:
@@ -197,4 +214,11 @@ def plan(study: Study, name: str, runs: list[str], base_url: str = "", more: Seq
             people.announce(study, card, [q for name in names for q in questions(study, name)] if done else [])
         return {"calls": 0, "usd": 0.0}
     asked = [q for run in runs for q in questions(study, run)] + list(more)
-    return announce(study, card, [(prompt_for(study, q), q.get("repeat", 0)) for q in asked if q["reference_text"]], SCHEMA, base_url)
+    return announce(study, card, [_call(study, q) for q in asked if q["reference_text"]], SCHEMA, base_url)
+
+
+def send(study: Study, name: str, runs: list[str], base_url: str = "", more: Sequence[dict] = ()) -> None:
+    """Ask a judge in batch mode all that ``plan`` counts, so that runs share batches and don't wait for one another; other judges nothing."""
+    card = load_card(name)
+    if card.batch:
+        _llm(study, card, [q for q in [*(q for run in runs for q in questions(study, run)), *more] if q["reference_text"]], base_url)

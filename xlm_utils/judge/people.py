@@ -115,10 +115,10 @@ def _lines(path: Path) -> Iterator[tuple[str, str, str]]:
         raise StudyError(f"{at} {line}: no CSV ({error})") from None
 
 
-def answers(study: Study, card: Card, asked: list[dict], base_url: str = "", repeat: int = 0) -> tuple[list[dict], dict]:
-    """For each question its raters' mean, status and, in ``reply``, what each row got; with ``repeat`` of second looks, each text once."""
+def answers(study: Study, card: Card, asked: list[dict], base_url: str = "") -> tuple[list[dict], dict]:
+    """For each question its raters' mean, status and, in ``reply``, what each row got; with ``repeat`` 1 of second looks, each text once."""
     none, found = {"served_model": None, "tokens_in": 0, "tokens_out": 0, "score": None, "status": NOT_DRAWN, "reply": None}, {}
-    given = read(study, card)
+    given, repeat = read(study, card), asked[0].get("repeat", 0) if asked else 0
     for text, part in given[given["copy"] == repeat + 1].groupby(["term_id", "reference", "definition"]):
         ratings = dict(part.loc[part["status"] == "ok", ["row", "rating"]].itertuples(index=False))
         mean, status = (round(sum(ratings.values()) / len(ratings), 2), "ok") if ratings else (None, min(part["status"]))  # cant_say before not rated

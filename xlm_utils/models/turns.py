@@ -1,18 +1,13 @@
 """What stands around a text: the chat template before it, the token that ends it, a thought that is no part of it."""
 
-import re
 from datetime import datetime
 from unittest.mock import patch
 
 from xlm_utils.models.libraries import PreTrainedTokenizerBase
 from xlm_utils.study import StudyError
+from xlm_utils.study.thoughts import CLOSING, MARKS, without_thoughts
 
 DATE = datetime(2024, 7, 26)  # what a template that prints today's date is given, or prompts would change at midnight; Llama-3.1 falls back to it
-CLOSING = {  # of a thought, by what opens it
-    **{f"<{name}>": f"</{name}>" for name in ("think", "thinking", "thought", "reasoning")},
-    "[THINK]": "[/THINK]", "<|START_THINKING|>": "<|END_THINKING|>", "<unused94>": "<unused95>"}  # fmt: skip
-CHANNEL, FINAL = "<|channel|>", "<|channel|>final<|message|>"  # of the harmony format
-MARKS = (*CLOSING, *CLOSING.values(), CHANNEL)
 
 
 def chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict], add_generation_prompt: bool = True, of: str = "this model") -> str:
@@ -61,16 +56,7 @@ def said(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> tuple[str, st
     text = tokenizer.decode(tokens, skip_special_tokens=False)
     if not any(mark in text for mark in MARKS):
         return tokenizer.decode(tokens, skip_special_tokens=True), ""
-    if CHANNEL in text:
-        _, final, text = text.rpartition(FINAL)
-        is_open = not final
-        text = "" if is_open else text
-    else:
-        for opening, closing in CLOSING.items():
-            text = re.sub(f"{re.escape(opening)}.*?{re.escape(closing)}", "", text, flags=re.DOTALL)
-            text = text.rpartition(closing)[2]  # one that the prompt had opened
-        before = min((text.partition(opening)[0] for opening in CLOSING), key=len)
-        text, is_open = before, before != text
+    text, is_open = without_thoughts(text)
     for token in tokenizer.added_tokens_decoder.values():
         text = text.replace(token.content, "") if token.special else text
     return text.strip(), "open" if is_open else "closed"

@@ -8,6 +8,7 @@ import pandas as pd
 
 from xlm_utils.ask.cards import load_card
 from xlm_utils.generate import usable
+from xlm_utils.judge.controls import AGAIN
 from xlm_utils.stats import statistics
 from xlm_utils.study import ROOT, Study, StudyError, relative
 from xlm_utils.study.names import parse, read_card
@@ -101,13 +102,13 @@ def load_scores(study: Study) -> pd.DataFrame:
 
     ``score`` is NaN wherever ``status`` is not ``ok``; a term without a row gets status ``not judged``. ``unusable`` says why
     an output is no definition (``generate.usable``; "" where it is one, or not there to look at); ``counted`` is the score with those at 0
-    where they were judged.
+    where they were judged; ``written`` its language ("" where not known).
 
     A StudyError: there are no scores, or a file is not of this study's terms.
     """
     folder = study.folder / "scores"
     there, known = sorted(folder.glob("*/*.jsonl")), row_order(study)
-    if strangers := sorted({p.stem for p in there} - {*known, "controls", "retest"}):  # the last two are about the judge, not about a model
+    if strangers := sorted({p.stem for p in there} - {*known, "controls", *AGAIN}):  # the last two are about the judge, not about a model
         print(f"{relative(folder)}: scores of {', '.join(strangers)} are left out: the study has no such model (any more)")
     rows = []
     for path in there:
@@ -130,17 +131,22 @@ def load_scores(study: Study) -> pd.DataFrame:
     own = [column for column in table if column == "term_id" or column not in whole]  # a translation by an LLM has a status of its own
     whole = whole.assign(status=whole["status"].fillna("not judged")).merge(table[own], on="term_id")
     reasons = unusable(study, list(whole["run"].unique()))
-    whole["unusable"] = [reasons.get(key, "") for key in zip(whole["run"], whole["term_id"], strict=True)]
+    why = [reasons.get(key, "") for key in zip(whole["run"], whole["term_id"], strict=True)]
+    written = {(row["run"], str(row["term_id"])): row["output_language"] for row in _outputs(study, list(whole["run"].unique()))}
+    whole = whole.assign(unusable=why, written=[written.get(key, "") for key in zip(whole["run"], whole["term_id"], strict=True)])
     lost = (whole["unusable"] != "") & ~whole["status"].isin(["not judged", "not rated"])  # a sample's zeros are no others than its scores
     return whole.assign(counted=whole["score"].mask(lost, 0.0))
 
 
 def unusable(study: Study, runs: list[str]) -> dict[tuple[str, str], str]:
     """(run, term_id) → why that output is no definition in the language that was asked for; only such output, of finished runs."""
-    files = {run: study.folder / "definitions" / f"{run}.jsonl" for run in runs}
-    rows = [row for run, file in files.items() if file.exists() for row in _rows(file, file.stat().st_mtime_ns)]
-    found = {(row["run"], str(row["term_id"])): usable(row, row["language"])[1] for row in rows if "finish" in row}
+    found = {(row["run"], str(row["term_id"])): usable(row, row["language"])[1] for row in _outputs(study, runs)}
     return {key: reason for key, reason in found.items() if reason}
+
+
+def _outputs(study: Study, runs: list[str]) -> list[dict]:
+    files = [study.folder / "definitions" / f"{run}.jsonl" for run in runs]
+    return [row for file in files if file.exists() for row in _rows(file, file.stat().st_mtime_ns) if "finish" in row]
 
 
 @lru_cache(maxsize=512)  # every table and figure asks for the same files
@@ -153,12 +159,15 @@ def summary(study: Study) -> pd.DataFrame:
 
     Returns:
         judge, reference, run, model (label), n, missing, statuses, median, mean, std (ddof 1), low, high,
-        counted (the mean with output that is no definition at 0), counted_low, counted_high, mean_low, mean_high, reason.
+        counted (the mean with output that is no definition at 0), counted_low, counted_high, mean_low, mean_high,
+        in_target (share of the scored texts that are in the target language; NaN where that is not known), reason.
     """
     scores, rows = load_scores(study), []
     for (judge, reference, run), group in scores.groupby(["judge", "reference", "run"], sort=False):
         found = statistics.describe(group["score"], group["status"])
         interval, counted = (statistics.mean_interval(group[values], study.seed) for values in ("score", "counted"))
+        written = group.loc[group["score"].notna(), "written"]
+        found |= {"in_target": float((written == study.target.code).mean()) if written.all() else float("nan")}
         found |= {"counted": float(group["counted"].mean()), "counted_low": counted.low, "counted_high": counted.high}
         named = {"judge": judge, "reference": reference, "run": run, "model": row_label(study, run)}
         rows.append(named | found | interval._asdict() | {"reason": found["reason"] or interval.reason})

@@ -9,12 +9,13 @@ import itertools
 import json
 from collections import Counter
 
+import numpy as np
 import pandas as pd
 
 from xlm_utils.ask.cards import load_card
 from xlm_utils.draw.pages import as_text, page, table_html
 from xlm_utils.judge import controls, judging, people
-from xlm_utils.report.captions import captioned
+from xlm_utils.report.captions import captioned, text
 from xlm_utils.report.planned import INTERVAL
 from xlm_utils.report.results import PUBLISHED, group_label, judge_label, load_scores, note, published_key, row_label, row_order, summary, unusable
 from xlm_utils.stats import association
@@ -36,21 +37,27 @@ def _grouped(study: Study, parts: dict[str, pd.DataFrame], columns: list[str]) -
 def table1(study: Study) -> pd.DataFrame:
     """Definition scores in the paper's layout, with n, missing and interval, beside the published ones.
 
-    Index: model labels. Columns: ``("", "note")``, then per judge and reference median, mean, low, high, counted (the mean
-    with output that is no definition at 0) with its interval, std, n, missing, then ``("no definition", …)``: how many outputs are in
-    another language, loop, are cut off or empty, then ``("published: GPT-4o", …)`` median, mean, std.
+    Index: model labels. Columns: ``("", "note")``, then per judge and reference median, mean, low, high, offset_off (see ``without_offset``;
+    where the judge has an offset), counted (the mean with output that is no definition at 0) with their intervals, std, n, missing, then
+    ``("no definition", …)``: how many outputs are in another language, loop, are cut off or empty, then ``("published: GPT-4o", …)`` median,
+    mean, std.
     """
-    found = summary(study)
-    parts = {group_label(*key): part.set_index("run") for key, part in found.groupby(["judge", "reference"], sort=False)}
+    found, asked = summary(study), controls_table(study)
+    known = asked[asked["control"] == "language"].dropna(subset="average").set_index("judge")
+    parts = {}
+    for (judge, reference), part in found.groupby(["judge", "reference"], sort=False):
+        offset = known.loc[judge_label(judge)] if judge_label(judge) in known.index else None
+        parts[group_label(judge, reference)] = (part if offset is None else without_offset(part, offset)).set_index("run")
     parts["no definition"] = answers(study)
     repeated = [published_key(study, run) or "" for run in row_order(study)]
     for judge, part in pd.read_csv(PUBLISHED / "table1.csv").groupby("judge", sort=False):
         parts[f"published: {judge}"] = part.set_index("model").reindex(repeated).set_axis(row_order(study))
-    columns = ["median", "mean", "low", "high", "counted", "counted_low", "counted_high", "std", "n", "missing", *UNUSABLE]
+    means = [f"{mean}{end}" for mean in ("offset_off", "counted") for end in ("", "_low", "_high")]
+    columns = ["median", "mean", "low", "high", *means, "std", "n", "missing", *UNUSABLE]
     frame = _grouped(study, parts, columns)
     gaps = [f"{row.model} ({row.judge}, {row.reference}): {row.reason}" for row in found.itertuples() if row.reason]
     no_interval = f" No interval: {'; '.join(gaps)}." if gaps else ""
-    return captioned(frame, "table1", interval=INTERVAL, offsets=offsets(study), gaps=no_interval)
+    return captioned(frame, "table1", interval=INTERVAL, offsets=offsets(study, known), gaps=no_interval)
 
 
 def answers(study: Study) -> pd.DataFrame:
@@ -60,13 +67,28 @@ def answers(study: Study) -> pd.DataFrame:
     return pd.DataFrame([[counts[run, reason] for reason in UNUSABLE] for run in runs], index=runs, columns=list(UNUSABLE), dtype="Int64")
 
 
-def offsets(study: Study) -> str:
-    """What each judge gives the same content in the target language more or less than in the source language, as a sentence for a caption."""
-    found = controls_table(study)
-    rows = found[found["control"] == "language"].itertuples()
-    said = [f"{row.judge} " + f"{row.average:+.2f} [{row.low:.2f}, {row.high:.2f}], n = {row.n} pairs".replace("-", "−") for row in rows]
-    text = f" The same content in {study.target.name} minus in {study.source.name}, judged against the clinicians’ definition: {'; '.join(said)}."
-    return text if said else ""
+def without_offset(means: pd.DataFrame, offset: pd.Series) -> pd.DataFrame:
+    """Rows of ``summary`` with offset_off, offset_off_low, offset_off_high: their mean without what the judge gives the target language.
+
+    That is mean − share · offset, for the share of the scored texts that are in the target language (NaN where the texts are not there).
+    The two are of different texts, so the interval is MOVER's: distances to the ends of both add up in squares (Zou & Donner 2008,
+    Statistics in Medicine 27, 1693–1702).
+
+    Args:
+        offset: average, low and high of the judge's *language* control (see ``controls.verdicts``).
+    """
+    share, mean = means["in_target"], means["mean"]
+    left = mean - share * offset["average"]
+    below = np.hypot(mean - means["low"], share * (offset["high"] - offset["average"]))
+    above = np.hypot(means["high"] - mean, share * (offset["average"] - offset["low"]))
+    return means.assign(offset_off=left, offset_off_low=left - below, offset_off_high=left + above)
+
+
+def offsets(study: Study, known: pd.DataFrame) -> str:
+    """What each judge gives the same content in the target language more or less than in the source language, in words for a caption."""
+    rows = known.itertuples()
+    said = [f"{row.Index} " + f"{row.average:+.2f} [{row.low:.2f}, {row.high:.2f}], n = {row.n} pairs".replace("-", "−") for row in rows]
+    return f" {text('table1', 'offsets', target=study.target.name, source=study.source.name, judges='; '.join(said))}" if said else ""
 
 
 def controls_table(study: Study) -> pd.DataFrame:
@@ -92,7 +114,7 @@ def missing_table(study: Study) -> pd.DataFrame:
 
 
 def agreements(study: Study) -> pd.DataFrame:
-    """Every pair of judges on the same answers, each judge asked twice where ``retest.jsonl`` is there, and people on what they both rated.
+    """Every pair of judges on the same answers, and people on what they both rated; a judge with itself is ``bias.properties``'.
 
     Returns:
         reference, first, second, then what ``association.agreement`` gives, ``tau`` of the models' order and ``models``.
@@ -106,11 +128,6 @@ def agreements(study: Study) -> pd.DataFrame:
             named = {"reference": reference, "first": judge_label(first), "second": judge_label(second)}
             rows.append(named | association.agreement(table[first], table[second]) | association.same_order(means[first], means[second]))
     for judge in scores["judge"].unique():
-        again = pd.DataFrame(read_jsonl(study.folder / "scores" / judge / "retest.jsonl"))
-        if len(again):
-            both = again.merge(scores[scores["judge"] == judge], on=["run", "reference", "term_id"], suffixes=("_again", ""))
-            found = association.agreement(both["score_again"].astype(float), both["score"])
-            rows.append({"reference": again["reference"][0], "first": judge_label(judge), "second": "itself, asked again"} | found)
         if load_card(judge).client == "people":
             texts = scores[(scores["judge"] == judge) & scores["reply"].notna()].drop_duplicates(["reference", "reply"])
             given = pd.DataFrame([{row.partition("-")[2][0]: rating for row, rating in json.loads(reply).items()} for reply in texts["reply"]])

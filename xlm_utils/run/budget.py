@@ -1,14 +1,13 @@
 """Judges before a study pays them: does each answer, and what will the study cost in dollars and hours?"""
 
-import importlib
 import math
 from collections.abc import Collection
-from importlib.util import find_spec
 
-from xlm_utils.ask.calls import estimate
+from xlm_utils.ask.calls import estimate, price
 from xlm_utils.ask.cards import OFFLINE, Card, address, find_key, load_card
-from xlm_utils.ask.clients import genai_sdk, open_client, openai_sdk, shutdown_date
-from xlm_utils.ask.replies import same_model, spent
+from xlm_utils.ask.clients import open_client
+from xlm_utils.ask.replies import spent
+from xlm_utils.ask.servers import served
 from xlm_utils.curate import vocabulary
 from xlm_utils.generate.generation import runs
 from xlm_utils.judge import controls, judging
@@ -41,52 +40,9 @@ def answers(card: Card) -> str:
     key = find_key(card, url)
     at = f" at {shown(url)}" if url else ""
     open_client(card)  # its SDK knows the card's parameters
-    (_openai_knows if card.client == "openai" else _gemini_knows)(card, key, url)
-    until = shutdown_date(card)
+    until = served(card, key, url)
     warning = f"; warning: to be shut down on {until}" if until[:1].isdigit() else ""
     return f"judge {card.name}: {card.model} answers{at}{warning}"
-
-
-def _openai_knows(card: Card, key: str, url: str) -> None:
-    import openai
-
-    client = openai_sdk(key, url, 20)
-    try:
-        try:
-            found = [client.models.retrieve(card.model)]
-        except openai.NotFoundError:  # vLLM and llama.cpp have the list alone
-            found = list(client.models.list())
-            if found and not any(same_model(model.id, card.model) for model in found):
-                names = ", ".join(str(model.id) for model in found[:8])
-                raise StudyError(f"judge {card.name}: the server has no model {card.model}; it has {names}") from None
-        if not all(getattr(model, "id", None) for model in found) or not found:
-            raise StudyError(f"judge {card.name}: no OpenAI-compatible server at {shown(url) or 'its usual address'} (most addresses end in /v1)")
-    except openai.APIStatusError as error:
-        raise _refusal(card, error.status_code) from None
-    except openai.APIConnectionError:
-        raise StudyError(f"judge {card.name}: no server answers at {shown(url) or 'its usual address'}") from None
-
-
-def _gemini_knows(card: Card, key: str, url: str) -> None:
-    """Both Google clients speak to the same server; the living one asks."""
-    from google.genai import errors
-
-    client = genai_sdk(key, url, 20)
-    transport = tuple(importlib.import_module(name).HTTPError for name in ("httpx", "httpx2") if find_spec(name))  # the SDK moved to the fork
-    try:
-        client.models.get(model=card.model)
-    except errors.APIError as error:
-        raise _refusal(card, error.code) from None
-    except transport:
-        raise StudyError(f"judge {card.name}: no server answers at {shown(url) or 'its usual address'}") from None
-
-
-def _refusal(card: Card, status: int) -> StudyError:
-    keys = " or ".join(card.key_env)
-    reason = {
-        400: f"the server refuses the key in {keys}", 401: f"the server refuses the key in {keys}",
-        403: f"the key in {keys} may not use {card.model}", 404: f"the server has no model {card.model} ({card.note})"}  # fmt: skip
-    return StudyError(f"judge {card.name}: {reason.get(status, 'the server is in trouble')} (HTTP {status})")
 
 
 def cost(study: Study, stages: Collection[str], parameters: float) -> str:
@@ -102,11 +58,11 @@ def cost(study: Study, stages: Collection[str], parameters: float) -> str:
             definitions = (asked - 1) * terms + ((len(runs(study.swept())) - 1) * study.sweep.terms if study.sweeps else 0)
             calls = definitions * len(study.judging.references) + controls.MOST * (2 if study.sweeps else 1)
             needed.append(estimate(card, [judging.prompt_for(study, row)] * calls, judging.SCHEMA))
-    usd, hours = (sum(part[unit] for part in needed) for unit in ("usd", "minutes"))
+    usd = sum(part["usd"] for part in needed)
     before, limit = spent(study.replies), study.judging.max_cost_usd
     if needed and max(usd, before) > limit:
         raise StudyError(f"cost: about {usd:.2f} USD for {terms:,} terms ({before:.2f} spent), above judging.max_cost_usd = {limit:g}")
-    calls = f"{terms:,} terms{counted}, about {usd:.2f} USD and {hours / 60:.1f} h of calls" if needed else "no call to pay for"
+    calls = f"{terms:,} terms{counted}, about {price(needed)}" if needed else "no call to pay for"
     return f"cost: {calls}{_gpu_hours(study, terms or vocabulary.PAPER_TERMS, asked, parameters)}"
 
 

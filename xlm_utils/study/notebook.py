@@ -40,7 +40,7 @@ class Progress:
             return
         left = (now - self.started) / max(self.done - self.before, 1) * (self.total - self.done)
         text = f"{self.name}: {self.done:,} of {self.total:,} {self.unit}" + (f", {remark}" if remark else "")
-        self._draw(text if last else f"{text}, about {left:.0f} s left")
+        self._draw(text if last or self.done == self.before else f"{text}, about {left:.0f} s left")
         self.shown = now
 
     def _draw(self, text: str) -> None:

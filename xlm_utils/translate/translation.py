@@ -34,7 +34,7 @@ def plan(study: Study, base_url: str = "") -> dict:
 def preview(study: Study, n: int = 1, base_url: str = "") -> pd.DataFrame:
     """The first ``n`` of a seeded order of the terms, translated, to be read before paying for all; replies are kept and not asked for again."""
     words = pd.Series(_words(study)).sample(frac=1, random_state=study.seed).tolist()[:n]
-    return _look_up(study, read_terms(study.folder / "vocabulary.csv"), words, base_url)
+    return _look_up(study, read_terms(study.folder / "vocabulary.csv"), words, base_url, now=True)
 
 
 def _words(study: Study) -> list[str]:
@@ -43,7 +43,7 @@ def _words(study: Study) -> list[str]:
     return [] if "translation" in table else table["term"].tolist()
 
 
-def _look_up(study: Study, vocabulary: pd.DataFrame, words: list[str], base_url: str) -> pd.DataFrame:
+def _look_up(study: Study, vocabulary: pd.DataFrame, words: list[str], base_url: str, now: bool = False) -> pd.DataFrame:
     """Translations of some words of the vocabulary; JMdict looks at all of it, since one entry may serve two concepts."""
     if study.translation.translator == "jmdict":
         if words and study.target.code != "ja":
@@ -55,7 +55,7 @@ def _look_up(study: Study, vocabulary: pd.DataFrame, words: list[str], base_url:
         return found[found["term"].isin([word.lower() for word in words])].reset_index(drop=True)
     if study.translation.reviewed:
         print(f"translation.reviewed: the list is of JMdict's words, so it has no say where {study.translation.translator} translates")
-    return by_llm(study, words, base_url)
+    return by_llm(study, words, base_url, now)
 
 
 def translate(study: Study, base_url: str = "") -> Path:
