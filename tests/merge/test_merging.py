@@ -576,65 +576,22 @@ def test_differences_between_parents_are_named_with_what_is_done(pico_study, pic
     assert (siblings["what is done"] == "").all()
 
 
-# ---- where a merge landed ----------------------------------------------------------------------------------
+# ---- how far a merge lies from each model -----------------------------------------------------------------------
 
 
-def test_geometry_is_the_one_worked_out_in_float64(pico_study):
+def test_distances_are_those_worked_out_in_float64_and_a_bases_own_task_vector_is_zero(pico_study):
     study = pico_study("llama")
     merging.merge(study, "ties")
-    table = distances.geometry(study, "ties")
-    assert list(table.index) == ["whole", "embeddings", "0", "1", "head"]
-    flat = {n: torch.cat([t.flatten() for t in of(study, n).values()]) for n in ("japanese", "expert", "ancestor", "ties")}
-    japanese, expert, root, merged = flat.values()
-    apart, cosine = (japanese - expert).norm(), torch.nn.functional.cosine_similarity
-    expected = {
-        "to_general": (merged - japanese).norm() / apart, "to_expert": (merged - expert).norm() / apart,
-        "to_ancestor": (merged - root).norm() / apart,
-        "general_size": (japanese - root).norm() / apart, "expert_size": (expert - root).norm() / apart,
-        "cosine_general": cosine(merged - root, japanese - root, 0), "cosine_expert": cosine(merged - root, expert - root, 0),
-        "cosine_parents": cosine(japanese - root, expert - root, 0),
-        "sign_conflicts": ((japanese - root) * (expert - root) < 0).double().mean(),
-        "equals_general": (merged == japanese).double().mean(), "equals_expert": (merged == expert).double().mean(),
-        "kept": (merged != japanese)[expert != japanese].double().mean(),
-    }  # fmt: skip
-    assert table.loc["whole"].to_dict() == pytest.approx({key: float(value) for key, value in expected.items()}, rel=1e-4)
-    assert table.loc["whole", "equals_general"] >= 0.5, "half of the changes were trimmed"
+    table = distances.l2_distances(study, ["japanese", "expert", "ties"])
+    flat = {n: torch.cat([t.flatten() for t in of(study, n).values()]).double() for n in ("japanese", "expert", "ancestor", "ties")}
+    for model in table.index:
+        for other in ("japanese", "expert", "ancestor"):
+            assert table.loc[model, other] == pytest.approx(float((flat[model] - flat[other]).norm()), rel=1e-5)
+    assert table.loc["japanese", "japanese"] == 0
+    assert distances.l2_distances(study, ["ties"]).equals(table.loc[["ties"]])
 
 
-def test_the_kept_share_is_the_density_and_counts_changes_from_the_methods_own_base(pico_study):
-    study = pico_study("llama")
-    for name, density in (("dare_ties", 0.3), ("dare_ties@ancestor", 0.3), ("ties", 0.6)):
-        merging.merge(study, name, {"density": density, "weight": 1})
-    kept = {name: distances.geometry(study, name).loc["whole", "kept"] for name in ("dare_ties", "dare_ties@ancestor", "ties")}
-    assert kept["dare_ties"] == pytest.approx(0.3, abs=0.02)
-    assert kept["ties"] == pytest.approx(0.6, abs=0.05)
-    assert kept["dare_ties@ancestor"] == pytest.approx(1 - 0.7**2, abs=0.05), "two models, two masks"
-
-
-def test_the_bases_own_task_vector_is_measured_as_zero(pico_study):
-    study = pico_study("llama")
-    norms = distances.task_vectors(study)
-    flat = {n: torch.cat([t.flatten() for t in of(study, n).values()]) for n in ("japanese", "expert", "ancestor")}
-    assert norms.loc["japanese", "base japanese"] == 0
-    for model, base in (("expert", "japanese"), ("japanese", "ancestor"), ("expert", "ancestor")):
-        assert norms.loc[model, f"base {base}"] == pytest.approx(float((flat[model] - flat[base]).norm()), rel=1e-5)
-
-
-def test_geometry_of_a_merge_that_is_a_parent(pico_study):
+def test_a_merge_that_is_a_parent_is_no_distance_from_it(pico_study):
     study = pico_study("gemma")
     merging.merge(study, "task_arithmetic", {"weight": 1})
-    whole = distances.geometry(study, "task_arithmetic").loc["whole"]
-    assert (whole["to_expert"], whole["to_general"], whole["equals_expert"]) == (0, pytest.approx(1), 1)
-
-
-def test_without_an_ancestor_geometry_leaves_its_columns_out(pico_study):
-    study = pico_study("llama")
-    study.constituents.pop("ancestor")
-    merging.merge(study, "linear")
-    assert list(distances.geometry(study, "linear").columns) == ["to_general", "to_expert", "equals_general", "equals_expert", "kept"]
-
-
-def test_every_tensor_of_a_family_has_its_place_in_the_geometry():
-    names = ["model.layers.11.mlp.up_proj.weight", "transformer.h.3.attn.c_attn.weight", "model.layers.2.mlp.experts.7.w1.weight",
-             "model.embed_tokens.weight", "transformer.wte.weight", "model.norm.weight", "lm_head.weight", "embed_out.weight"]  # fmt: skip
-    assert [distances._part(name) for name in names] == ["11", "3", "2", "embeddings", "embeddings", "head", "head", "head"]
+    assert distances.l2_distances(study, ["task_arithmetic"]).loc["task_arithmetic", "expert"] == 0

@@ -139,15 +139,6 @@ def test_funnel_prints_counts_and_what_is_left():
     assert list(charts.funnel(FUNNEL).data[0].text) == ["39,065", "1,951 (5.0 %)"]
 
 
-def test_landing_triangulates_merges_and_names_equal_ones_once():
-    geometry = pd.DataFrame({"to_general": [0.5, 0.5, 0.6], "to_expert": [0.5, 0.5, 0.8], "general_size": 1.0, "expert_size": 1.0},
-                            index=["linear", "task_arithmetic", "ties"])  # fmt: skip
-    drawn = {trace.text[0]: (trace.x[0], trace.y[0]) for trace in charts.landing(geometry).data[1:]}
-    assert drawn["linear<br>task_arithmetic"] == (0.5, 0)
-    assert drawn["ties"] == (0.36, 0.48)  # the 3–4–5 triangle: .6² along, .6 · .8 away
-    assert drawn["ancestor"] == (0.5, 0.87)  # equilateral
-
-
 @pytest.mark.usefixtures("without_chrome")
 def test_without_chrome_one_line_says_so_and_page_and_json_are_there(tmp_path, capsys):
     canvas.save(charts.funnel(FUNNEL), "funnel", tmp_path / "demo")

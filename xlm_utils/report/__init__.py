@@ -7,7 +7,7 @@ Notebook: 07_figures; 03, 05 and 06 show parts.
 
 from xlm_utils.report.benchmark_columns import column_differences, one_item, remark, table2
 from xlm_utils.report.bias import properties, properties_plot
-from xlm_utils.report.charts import funnel, landing, search_plot
+from xlm_utils.report.charts import funnel, search_plot
 from xlm_utils.report.figures import benchmark_gaps, forest, histograms, seen_unseen_plot
 from xlm_utils.report.planned import claims, differences, helped, seen_unseen
 from xlm_utils.report.results import BENCHMARKS, load_scores, means, measured, summary

@@ -1,4 +1,4 @@
-"""Figures of the way there, each drawn from data frames: the vocabulary's funnel, where merges land and how they score."""
+"""Figures of the way there, each drawn from data frames: the vocabulary's funnel, and a search."""
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -16,35 +16,6 @@ def funnel(counts: pd.DataFrame) -> go.Figure:
     fig.update_yaxes(autorange="reversed", ticksuffix="  ").update_xaxes(range=[0, 1.18 * first], visible=False)
     alt = "; ".join(f"{step}: {text}" for step, text in zip(counts["step"], texts, strict=True))
     return finish(fig, "The vocabulary after each filter", alt, height=110 + 42 * len(counts), margin={"l": 250, "t": 45, "b": 20})
-
-
-def landing(geometry: pd.DataFrame) -> go.Figure:
-    """Where merges lie: to scale along and away from the straight line between the parents.
-
-    Args:
-        geometry: a row per merge (index: its name), distances in units of the parents' distance:
-            to_general and to_expert, and general_size and expert_size for the ancestor, where there is one.
-    """
-    points = {"general model": (0.0, 1.0), "expert": (1.0, 0.0)}
-    if "general_size" in geometry:
-        points["ancestor"] = tuple(geometry[["general_size", "expert_size"]].iloc[0])
-    parents = set(points)
-    points |= {str(row.Index): (row.to_general, row.to_expert) for row in geometry.itertuples()}
-    places: dict[tuple[float, float], list[str]] = {}
-    for name, (general, expert) in points.items():
-        along = (1 + general**2 - expert**2) / 2  # the top of a triangle, from its base and two sides
-        places.setdefault((round(along, 2), round(max(general**2 - along**2, 0) ** 0.5, 2)), []).append(name)
-    fig = go.Figure(go.Scatter(x=[0, 1], y=[0, 0], mode="lines", line={"color": GREY, "dash": "dot"}, hoverinfo="skip"))
-    for index, ((along, away), names) in enumerate(sorted(places.items())):
-        given = bool(parents & set(names))
-        fig.add_scatter(x=[along], y=[away], mode="markers+text", text=["<br>".join(names)], textposition=f"{('top', 'bottom')[index % 2]} center",
-                        marker={"size": 13, "color": ORANGE if given else BLUE, "symbol": "square" if given else "circle"}, cliponaxis=False,
-                        hovertemplate=f"{', '.join(names)}: {along:.2f} along, {away:.2f} away<extra></extra>")  # fmt: skip
-    highest = max(away for _, away in places)
-    fig.update_xaxes(title="along the line from the general model to the expert", zeroline=False, range=[-0.15, 1.15])
-    fig.update_yaxes(title="away from it", zeroline=False, scaleanchor="x", range=[-0.16, highest + 0.12], dtick=0.2)
-    alt = "; ".join(f"{', '.join(names)} at {along:.2f} along and {away:.2f} away" for (along, away), names in sorted(places.items()))
-    return finish(fig, "Where the merges lie between their parents", alt, showlegend=False, height=int(150 + 540 * (highest + 0.28)))
 
 
 def search_plot(candidates: pd.DataFrame, label: str) -> go.Figure:

@@ -43,11 +43,10 @@ def outputs(study: Study) -> dict[str, list[Path]]:
     sweep = {f"{stage}{SWEEP}": swept[stage] for stage in ("03_merge", "04_generate", "05_judge") if swept}
     folder, names = study.folder, [run.name for run in runs(study) if chosen([run.model])]
     scored = [name for name in names if not name.endswith(".reference")]
-    side_by_side = [study.figures / "landing.html"] if study.method == "all" else []
     return {
         "01_curate": [folder / "vocabulary.csv"],
         "02_translate": [folder / "translated.csv", folder / "terms.csv"],
-        "03_merge": [study.models_folder / method for method in chosen(study.methods)] + side_by_side,
+        "03_merge": [study.models_folder / method for method in chosen(study.methods)],
         "04_generate": [folder / "definitions" / f"{name}.jsonl" for name in names],
         "05_judge": [file for card in map(load_card, study.judges) for file in judged(card)],
         **sweep,
