@@ -178,12 +178,15 @@ def test_the_figure_of_a_search_holds_every_candidate_of_both_arms_in_a_panel_pe
     study = pico_study("llama", evolution=BUDGET)
     arms = [evolution.search(study, Closeness, name=NAME, random=random) for random in (False, True)]
     fig = charts.search_plot(pd.concat(arms), "Evo. DARE TIES")
-    assert [note.text for note in fig.layout.annotations[1:5]] == ["general weight", "general density", "expert weight", "expert density"]
-    shown = [trace for trace in fig.data if trace.mode == "markers"]
-    assert [list(trace.y) for trace in shown[:5]] == [arms[0][column].tolist() for column in ("objective", *arms[0].columns[3:7])]
-    assert list(shown[5].y) == arms[1]["objective"].tolist()
-    assert list(fig.data[5].y) == arms[0]["objective"].cummax().tolist()
-    assert len(fig.layout.shapes) == 5, "two generations: one line a panel"
+    columns = ["objective", *arms[0].columns[3:7]]
+    panels = {note.text.replace(" ", "_"): note.y for note in fig.layout.annotations}
+    assert sorted(panels, key=panels.get, reverse=True) == columns
+    shown = {(trace.name, trace.yaxis): list(trace.y) for trace in fig.data if trace.mode == "markers"}
+    tops = sorted({axis for _, axis in shown}, key=lambda axis: fig.layout[axis.replace("y", "yaxis")].domain[1], reverse=True)
+    for arm, name in zip(arms, ("CMA-ES", "random search"), strict=True):
+        assert [shown[name, axis] for axis in tops] == [arm[column].tolist() for column in columns]
+    (line,) = [trace for trace in fig.data if trace.mode == "lines" and list(trace.y) == arms[0]["objective"].cummax().tolist()]
+    assert line.yaxis == tops[0]
     alone = charts.search_plot(arms[0], "Evo. DARE TIES")
     assert [trace.name for trace in alone.data if trace.showlegend] == ["CMA-ES"]
 

@@ -1,10 +1,10 @@
 """Figures of the way there, each drawn from data frames: the vocabulary's funnel, and a search."""
 
 import pandas as pd
+import plotly.express as px
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from xlm_utils.draw.canvas import BELOW, BLUE, GREY, ORANGE, SMALL, finish
+from xlm_utils.draw.canvas import BELOW, BLUE, ORANGE, finish
 
 
 def funnel(counts: pd.DataFrame) -> go.Figure:
@@ -25,28 +25,17 @@ def search_plot(candidates: pd.DataFrame, label: str) -> go.Figure:
         candidates: rows as ``evolution.search`` gives them, one or two arms; the line is the best objective so far.
         label: of the searched method, as the tables print it.
     """
-    columns = list(candidates.columns)
-    parameters = columns[columns.index("evaluation") + 1 : columns.index("objective")]
-    places = {"objective": (1, 1)} | {parameter: (2 + i // 2, 1 + i % 2) for i, parameter in enumerate(parameters)}
-    rows = 1 + -(-len(parameters) // 2)
-    titles = ["objective: mean log-probability of the gold answer", *(parameter.replace("_", " ") for parameter in parameters)]
-    fig = make_subplots(rows, 2, specs=[[{"colspan": 2}, None]] + [[{}, {}]] * (rows - 1), subplot_titles=titles, shared_xaxes="all",
-                        horizontal_spacing=0.1, vertical_spacing=0.32 / rows)  # fmt: skip
-    for arm, (name, color, symbol) in {"cma": ("CMA-ES", BLUE, "circle"), "random": ("random search", ORANGE, "circle-open")}.items():
-        part = candidates[candidates["arm"] == arm]
-        number = part["evaluation"] + 1
-        for column, (row, col) in places.items():
-            fig.add_scatter(x=number, y=part[column], mode="markers", name=name, legendgroup=arm, showlegend=column == "objective" and len(part) > 0,
-                            marker={"color": color, "symbol": symbol, "size": 9, "line": {"width": 2, "color": color}}, row=row, col=col)  # fmt: skip
-        fig.add_scatter(x=number, y=part["objective"].cummax(), mode="lines", line={"color": color, "shape": "hv", "width": 1.5},
-                        showlegend=False, hoverinfo="skip", row=1, col=1)  # fmt: skip
-    for first in candidates.groupby("generation")["evaluation"].min().iloc[1:]:
-        fig.add_vline(x=first + 0.5, line={"color": GREY, "width": 1, "dash": "dot"})
-    fig.update_yaxes(zeroline=False)
-    fig.update_annotations(font_size=13).update_xaxes(title={"text": "candidate", **SMALL, "standoff": 4}, showticklabels=True, tickformat="d",
-                                                      range=[0.4, candidates["evaluation"].max() + 1.6])  # fmt: skip
+    columns, arms = list(candidates.columns), {"cma": "CMA-ES", "random": "random search"}
+    shown = ["objective", *columns[columns.index("evaluation") + 1 : columns.index("objective")]]
+    table = candidates.assign(candidate=candidates["evaluation"] + 1, search=candidates["arm"].map(arms)).melt(["candidate", "search"], shown)
+    fig = px.scatter(table, "candidate", "value", "search", "search", facet_row="variable", color_discrete_sequence=[BLUE, ORANGE])
+    for (_, part), color in zip(candidates.groupby("arm", sort=False), (BLUE, ORANGE), strict=False):
+        fig.add_scatter(x=part["evaluation"] + 1, y=part["objective"].cummax(), mode="lines", line={"color": color, "shape": "hv", "width": 1.5},
+                        showlegend=False, hoverinfo="skip", row=len(shown), col=1)  # fmt: skip
+    fig.for_each_annotation(lambda note: note.update(text=note.text.partition("=")[2].replace("_", " ")))
+    fig.update_traces(marker_size=9, selector={"mode": "markers"}).update_yaxes(matches=None, title="", zeroline=False).update_xaxes(tickformat="d")
     best = candidates.groupby("arm")["objective"].max()
     alt = f"Candidates by objective and parameters; best objective {', '.join(f'{arm} {value:.3f}' for arm, value in best.items())}."
-    subtitle = {"text": "dotted lines: generations; solid: best so far", "font_size": 13}
-    title = {"text": f"{label}: the search, candidate by candidate", "subtitle": subtitle}
-    return finish(fig, title, alt, height=190 + 215 * rows, legend=BELOW, margin={"t": 105, "b": 95})
+    under = "objective: mean log-probability of the gold answer, the line its best so far"
+    title, height = f"{label}: the search, candidate by candidate", 150 + 150 * len(shown)
+    return finish(fig, title, alt, under, height=height, legend=BELOW | {"title": ""}, margin={"t": 90, "b": 90})
