@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from xlm_utils.merge import delivery, evolution, merging
+from xlm_utils.merge import evolution, merging
 from xlm_utils.models.loading import load
 from xlm_utils.report import charts
 from xlm_utils.study import StudyError
@@ -105,7 +105,7 @@ def test_with_the_japanese_base_its_dead_parameters_are_not_searched(pico_study)
 def test_what_is_delivered_is_evaluated_under_its_own_mask_beside_the_default_and_the_other_arm(pico_study, capsys):
     study = pico_study("llama", evolution=BUDGET)
     both = pd.concat([evolution.search(study, Closeness, name=NAME), evolution.search(study, Closeness, name=NAME, random=True)])
-    table = delivery.delivered(study, Closeness, both, NAME).set_index("of")["objective"]
+    table = evolution.delivered(study, Closeness, both, NAME).set_index("of")["objective"]
     assert list(table.index) == [
         "delivered, under its own mask", "default, under the same mask", "best of CMA-ES, under the search's mask",
         "best of random search, under the search's mask",
@@ -117,7 +117,7 @@ def test_what_is_delivered_is_evaluated_under_its_own_mask_beside_the_default_an
     said = capsys.readouterr().out
     for of, objective in table.iloc[1:].items():
         assert (f"{of} ({objective:.3f})" in said) == (objective > table.iloc[0])
-    delivery.delivered(study, lambda _: pytest.fail("evaluated again"), both, NAME)
+    evolution.delivered(study, lambda _: pytest.fail("evaluated again"), both, NAME)
 
 
 def test_the_random_arm_spends_the_same_budget_in_a_log_of_its_own(pico_study):

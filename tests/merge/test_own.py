@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mergekit.common import ModelReference
 from mergekit.merge_methods.base import TensorGroup
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -26,6 +27,7 @@ READ = {
     "target": ["用語：喘息\n定義：", "用語：徐脈\n定義：", "用語：失神\n定義："],
     "source": ["Term: asthma\nDefinition: a disease of the airways with wheezing", "Term: syncope\nDefinition: a brief loss of consciousness"],
 }
+MODELS = [ModelReference.parse(f"m{number}") for number in range(3)]
 NOT_ONE_BY_ONE = ("mixtral", "gpt-2", "mamba")  # families whose layers hold other matrices than linear layers
 
 
@@ -82,13 +84,12 @@ def test_regmean_weighs_each_linear_layer_by_what_its_model_reads_and_averages_t
 
 
 def test_regmean_takes_an_input_from_the_model_that_reads_it_and_the_mean_where_none_does(monkeypatch):
-    read = {"/0": torch.tensor([[2.0, 0, 0], [1, 0, 0]]), "/1": torch.tensor([[0.0, 3, 0]])}
+    read = {"m0": torch.tensor([[2.0, 0, 0], [1, 0, 0]]), "m1": torch.tensor([[0.0, 3, 0]])}
     monkeypatch.setattr(own, "linear_layers", lambda _: {"w"})
-    monkeypatch.setattr(own, "read_by", lambda folder, *_: read[str(folder)])
-    monkeypatch.setattr(own, "_folder", lambda entry: Path(f"/{entry.id}"))
-    pair = TensorGroup.from_tensors([torch.tensor([[1.0, 1, 1]]), torch.tensor([[5.0, 5, 5]])], base_index=0, name="w")
+    monkeypatch.setattr(own, "read_by", lambda folder, *_: read[folder])
+    pair = TensorGroup.from_tensors([torch.tensor([[1.0, 1, 1]]), torch.tensor([[5.0, 5, 5]])], ids=MODELS[:2], base_index=0, name="w")
     assert own.regmean.implementation(pair, 0.9, ["", ""]).tolist() == [[1, 5, 3]]
-    read["/1"] = torch.tensor([[1.0, 3, 0]])  # the first input: 2.5 of one model's squares a token, 1 of the other's
+    read["m1"] = torch.tensor([[1.0, 3, 0]])  # the first input: 2.5 of one model's squares a token, 1 of the other's
     assert own.regmean.implementation(pair, 0.0, ["", ""]).tolist() == [[pytest.approx((2.5 * 1 + 1 * 5) / 3.5), 5, 3]]
 
 
@@ -125,8 +126,8 @@ def test_layers_may_be_asked_for_in_any_order(pico_study):
     expected = inputs_of(folder, READ["source"])
     activations.forget()
     with torch.no_grad():
-        for name in sorted(activations.linear_layers(folder), reverse=True):
-            np.testing.assert_allclose(activations.read_by(folder, read, name).numpy(), expected[name], rtol=1e-4, atol=1e-6)
+        for name in sorted(activations.linear_layers(str(folder)), reverse=True):
+            np.testing.assert_allclose(activations.read_by(str(folder), read, name).numpy(), expected[name], rtol=1e-4, atol=1e-6)
     activations.forget()
 
 
@@ -139,15 +140,15 @@ def test_wudi_is_where_the_gradient_of_its_objective_vanishes_and_adds_the_rest(
     apart = {n: torch.from_numpy(wudi((a[n] - base[n]).numpy(), (b[n] - base[n]).numpy(), cutoff)) + base[n] - expected[n] for n in in_layers(a)}
     far = (sum(float(t.square().sum()) for t in apart.values()) / sum(float((expected[n] - base[n]).square().sum()) for n in apart)) ** 0.5
     assert_equal(merged, expected | {n: expected[n] + t for n, t in apart.items()})
-    assert f"{name}: its linear layers are {far:.3f} of the length of 1·τ + 1·τ away from it\n" in capsys.readouterr().out
-    assert f"# its linear layers are {far:.3f}" in (study.models_folder / f"{name}.mergekit.yml").read_text()
+    told = f"; {far:.3f} of the length of 1·τ + 1·τ away from it\n"
+    assert told in capsys.readouterr().out
+    assert f"# a method of this project, which mergekit-yaml does not know{told}" in (study.models_folder / f"{name}.mergekit.yml").read_text()
 
 
 def solve(monkeypatch, a: torch.Tensor, b: torch.Tensor, cutoff: float = 0.0) -> torch.Tensor:
     monkeypatch.setattr(own, "linear_layers", lambda _: {"w"})
     own.apart.clear()
-    monkeypatch.setattr(own, "_folder", lambda _: Path())
-    return own.wudi.implementation(TensorGroup.from_tensors([torch.zeros_like(a), a, b], base_index=0, name="w"), cutoff)
+    return own.wudi.implementation(TensorGroup.from_tensors([torch.zeros_like(a), a, b], ids=MODELS, base_index=0, name="w"), cutoff)
 
 
 @pytest.mark.parametrize("shape", [(40, 12), (5, 30)])
@@ -180,9 +181,9 @@ def test_wudi_adds_what_acts_apart_and_takes_once_what_both_do(monkeypatch):
     a, b = torch.zeros(2, 4).double(), torch.zeros(2, 4).double()
     a[:, :2], b[:, 2:] = torch.tensor([[1.0, 2], [3, 4]]), torch.tensor([[5.0, 6], [7, 8]])
     assert torch.allclose(solve(monkeypatch, a, b), a + b)
-    assert own.told() == "its linear layers are 0.000 of the length of 1·τ + 1·τ away from it: a near-copy of chat_vector"
+    assert own.told() == "; 0.000 of the length of 1·τ + 1·τ away from it: a near-copy of chat_vector"
     assert torch.allclose(solve(monkeypatch, a, a), a)
-    assert own.told() == "its linear layers are 0.500 of the length of 1·τ + 1·τ away from it"
+    assert own.told() == "; 0.500 of the length of 1·τ + 1·τ away from it"
     assert torch.equal(solve(monkeypatch, a, torch.zeros_like(a)), a), "a model that left the layer alone"
 
 

@@ -18,7 +18,7 @@ from xlm_utils.models.configs import read_config, read_tokenizer
 from xlm_utils.models.weights import HEAD, LAYER, Tensors
 from xlm_utils.study import StudyError
 
-_walks: dict[tuple[Path, str], tuple] = {}  # folder and texts → a walk through the layers, the layer where it is, and what is read there
+_walks: dict[tuple[str, str], tuple] = {}  # folder and texts → a walk through the layers, the layer where it is, and what is read there
 
 
 def _empty(folder: Path) -> PreTrainedModel:
@@ -27,15 +27,15 @@ def _empty(folder: Path) -> PreTrainedModel:
 
 
 @cache
-def linear_layers(folder: Path) -> frozenset[str]:
+def linear_layers(folder: str) -> frozenset[str]:
     """Names of the matrices in a checkpoint's layers, all of them weights of linear layers (outputs, inputs); neither embeddings nor head.
 
     A StudyError: one of them is no linear layer of its own, such as a mixture's experts, GPT-2's transposed matrices and Mamba's convolutions.
     """
-    matrices = [name for name, shape in Tensors(folder).shapes.items() if len(shape) > 1 and LAYER.search(name)]
-    linear = {f"{name}.weight" for name, module in _empty(folder).named_modules() if isinstance(module, torch.nn.Linear)}
+    matrices = [name for name, shape in Tensors(Path(folder)).shapes.items() if len(shape) > 1 and LAYER.search(name)]
+    linear = {f"{name}.weight" for name, module in _empty(Path(folder)).named_modules() if isinstance(module, torch.nn.Linear)}
     if odd := [name for name in matrices if name not in linear]:
-        raise StudyError(f"{folder.name}: {odd[0]} is no linear layer of its own, and this method knows no other matrices; take another method")
+        raise StudyError(f"{Path(folder).name}: {odd[0]} is no linear layer of its own, and this method knows no other matrices; take another method")
     return frozenset(matrices)
 
 
@@ -45,7 +45,7 @@ def layer_inputs(folder: Path, texts: list[str]) -> Iterator[tuple[int, dict[str
     Each text goes through the model alone, as plain text with its tokenizer's special tokens. Wants ``torch.no_grad``.
     """
     model, tensors, tokenizer = _empty(folder), Tensors(folder), read_tokenizer(folder, folder.name)
-    places = {int(found[1]): name[: found.end() - 1] for name in linear_layers(folder) if (found := LAYER.search(name))}
+    places = {int(found[1]): name[: found.end() - 1] for name in linear_layers(str(folder)) if (found := LAYER.search(name))}
     layers = [model.get_submodule(places[number]) for number in sorted(places)]
 
     def fill(names: list[str]) -> None:
@@ -78,12 +78,12 @@ def layer_inputs(folder: Path, texts: list[str]) -> Iterator[tuple[int, dict[str
         yield number, {name: torch.cat(parts) for name, parts in read.items()}
 
 
-def read_by(folder: Path, texts: str, name: str) -> torch.Tensor:
+def read_by(folder: str, texts: str, name: str) -> torch.Tensor:
     """What one linear layer reads over a JSON list of texts; walks on to its layer, or starts anew where that lies behind."""
     layer = int(LAYER.search(name)[1])
     walk, at, read = _walks.get((folder, texts), (None, inf, {}))
     if at > layer:
-        walk, at = layer_inputs(folder, json.loads(texts)), -1
+        walk, at = layer_inputs(Path(folder), json.loads(texts)), -1
     while at < layer:
         at, read = next(walk)
     _walks[folder, texts] = walk, at, read

@@ -1,7 +1,8 @@
 """CMA-ES over the free parameters of a method card, every candidate merged in memory and evaluated at once.
 
 The search optimises a smooth objective: accuracies of few items tie, and CMA-ES stops on ties. A random
-search over as many candidates says what the strategy is worth.
+search over as many candidates says what the strategy is worth. Candidates are compared under one random mask, and the merge that is
+kept draws another: it is evaluated as it is delivered.
 """
 
 import math
@@ -15,13 +16,13 @@ import numpy as np
 import pandas as pd
 
 from xlm_utils.benchmark.prepared import data_folder
-from xlm_utils.merge.merging import RECIPE, digests, merge_into, parents
+from xlm_utils.merge.merging import RECIPE, merge_into, parents
 from xlm_utils.merge.methods import Method, resolve
 from xlm_utils.models.libraries import PreTrainedModel, PreTrainedTokenizerBase
 from xlm_utils.models.loading import load
-from xlm_utils.study import Study, StudyError
+from xlm_utils.study import PARAMS, Study, StudyError
 from xlm_utils.study.names import parse
-from xlm_utils.study.records import Step, append_jsonl, read_jsonl, read_manifest, sha256
+from xlm_utils.study.records import Step, append_jsonl, digest, fingerprint, read_jsonl, read_manifest, sha256
 
 MASK_SEED = 1_000_003  # added to the study's seed: one mask for the whole search, a fresh one for the final merge
 ARMS = {"cma": "CMA-ES", "random": "random search"}
@@ -68,11 +69,14 @@ def search(
         raise StudyError(f"method {name}: its card has no parameter to search")
     folder, file = folder or study.folder, _file(name)
     budget = (read_manifest(folder / file) or {}).get("candidates", settings.evaluations) if random else settings.evaluations
+    # what a fitness depends on besides ``evolution``: where the items come from, how they are put, and what computes
+    data = {item.name: sha256(item) for item in sorted(items.glob("*.json*"))} if (items := data_folder(study)) else {}
+    asked = {"data": data, "chat_template": study.benchmarks.chat_template, "dtype": study.generation.dtype}
     step = Step(
         folder / (file.replace(".jsonl", "_random.jsonl") if random else file),
         arm=arm, template=method.template, free=axes, fixed=method.fixed, seed=study.seed, budget=budget,
-        settings=settings.model_dump(exclude={"random"}), asked=_asked(study),
-        parents=digests(parents(study, method.template)), **RECIPE, cma=metadata.version("cma"))  # fmt: skip
+        settings=settings.model_dump(exclude={"random"}), asked=asked, **RECIPE, cma=metadata.version("cma"),
+        parents={parent: digest(place) for parent, place in parents(study, method.template).items()})  # fmt: skip
     with step:
         if step.done:
             ended = read_manifest(step.path)["ended"]
@@ -115,13 +119,6 @@ def check(study: Study) -> None:
             f"generation.quantization = {study.generation.quantization!r}: a search writes its candidates into a live model, which must not be"
             " quantised; take none, or leave the methods with searched parameters out"
         )
-
-
-def _asked(study: Study) -> dict:
-    """What a fitness depends on besides ``evolution``: where the items come from, how they are put, and what computes."""
-    folder = data_folder(study)
-    data = {file.name: sha256(file) for file in sorted(folder.glob("*.json*"))} if folder else {}
-    return {"data": data, "chat_template": study.benchmarks.chat_template, "dtype": study.generation.dtype}
 
 
 def _file(name: str) -> str:
@@ -177,3 +174,36 @@ def _evolve(study: Study, dimensions: int, budget: int, assess: Assess) -> str:
 def best(study: Study, candidates: pd.DataFrame, name: str = "evo_dare_ties") -> dict[str, float | list[float]]:
     """Parameters of the candidate with the largest objective (the first of equals), as ``merging.merge`` takes them."""
     return _values(resolve(study, name), candidates.loc[candidates["objective"].idxmax()].to_dict())
+
+
+def delivered(study: Study, make_fitness: Callable[[Study], Fitness], candidates: pd.DataFrame, name: str = "evo_dare_ties") -> pd.DataFrame:
+    """The delivered merge and its method's default under the study's own mask, beside the best candidate of each arm; says who is ahead.
+
+    Args:
+        candidates: rows of one or more arms, as ``evolution.search`` gives them; the first arm's best is what is delivered.
+        name: the searched method; its default is the card without ``evo_``, where there is one.
+
+    Returns:
+        a row each: ``of``, ``objective``, ``accuracy``. Kept in ``evolution_delivered.jsonl``; done again when the candidates change.
+    """
+    arms = dict(list(candidates.groupby("arm", sort=False)))
+    values = best(study, next(iter(arms.values())), name)
+    plain = parse(name)._replace(card=parse(name).card.removeprefix("evo_"), seed="")
+    asked = {"delivered, under its own mask": (name, values)}
+    if plain.card != parse(name).card and (PARAMS / "methods" / f"{plain.card}.yaml").exists():
+        asked["default, under the same mask"] = (str(plain), {})
+    step = Step(study.folder / f"evolution_delivered_{name}.jsonl", candidates=fingerprint(candidates.to_dict("records")), asked=fingerprint(asked))
+    with step:
+        if not step.done:
+            step.partial.unlink(missing_ok=True)
+            for of, (method, parameters) in asked.items():
+                append_jsonl(step.partial, [{"of": of, **evaluator(study, make_fitness, method, study.seed)(parameters)}])
+            step.finish()
+    rows = read_jsonl(step.path)
+    rows += [{"of": f"best of {ARMS[arm]}, under the search's mask"} | dict(part.loc[part["objective"].idxmax(), ["objective", "accuracy"]])
+             for arm, part in arms.items()]  # fmt: skip
+    table = pd.DataFrame(rows)[["of", "objective", "accuracy"]]
+    first, rest = table.iloc[0], table.iloc[1:]
+    ahead = [f"{row.of} ({row.objective:.3f})" for row in rest.itertuples() if row.objective > first["objective"]]
+    print(f"{name}: {first['of']}: objective {first['objective']:.3f}; " + (f"better: {', '.join(ahead)}" if ahead else "nothing did better"))
+    return table

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 RECIPE = {"mergekit": metadata.version("mergekit"), "tensors": "all that the parents store"}  # of the key of whatever is merged
-OWN = ("random_swap", "regmean", "wudi")  # methods that are not MergeKit's
 COPIES = 17  # float32 copies of one tensor that MergeKit holds at once on a GPU: TIES sorts it, in about eleven times its size
 
 
@@ -47,11 +46,6 @@ def parents(study: Study, config: dict) -> dict[str, Path]:
     return {name: locate(study, name) for name in dict.fromkeys(names)}
 
 
-def digests(folders: Mapping[str, Path]) -> dict[str, str]:
-    """SHA-256 of each parent."""
-    return {name: digest(folder) for name, folder in folders.items()}
-
-
 def merge(study: Study, name: str, values: Mapping[str, float] | None = None) -> Path:
     """Merge by a card and return the folder of the result; a merge that exists is not made again.
 
@@ -62,7 +56,8 @@ def merge(study: Study, name: str, values: Mapping[str, float] | None = None) ->
     config, seed = render(study, name, **(values or {})), resolve(study, name).seed
     folders = parents(study, config)
     config = written_out(study, config, folders)
-    step = Step(study.models_folder / name, config=config, mask_seed=seed, parents=digests(folders), **RECIPE)
+    weights = {parent: digest(folder) for parent, folder in folders.items()}
+    step = Step(study.models_folder / name, config=config, mask_seed=seed, parents=weights, **RECIPE)
     with step:
         if step.done:
             print(f"{name}: already merged from the same parents with the same parameters")
@@ -86,11 +81,8 @@ def merge(study: Study, name: str, values: Mapping[str, float] | None = None) ->
             _finite(step.partial, name)
             command = f"mergekit-yaml {name}.mergekit.yml" if seed is None else f"mergekit-yaml --random-seed {seed} {name}.mergekit.yml"
             note = f"# {command} <folder> makes the same weights, but for changes that tie at a TIES threshold"
-            if config["merge_method"] in OWN:
-                note = "# a method of this project, which mergekit-yaml does not know"
-            if config["merge_method"] == "wudi":
-                note += f"\n# {own.told()}"
-                print(f"{name}: {own.told()}")
+            if config["merge_method"] in own.NAMES:
+                note = f"# a method of this project, which mergekit-yaml does not know{own.told()}"
             if planner.unlisted:
                 note += f"\n# and {len(planner.unlisted)} tensors that MergeKit leaves out, such as {planner.unlisted[0]}"
             if any(isinstance(value, list) for value in (values or {}).values()):
@@ -100,7 +92,7 @@ def merge(study: Study, name: str, values: Mapping[str, float] | None = None) ->
             step.finish(weights_sha256=hashes, device=device, sources={parent: source(study, parent) for parent in folders})
         finally:
             shutil.rmtree(step.partial, ignore_errors=True)
-    print(f"{name}: merged into {relative(step.path)}")
+    print(f"{name}: merged into {relative(step.path)}{own.told()}")
     return step.path
 
 

@@ -5,11 +5,9 @@ RegMean, as in its paper. In WUDI-Merging both task vectors are added to them, a
 tells the two apart; its authors' code leaves them the ancestor's.
 """
 
-from pathlib import Path
-
 import torch
 from mergekit.merge_methods import registry
-from mergekit.merge_methods.base import BasePolicy, InputContract, PerInput, TensorEntry, TensorGroup
+from mergekit.merge_methods.base import BasePolicy, InputContract, PerInput, TensorGroup
 from mergekit.merge_methods.easy_define import merge_method
 
 from xlm_utils.merge.activations import linear_layers, read_by
@@ -18,17 +16,10 @@ NEAR = 0.1  # of the length of the two task vectors' sum: what is nearer to it i
 apart: list[tuple[float, float]] = []  # squared, for each linear layer of a WUDI merge: distance from the task vectors' sum, and its length
 
 
-def _folder(entry: TensorEntry) -> Path:
-    return Path(entry.id.model.path)
-
-
 def _gram(read: torch.Tensor, alpha: float) -> torch.Tensor:
     """Mean product of the inputs' entries over tokens, those off the diagonal times alpha; shape (inputs, inputs)."""
     read = read.double()
-    gram = (read.T @ read).div_(len(read))
-    diagonal = gram.diagonal().clone()
-    gram.mul_(alpha).diagonal().copy_(diagonal)
-    return gram
+    return (read.T @ read).div_(len(read)).mul_(torch.eye(read.shape[1], dtype=read.dtype).mul_(1 - alpha).add_(alpha))
 
 
 @merge_method(name="random_swap", contract=InputContract(base=BasePolicy.REQUIRED, min_inputs=2, max_inputs=2))
@@ -45,9 +36,9 @@ def regmean(group: TensorGroup, alpha: float, texts: PerInput[str]) -> torch.Ten
     texts gets the mean of both models.
     """
     general, expert = group.base, group.non_base[0]
-    if group.metadata.name not in linear_layers(_folder(general)):
+    if group.metadata.name not in linear_layers(general.id.model.path):
         return (general.tensor + expert.tensor) / 2
-    first, second = (_gram(read_by(_folder(entry), texts[entry.id], group.metadata.name), alpha) for entry in (general, expert))
+    first, second = (_gram(read_by(entry.id.model.path, texts[entry.id], group.metadata.name), alpha) for entry in (general, expert))
     dead = first.diagonal() + second.diagonal() == 0
     first.diagonal()[dead] = second.diagonal()[dead] = 1
     ours, theirs = (entry.tensor.cpu().double() for entry in (general, expert))
@@ -67,7 +58,7 @@ def wudi(group: TensorGroup, cutoff: float) -> torch.Tensor:
     base, one, two = (entry.tensor.cpu().double() for entry in (group.base, *group.non_base))
     one, two = one - base, two - base
     total = one + two
-    if group.metadata.name in linear_layers(_folder(group.base)) and one.any() and two.any():
+    if group.metadata.name in linear_layers(group.base.id.model.path) and one.any() and two.any():
         first, second = one / one.norm(), two / two.norm()
         q, r = torch.linalg.qr(torch.cat([first, second]))
         known = q[: len(one)].T @ first @ two.T + q[len(one) :].T @ second @ one.T
@@ -78,10 +69,12 @@ def wudi(group: TensorGroup, cutoff: float) -> torch.Tensor:
 
 
 def told() -> str:
-    """How far the linear layers of a WUDI merge are from both task vectors added, in a sentence."""
+    """How far the linear layers of a WUDI merge are from both task vectors added; nothing after a merge by another method."""
     far = (sum(distance for distance, _ in apart) / max(sum(length for _, length in apart), 1e-300)) ** 0.5
-    return f"its linear layers are {far:.3f} of the length of 1·τ + 1·τ away from it" + (": a near-copy of chat_vector" if far < NEAR else "")
+    near = ": a near-copy of chat_vector" if far < NEAR else ""
+    return f"; {far:.3f} of the length of 1·τ + 1·τ away from it{near}" if apart else ""
 
 
-for _method in (random_swap, regmean, wudi):
+NAMES = {method.spec.name: method for method in (random_swap, regmean, wudi)}
+for _method in NAMES.values():
     registry.register(_method)
