@@ -11,7 +11,11 @@ from xlm_utils.study.records import read_jsonl
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
-    return make_study(tmp_path, monkeypatch, terms=8)
+    study = make_study(tmp_path, monkeypatch, terms=8)
+    ids = [row["term_id"] for row in read_jsonl(study.folder / "scores" / "proxy" / "ties.jsonl")][:8]
+    for run in ("japanese", "ties"):
+        write_lines(study.folder / "definitions" / f"{run}.jsonl", [{"term_id": i, "run": run, "definition": f"{run} {i}"} for i in ids])
+    return study
 
 
 def rescore(study, run, scores):
@@ -31,12 +35,9 @@ def test_gain_is_after_minus_before_over_terms_with_both_scores(study):
 def test_extremes_show_both_texts_of_the_terms_that_moved_most(study):
     rescore(study, "japanese", [5] * 8)
     rescore(study, "ties", [9, 5, 5, 5, 5, 5, 5, 1])
-    ids = [row["term_id"] for row in read_jsonl(study.folder / "scores" / "proxy" / "ties.jsonl")][:8]
-    for run in ("japanese", "ties"):
-        write_lines(study.folder / "definitions" / f"{run}.jsonl", [{"term_id": i, "run": run, "definition": f"{run} {i}"} for i in ids])
     found = unplanned.extremes(study, "ties")
     assert list(found["term"]) == ["term0", "term7"]
-    assert list(found["Base Japanese"]) == [f"japanese {ids[0]}", f"japanese {ids[7]}"]
+    assert list(found["Base Japanese"]) == ["japanese HP:0000000:term0", "japanese HP:0000007:term7"]
     assert list(found["after"]) == [9, 1]
 
 
