@@ -61,7 +61,7 @@ def test_likelihoods_are_those_of_the_stock_class(pico_study):
 
     model, tokenizer, _ = models.load(pico_study("llama"), "japanese", dtype="float32")
     loaded = {}
-    lm = transfer.scorer(pico_study("llama"), "japanese", loaded)
+    lm = transfer.language_model(pico_study("llama"), "japanese", {}, loaded)
     stock = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1)
     pairs = [(f"Term: {term}\nDefinition:", f" {text}") for term in TERMS["term"] for text in ("a slow beat", "pain", "a longer fifth text")]
     encoded = [(pair, *stock._encode_pair(*pair)) for pair in pairs]
