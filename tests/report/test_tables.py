@@ -295,7 +295,10 @@ def test_the_offset_is_taken_off_what_is_in_the_target_language_with_both_interv
     assert list(expert[["offset_off", "offset_off_low", "offset_off_high"]]) == pytest.approx(list(expert[["mean", "low", "high"]]))
     assert math.isnan(frame.loc["SLERP", (EXPERT, "offset_off")])
     assert (GPT, "offset_off") not in frame  # of this judge no offset is known
-    assert "Offset off: the mean with that taken off every text that is in Japanese" in frame.attrs["caption"]
+    html = pages.table_html(frame)
+    assert html.count("mean<br>offset off</th>") == 2
+    assert f"<i>{pages.number(ties['offset_off'], 'mean')}<br><small>[" in html  # under the mean: the table is no wider for it
+    assert "what is left with that taken off every text that is in Japanese" in frame.attrs["caption"]
 
 
 def test_the_ends_of_two_intervals_add_up_in_squares():

@@ -13,6 +13,7 @@ import pandas as pd
 STYLE = "\n" + Path(__file__).with_name("tables.css").read_text(encoding="utf-8")
 P_VALUES = ("p", "p_holm", "counted_p_holm")
 INTERVALS = {"mean": "low", "offset_off": "offset_off_low", "counted": "counted_low", "value": "low"}  # in small type under their value
+BELOW = {"mean": "offset_off"}  # of a grouped table: in italics under the other, so that the table grows no wider
 DIGITS = {"median": 1} | dict.fromkeys(("value", "published", *P_VALUES), 3)  # after the point; other columns have two
 MARKED = ("median", "mean", "counted", "value", "published")  # columns whose best and worst are marked
 HEADERS = {
@@ -74,6 +75,8 @@ def _cells(frame: pd.DataFrame, group: str, column: str, ranked: np.ndarray) -> 
     if (low := INTERVALS.get(column)) and group and (group, low) in frame:
         under = _ends(frame, group, low, column)
         texts = [text if ends == "–" else f"{text}<br><small>{ends}</small>" for text, ends in zip(texts, under, strict=True)]
+    if (below := BELOW.get(column)) and (group, below) in frame:
+        texts = [f"{text}<br><i>{other}</i>" for text, other in zip(texts, _cells(frame, group, below, ranked), strict=True)]
     return texts
 
 
@@ -98,7 +101,8 @@ def table_html(frame: pd.DataFrame, remark: str = "") -> str:
     labels = [] if isinstance(frame.index, pd.RangeIndex) else [str(label) for label in frame.index]
     inside = [key for key in grouped.columns if key[1] == "note" or key[1].endswith("high") or (grouped[key] == "").all()]
     inside += [(group, column) for group, own in grouped.columns if own == "chance" for column in ("n", "chance", "p_holm")]
-    inside += [(group, low) for value, low in INTERVALS.items() for group, own in grouped.columns if own == value and group]
+    under = [*INTERVALS.items(), *BELOW.items()]
+    inside += [(group, other) for value, other in under for group, own in grouped.columns if own == value and group]
     inside += [key for key in grouped.columns if key[0] and key[1] == "missing" and not grouped[key].fillna(0).any()]
     counts = {group: grouped[group, "n"].dropna() for group, own in grouped.columns if group and own == "n"}
     same = {group: own.iloc[0] for group, own in counts.items() if own.nunique() == 1 and (group, "mean") in grouped}
@@ -118,7 +122,8 @@ def table_html(frame: pd.DataFrame, remark: str = "") -> str:
             n = f"<br><small>n = {'–'.join(f'{x:,.0f}' for x in sorted({min(of), max(of)}))}{level}</small>" if len(of) else ""
             head.append(f'<th class="group start {kind if group.startswith("published") else ""}" colspan="{span}">{escape(group)}{n}</th>')
         kind += " start" if group != previous and not flat else ""
-        sub.append(f'<th class="{kind.strip()}">{escape(HEADERS.get(column, column.replace("_", " ")))}</th>')
+        name = "<br>".join(escape(HEADERS.get(own, own.replace("_", " "))) for own in (column, BELOW.get(column)) if (group, own) in grouped)
+        sub.append(f'<th class="{kind.strip()}">{name}</th>')
         cells.append([f'<td class="{kind.strip()}">{cell}</td>' for cell in _cells(grouped, group, column, ranked)])
         previous = group
     top = "" if flat else f"<tr>{''.join(head)}</tr>\n"
