@@ -79,11 +79,7 @@ def _groups(prepared: Prepared, asked: list[str]) -> Iterator[list[str]]:
 
 
 def language_model(study: Study, name: str, pairs: dict[str, dict], loaded: dict | None = None) -> "LM":
-    """A constituent or merge as a language model of the harness: the one in ``loaded``, or loaded now in its place, saying how.
-
-    Args:
-        pairs: see ``Prepared``; loaded: a dict that carries the model from use to use.
-    """
+    """A model of the study for the harness: the one that ``loaded`` carries, or loaded now in its place, saying how; ``pairs``: see ``Prepared``."""
     if loaded is not None:
         if loaded.get("name") != name:
             loaded.clear()  # the model before goes first: two may not fit

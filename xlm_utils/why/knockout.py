@@ -14,7 +14,7 @@ from xlm_utils.benchmark import transfer
 from xlm_utils.benchmark.benchmarks import language_model
 from xlm_utils.merge.fitness import spare
 from xlm_utils.models.weights import LAYER
-from xlm_utils.study import Study
+from xlm_utils.study import Study, StudyError
 from xlm_utils.study.records import Step, digest, fingerprint, read_jsonl, write_text
 
 MODULES = {"attention": r"\.\w*(attn|attention)\.", "MLPs": r"\.\w*(mlp|feed_forward)\."}  # part → of its parameters' names
@@ -52,11 +52,14 @@ def knock_out(study: Study) -> pd.DataFrame:
 
     Returns:
         model, part ("" where nothing is exchanged), term_id, margin; ``why.apart`` terms that no table reports.
-
-    A StudyError: too few definitions are left beside the study's own terms.
+    Empty, saying so, where too few definitions are left beside the study's own terms.
     """
     names = [study.by_role(role) for role in ("general", "expert")]
-    table, asked = spare(study, study.why.apart)
+    try:
+        table, asked = spare(study, study.why.apart)
+    except StudyError as error:  # such a study has no terms to spare, and all other readings
+        print(f"nothing is exchanged, as {error}")
+        return pd.DataFrame(columns=["model", "part", "term_id", "margin"])
     prompts = [study.prompt(study.target, term) for term in table["translation"]]
     texts = fingerprint([prompts, list(table["definition"]), asked, study.generation.model_dump()])
     weights = [digest(models.locate(study, name)) for name in names]

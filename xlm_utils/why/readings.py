@@ -97,9 +97,3 @@ def bands(found: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     drawn = np.random.default_rng(seed).multinomial(len(table), np.full(len(table), 1 / len(table)), RESAMPLES) / len(table)
     low, high = np.percentile(drawn @ table.to_numpy(), [2.5, 97.5], axis=0)
     return pd.DataFrame({"layer": table.columns, "n": len(table), "mean": table.mean().to_numpy(), "low": low, "high": high})
-
-
-def peaks(table: pd.DataFrame) -> str:
-    """Where each curve of each panel is highest, in words for a figure that can't be seen. Columns: model, curve, layer, mean."""
-    tops = table.loc[table.groupby(["model", "curve"], sort=False)["mean"].idxmax(), ["model", "curve", "mean", "layer"]]
-    return "; ".join(f"{model}, {curve}: at most {mean:.2f}, behind layer {layer:.0f}" for model, curve, mean, layer in tops.to_numpy())
