@@ -87,12 +87,6 @@ class Transfer(Part):
     rivals: Whole = Field(7, ge=1, le=100)  # other terms of the same group whose prompts the definition is tried behind
 
 
-class Why(Part):
-    texts: Whole = Field(64, ge=1, le=MILLION)  # in each language
-    apart: Whole = Field(0, ge=0, le=MILLION)  # terms that no table reports, on which layers are exchanged; 0: all
-    block: Whole = Field(3, ge=1, le=1000)  # layers that are exchanged at once
-
-
 class Evolution(Part):
     evaluations: Whole = Field(ge=1, le=MILLION)
     random: bool = False  # a random search over as many candidates beside it
@@ -127,7 +121,6 @@ class Settings(Part):
     judging: Judging
     benchmarks: Benchmarks
     transfer: Transfer = Transfer()
-    why: Why = Why()
     evolution: Evolution
     sweep: Sweep | None = None
 
