@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
@@ -39,7 +38,7 @@ def test_every_candidate_is_logged_within_its_range_and_the_best_is_found(pico_s
     study = pico_study("gemma", evolution=BUDGET)
     table = evolution.search(study, Closeness, name=NAME)
     assert list(table.columns) == [
-        "arm", "generation", "evaluation", "general_weight", "general_density", "expert_weight", "expert_density", "objective", "accuracy",
+        "generation", "evaluation", "general_weight", "general_density", "expert_weight", "expert_density", "objective", "accuracy",
     ]  # fmt: skip
     assert table["generation"].tolist() == [0] * 4 + [1] * 4
     assert table["evaluation"].tolist() == list(range(8))
@@ -55,19 +54,19 @@ def test_every_candidate_is_logged_within_its_range_and_the_best_is_found(pico_s
 
 def test_a_killed_search_goes_on_along_the_same_way(pico_study, tmp_path, capsys):
     study = pico_study("llama", evolution=BUDGET)
-    whole = evolution.search(study, Closeness, name=NAME, folder=tmp_path / "whole")
+    whole, log = evolution.search(study, Closeness, name=NAME), study.folder / "evolution@ancestor.jsonl"
+    first = log.rename(tmp_path / "whole.jsonl")
     dying = Closeness(study, dies_at=5)
     with pytest.raises(KeyboardInterrupt):
-        evolution.search(study, lambda _: dying, name=NAME, folder=tmp_path / "killed")
-    assert not (tmp_path / "killed" / "evolution@ancestor.jsonl").exists()
+        evolution.search(study, lambda _: dying, name=NAME)
+    assert not log.exists()
     rest = Closeness(study)
     capsys.readouterr()
-    resumed = evolution.search(study, lambda _: rest, name=NAME, folder=tmp_path / "killed")
+    resumed = evolution.search(study, lambda _: rest, name=NAME)
     assert "goes on after 5 of 8 candidates" in capsys.readouterr().out
     assert (dying.calls, rest.calls) == (5, 3)
     assert resumed.equals(whole)
-    logs = [(tmp_path / run / "evolution@ancestor.jsonl").read_bytes() for run in ("whole", "killed")]
-    assert logs[0] == logs[1]
+    assert log.read_bytes() == first.read_bytes()
 
 
 def test_a_finished_search_is_not_run_again(pico_study, capsys):
@@ -102,38 +101,27 @@ def test_with_the_japanese_base_its_dead_parameters_are_not_searched(pico_study)
     assert (study.folder / "evolution.jsonl").exists()
 
 
-def test_what_is_delivered_is_evaluated_under_its_own_mask_beside_the_default_and_the_other_arm(pico_study, capsys):
+def test_what_is_delivered_is_evaluated_under_its_own_mask_beside_the_default(pico_study, capsys):
     study = pico_study("llama", evolution=BUDGET)
-    both = pd.concat([evolution.search(study, Closeness, name=NAME), evolution.search(study, Closeness, name=NAME, random=True)])
-    table = evolution.delivered(study, Closeness, both, NAME).set_index("of")["objective"]
-    assert list(table.index) == [
-        "delivered, under its own mask", "default, under the same mask", "best of CMA-ES, under the search's mask",
-        "best of random search, under the search's mask",
-    ]  # fmt: skip
-    values = evolution.best(study, both[both["arm"] == "cma"], NAME)
+    candidates = evolution.search(study, Closeness, name=NAME)
+    table = evolution.delivered(study, Closeness, candidates, NAME).set_index("of")["objective"]
+    assert list(table.index) == ["delivered, under its own mask", "default, under the same mask", "best of CMA-ES, under the search's mask"]
+    assert table.iloc[2] == candidates["objective"].max()
+    values = evolution.best(study, candidates, NAME)
     model, tokenizer, _ = load(study, study.by_role("general"))
     merging.merge_into(model, study, NAME, values, seed=study.seed)
     assert table.iloc[0] == pytest.approx(Closeness(study)(model, tokenizer)["objective"])
     said = capsys.readouterr().out
     for of, objective in table.iloc[1:].items():
         assert (f"{of} ({objective:.3f})" in said) == (objective > table.iloc[0])
-    evolution.delivered(study, lambda _: pytest.fail("evaluated again"), both, NAME)
-
-
-def test_the_random_arm_spends_the_same_budget_in_a_log_of_its_own(pico_study):
-    study = pico_study("llama", evolution=BUDGET)
-    table = evolution.search(study, Closeness, name=NAME, random=True)
-    assert (table["arm"] == "random").all()
-    assert len(table) == 8
-    assert table["generation"].tolist() == [0] * 4 + [1] * 4
-    assert (study.folder / "evolution@ancestor_random.jsonl").exists()
+    evolution.delivered(study, lambda _: pytest.fail("evaluated again"), candidates, NAME)
 
 
 def test_layer_groups_are_gradients_over_the_layers_and_the_best_merges(pico_study):
     study = pico_study("llama", evolution=BUDGET | {"evaluations": 4, "layer_groups": 2})
     table = evolution.search(study, Closeness)
     axes = ["expert_weight.1", "expert_weight.2", "expert_density.1", "expert_density.2"]
-    assert list(table.columns[3:7]) == axes
+    assert list(table.columns[2:6]) == axes
     assert (table["expert_weight.1"] != table["expert_weight.2"]).all()
     best = evolution.best(study, table)
     assert best == {"expert_weight": [table.loc[table["objective"].idxmax(), axis] for axis in axes[:2]],
@@ -144,7 +132,7 @@ def test_layer_groups_are_gradients_over_the_layers_and_the_best_merges(pico_stu
 def test_a_search_finds_the_boundaries_and_shares_of_a_layer_swap(pico_study):
     study = pico_study("llama", evolution={"evaluations": 40, "population": 8, "sigma": 0.3})
     table = evolution.search(study, Closeness, name="evo_layer_swap")
-    assert list(table.columns[3:8]) == ["bottom", "top", "lower", "middle", "upper"]
+    assert list(table.columns[2:7]) == ["bottom", "top", "lower", "middle", "upper"]
     best = evolution.best(study, table, "evo_layer_swap")
     assert max(best["bottom"], best["top"]) < 0.5, "all layers are the expert's, whom the objective favours"
     model, tokenizer, _ = load(study, "japanese")
@@ -174,21 +162,19 @@ def test_another_mask_seed_needs_no_search_of_its_own(pico_study):
     assert merging.identical(study, [NAME, f"{NAME}#3"]) == [], folders
 
 
-def test_the_figure_of_a_search_holds_every_candidate_of_both_arms_in_a_panel_per_parameter(pico_study):
+def test_the_figure_of_a_search_holds_every_candidate_in_a_panel_per_parameter(pico_study):
     study = pico_study("llama", evolution=BUDGET)
-    arms = [evolution.search(study, Closeness, name=NAME, random=random) for random in (False, True)]
-    fig = charts.search_plot(pd.concat(arms), "Evo. DARE TIES")
-    columns = ["objective", *arms[0].columns[3:7]]
+    table = evolution.search(study, Closeness, name=NAME)
+    fig = charts.search_plot(table, "Evo. DARE TIES")
+    columns = ["objective", *table.columns[2:6]]
     panels = {note.text.replace(" ", "_"): note.y for note in fig.layout.annotations}
     assert sorted(panels, key=panels.get, reverse=True) == columns
-    shown = {(trace.name, trace.yaxis): list(trace.y) for trace in fig.data if trace.mode == "markers"}
-    tops = sorted({axis for _, axis in shown}, key=lambda axis: fig.layout[axis.replace("y", "yaxis")].domain[1], reverse=True)
-    for arm, name in zip(arms, ("CMA-ES", "random search"), strict=True):
-        assert [shown[name, axis] for axis in tops] == [arm[column].tolist() for column in columns]
-    (line,) = [trace for trace in fig.data if trace.mode == "lines" and list(trace.y) == arms[0]["objective"].cummax().tolist()]
+    shown = {trace.yaxis: list(trace.y) for trace in fig.data if trace.mode == "markers"}
+    tops = sorted(shown, key=lambda axis: fig.layout[axis.replace("y", "yaxis")].domain[1], reverse=True)
+    assert [shown[axis] for axis in tops] == [table[column].tolist() for column in columns]
+    (line,) = [trace for trace in fig.data if trace.mode == "lines"]
+    assert list(line.y) == table["objective"].cummax().tolist()
     assert line.yaxis == tops[0]
-    alone = charts.search_plot(arms[0], "Evo. DARE TIES")
-    assert [trace.name for trace in alone.data if trace.showlegend] == ["CMA-ES"]
 
 
 def test_a_search_on_reported_items_is_called_contaminated_wherever_its_name_stands(pico_study):

@@ -1,8 +1,7 @@
 """CMA-ES over the free parameters of a method card, every candidate merged in memory and evaluated at once.
 
-The search optimises a smooth objective: accuracies of few items tie, and CMA-ES stops on ties. A random
-search over as many candidates says what the strategy is worth. Candidates are compared under one random mask, and the merge that is
-kept draws another: it is evaluated as it is delivered.
+The search optimises a smooth objective: accuracies of few items tie, and CMA-ES stops on ties. Candidates are compared under one
+random mask, and the merge that is kept draws another: it is evaluated as it is delivered.
 """
 
 import math
@@ -10,7 +9,6 @@ import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import metadata
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -25,10 +23,8 @@ from xlm_utils.study.names import parse
 from xlm_utils.study.records import Step, append_jsonl, digest, fingerprint, read_jsonl, read_manifest, sha256
 
 MASK_SEED = 1_000_003  # added to the study's seed: one mask for the whole search, a fresh one for the final merge
-ARMS = {"cma": "CMA-ES", "random": "random search"}
 
 Fitness = Callable[[PreTrainedModel, PreTrainedTokenizerBase], Mapping[str, float]]
-Assess = Callable[[int, np.ndarray], list[float]]  # generation, points in the unit cube, shape (candidates, parameters) → objectives
 
 
 def evaluator(study: Study, make_fitness: Callable[[Study], Fitness], name: str, seed: int) -> Callable[[Mapping], dict[str, float]]:
@@ -42,73 +38,63 @@ def evaluator(study: Study, make_fitness: Callable[[Study], Fitness], name: str,
     return evaluate
 
 
-def search(
-    study: Study, make_fitness: Callable[[Study], Fitness], *, folder: Path | None = None, name: str = "evo_dare_ties", random: bool = False
-) -> pd.DataFrame:
+def search(study: Study, make_fitness: Callable[[Study], Fitness], name: str = "evo_dare_ties") -> pd.DataFrame:
     """Search the free parameters of a method; a search that was killed goes on where it was.
 
     Args:
         make_fitness: takes the study and gives a function of the live merged model and its tokenizer, which
             gives ``objective`` (larger is better) and ``accuracy``: ``fitness.scorer``.
-        folder: where ``evolution.jsonl`` goes (``evolution_random.jsonl`` for the random arm); the study's folder by default.
         name: a method whose card has parameters, with its arms: ``evo_dare_ties@ancestor``. Its mask seed
             plays no part: the search has one of its own.
-        random: draw every candidate uniformly instead, as many as the finished search has evaluated.
 
     Returns:
-        a row per candidate in order of evaluation: ``arm``, ``generation``, ``evaluation``, the parameters,
-        ``objective``, ``accuracy``; why there are no more is printed.
+        a row per candidate in order of evaluation: ``generation``, ``evaluation``, the parameters, ``objective``,
+        ``accuracy``; kept in the study's ``evolution.jsonl``. Why there are no more is printed.
 
     Raises:
         StudyError: the method has no parameter to search, or a candidate's objective is not a number.
     """
     method, settings = resolve(study, name), study.evolution
     check(study)
-    axes, arm = _axes(method, settings.layer_groups), "random" if random else "cma"
+    axes = _axes(method, settings.layer_groups)
     if not axes:
         raise StudyError(f"method {name}: its card has no parameter to search")
-    folder, file = folder or study.folder, _file(name)
-    budget = (read_manifest(folder / file) or {}).get("candidates", settings.evaluations) if random else settings.evaluations
     # what a fitness depends on besides ``evolution``: where the items come from, how they are put, and what computes
     data = {item.name: sha256(item) for item in sorted(items.glob("*.json*"))} if (items := data_folder(study)) else {}
     asked = {"data": data, "chat_template": study.benchmarks.chat_template, "dtype": study.generation.dtype}
     step = Step(
-        folder / (file.replace(".jsonl", "_random.jsonl") if random else file),
-        arm=arm, template=method.template, free=axes, fixed=method.fixed, seed=study.seed, budget=budget,
-        settings=settings.model_dump(exclude={"random"}), asked=asked, **RECIPE, cma=metadata.version("cma"),
+        study.folder / _file(name), template=method.template, free=axes, fixed=method.fixed, seed=study.seed,
+        settings=settings.model_dump(), asked=asked, **RECIPE, cma=metadata.version("cma"),
         parents={parent: digest(place) for parent, place in parents(study, method.template).items()})  # fmt: skip
     with step:
         if step.done:
-            ended = read_manifest(step.path)["ended"]
-            print(f"{name}: already searched ({ARMS[arm]}: {ended})")
+            print(f"{name}: already searched (CMA-ES {read_manifest(step.path)['ended']})")
             return pd.DataFrame(read_jsonl(step.path))
         logged, rows = read_jsonl(step.partial), []
         live = cache(lambda: evaluator(study, make_fitness, name, study.seed + MASK_SEED))  # its model is loaded when a candidate is new
         if logged:
-            print(f"{name}: the search goes on after {len(logged)} of {budget} candidates")
+            print(f"{name}: the search goes on after {len(logged)} of {settings.evaluations} candidates")
 
         def assess(generation: int, points: np.ndarray) -> list[float]:
-            first, fresh = len(rows), []
-            for number, point in enumerate(points, first):
+            """Objectives of points in the unit cube, shape (candidates, parameters)."""
+            for point in points:
                 values = {axis: low + float(x) * (high - low) for (axis, (low, high)), x in zip(axes.items(), point, strict=True)}
-                row = {"arm": arm, "generation": generation, "evaluation": number, **values}
-                if number >= len(logged):
-                    fresh.append(row)
-                elif row.items() <= logged[number].items():  # replayed: the same answers lead the search along the same way
-                    rows.append(logged[number])
-                else:
-                    raise StudyError(f"{step.partial.name}: candidate {number} is not this search's; delete the file to search anew")
-            for row in fresh:
+                row = {"generation": generation, "evaluation": len(rows), **values}
+                if len(rows) < len(logged):  # replayed: the same answers lead the search along the same way
+                    if not row.items() <= logged[len(rows)].items():
+                        raise StudyError(f"{step.partial.name}: candidate {len(rows)} is not this search's; delete the file to search anew")
+                    rows.append(logged[len(rows)])
+                    continue
                 answer = live()(_values(method, row))
                 if not math.isfinite(answer["objective"]):
                     raise StudyError(f"method {name}: the objective is {answer['objective']} at {_values(method, row)}")
                 rows.append(row | answer)
                 append_jsonl(step.partial, rows[-1:])
-            return [row["objective"] for row in rows[first:]]
+            return [row["objective"] for row in rows[-len(points) :]]
 
-        ended = (_draw if random else _evolve)(study, len(axes), budget, assess)
-        print(f"{name}: {ARMS[arm]} {ended}")
-        step.finish(candidates=len(rows), ended=ended)
+        ended = _evolve(study, len(axes), assess)
+        print(f"{name}: CMA-ES {ended}")
+        step.finish(ended=ended)
     return pd.DataFrame(rows)
 
 
@@ -140,21 +126,13 @@ def _values(method: Method, row: dict) -> dict[str, float | list[float]]:
     return {p: at or float(row[p]) for p, at in depths.items()}
 
 
-def _draw(study: Study, dimensions: int, budget: int, assess: Assess) -> str:
-    generator = np.random.default_rng([study.seed, 1])  # not the stream that CMA-ES draws from
-    points, size = generator.random((budget, dimensions)), study.evolution.population
-    for first in range(0, budget, size):
-        assess(first // size, points[first : first + size])
-    return f"ended after its {budget} candidates"
-
-
-def _evolve(study: Study, dimensions: int, budget: int, assess: Assess) -> str:
+def _evolve(study: Study, dimensions: int, assess: Callable[[int, np.ndarray], list[float]]) -> str:
     """CMA-ES in the unit cube, from its middle; says how it ended."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Could not import matplotlib", UserWarning)  # for its plots, which are not used
         import cma
 
-    settings = study.evolution
+    settings, budget = study.evolution, study.evolution.evaluations
     generator = np.random.default_rng(study.seed)  # cma's default is NumPy's global one, which an evaluation may reset
     options = {
         "popsize": settings.population, "bounds": [0, 1], "verbose": -9, "seed": math.nan,
@@ -177,19 +155,17 @@ def best(study: Study, candidates: pd.DataFrame, name: str = "evo_dare_ties") ->
 
 
 def delivered(study: Study, make_fitness: Callable[[Study], Fitness], candidates: pd.DataFrame, name: str = "evo_dare_ties") -> pd.DataFrame:
-    """The delivered merge and its method's default under the study's own mask, beside the best candidate of each arm; says who is ahead.
+    """The delivered merge and its method's default under the study's own mask, beside the best candidate; says who is ahead.
 
     Args:
-        candidates: rows of one or more arms, as ``evolution.search`` gives them; the first arm's best is what is delivered.
+        candidates: rows as ``search`` gives them.
         name: the searched method; its default is the card without ``evo_``, where there is one.
 
     Returns:
         a row each: ``of``, ``objective``, ``accuracy``. Kept in ``evolution_delivered.jsonl``; done again when the candidates change.
     """
-    arms = dict(list(candidates.groupby("arm", sort=False)))
-    values = best(study, next(iter(arms.values())), name)
     plain = parse(name)._replace(card=parse(name).card.removeprefix("evo_"), seed="")
-    asked = {"delivered, under its own mask": (name, values)}
+    asked = {"delivered, under its own mask": (name, best(study, candidates, name))}
     if plain.card != parse(name).card and (PARAMS / "methods" / f"{plain.card}.yaml").exists():
         asked["default, under the same mask"] = (str(plain), {})
     step = Step(study.folder / f"evolution_delivered_{name}.jsonl", candidates=fingerprint(candidates.to_dict("records")), asked=fingerprint(asked))
@@ -199,10 +175,8 @@ def delivered(study: Study, make_fitness: Callable[[Study], Fitness], candidates
             for of, (method, parameters) in asked.items():
                 append_jsonl(step.partial, [{"of": of, **evaluator(study, make_fitness, method, study.seed)(parameters)}])
             step.finish()
-    rows = read_jsonl(step.path)
-    rows += [{"of": f"best of {ARMS[arm]}, under the search's mask"} | dict(part.loc[part["objective"].idxmax(), ["objective", "accuracy"]])
-             for arm, part in arms.items()]  # fmt: skip
-    table = pd.DataFrame(rows)[["of", "objective", "accuracy"]]
+    top = candidates.loc[candidates["objective"].idxmax(), ["objective", "accuracy"]]
+    table = pd.DataFrame([*read_jsonl(step.path), {"of": "best of CMA-ES, under the search's mask", **top}])[["of", "objective", "accuracy"]]
     first, rest = table.iloc[0], table.iloc[1:]
     ahead = [f"{row.of} ({row.objective:.3f})" for row in rest.itertuples() if row.objective > first["objective"]]
     print(f"{name}: {first['of']}: objective {first['objective']:.3f}; " + (f"better: {', '.join(ahead)}" if ahead else "nothing did better"))

@@ -4,7 +4,7 @@ import pandas as pd
 import plotly.express as px
 import plotly.graph_objects as go
 
-from xlm_utils.draw.canvas import BELOW, BLUE, ORANGE, finish
+from xlm_utils.draw.canvas import BLUE, finish
 
 
 def funnel(counts: pd.DataFrame) -> go.Figure:
@@ -19,23 +19,21 @@ def funnel(counts: pd.DataFrame) -> go.Figure:
 
 
 def search_plot(candidates: pd.DataFrame, label: str) -> go.Figure:
-    """Objective and parameters of every candidate of a search, and of a random search beside it, generation by generation.
+    """Objective and parameters of every candidate of a search, in order of evaluation.
 
     Args:
-        candidates: rows as ``evolution.search`` gives them, one or two arms; the line is the best objective so far.
+        candidates: rows as ``evolution.search`` gives them; the line is the best objective so far.
         label: of the searched method, as the tables print it.
     """
-    columns, arms = list(candidates.columns), {"cma": "CMA-ES", "random": "random search"}
+    columns = list(candidates.columns)
     shown = ["objective", *columns[columns.index("evaluation") + 1 : columns.index("objective")]]
-    table = candidates.assign(candidate=candidates["evaluation"] + 1, search=candidates["arm"].map(arms)).melt(["candidate", "search"], shown)
-    fig = px.scatter(table, "candidate", "value", "search", "search", facet_row="variable", color_discrete_sequence=[BLUE, ORANGE])
-    for (_, part), color in zip(candidates.groupby("arm", sort=False), (BLUE, ORANGE), strict=False):
-        fig.add_scatter(x=part["evaluation"] + 1, y=part["objective"].cummax(), mode="lines", line={"color": color, "shape": "hv", "width": 1.5},
-                        showlegend=False, hoverinfo="skip", row=len(shown), col=1)  # fmt: skip
+    number, best = candidates["evaluation"] + 1, candidates["objective"].cummax()
+    fig = px.scatter(candidates.assign(candidate=number).melt("candidate", shown), "candidate", "value", facet_row="variable")
+    fig.add_scatter(x=number, y=best, mode="lines", line={"color": BLUE, "shape": "hv", "width": 1.5}, hoverinfo="skip", row=len(shown), col=1)
     fig.for_each_annotation(lambda note: note.update(text=note.text.partition("=")[2].replace("_", " ")))
-    fig.update_traces(marker_size=9, selector={"mode": "markers"}).update_yaxes(matches=None, title="", zeroline=False).update_xaxes(tickformat="d")
-    best = candidates.groupby("arm")["objective"].max()
-    alt = f"Candidates by objective and parameters; best objective {', '.join(f'{arm} {value:.3f}' for arm, value in best.items())}."
+    fig.update_traces(marker={"size": 9, "color": BLUE}, selector={"mode": "markers"})
+    fig.update_yaxes(matches=None, title="", zeroline=False).update_xaxes(tickformat="d")
+    alt = f"Candidates by objective and parameters; best objective {best.max():.3f}."
     under = "objective: mean log-probability of the gold answer, the line its best so far"
     title, height = f"{label}: the search, candidate by candidate", 150 + 150 * len(shown)
-    return finish(fig, title, alt, under, height=height, legend=BELOW | {"title": ""}, margin={"t": 90, "b": 90})
+    return finish(fig, title, alt, under, height=height, showlegend=False, margin={"t": 90, "b": 90})

@@ -89,7 +89,6 @@ class Transfer(Part):
 
 class Evolution(Part):
     evaluations: Whole = Field(ge=1, le=MILLION)
-    random: bool = False  # a random search over as many candidates beside it
     layer_groups: Whole = Field(1, ge=1, le=1000)  # values of each parameter from the first to the last layer; those between are interpolated
     population: Whole = Field(4, ge=2, le=10_000)
     columns: Annotated[tuple[Text, ...], Field(min_length=1), Once] = ("pubmedqa", "jcommonsenseqa")
