@@ -4,10 +4,12 @@
 """
 
 import asyncio
+import atexit
 import base64
 import logging
 import threading
 from collections.abc import Coroutine
+from contextlib import suppress
 from functools import cache
 from html import escape
 from pathlib import Path
@@ -125,13 +127,21 @@ def _export(fig: go.Figure, files: list[Path]) -> str:
 def _loop() -> asyncio.AbstractEventLoop:
     """A loop in a thread of its own: a notebook's is busy."""
     loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, daemon=True).start()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+
+    def end() -> None:  # a thread that still runs when the interpreter goes can take it down
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+    atexit.register(end)
     return loop
 
 
-def _in_loop(coroutine: Coroutine) -> object:
+def _in_loop(coroutine: Coroutine, patience: float = 0) -> object:
     """What a coroutine gives; a TimeoutError after ``PATIENCE``: kaleido bounds the drawing, not its waits for Chrome before and after it."""
-    return asyncio.run_coroutine_threadsafe(asyncio.wait_for(coroutine, PATIENCE), _loop()).result()
+    return asyncio.run_coroutine_threadsafe(asyncio.wait_for(coroutine, patience or PATIENCE), _loop()).result()
 
 
 @cache
@@ -142,6 +152,12 @@ def _chrome_open() -> "Kaleido":
     logging.getLogger("choreographer").setLevel(logging.ERROR)  # "Wait expired, Browser is being closed": nothing to act on
     drawing = Kaleido()
     _in_loop(drawing.open())
+
+    def close() -> None:
+        with suppress(TimeoutError, OSError, RuntimeError):  # one that hangs or has died is left to the system
+            _in_loop(drawing.close(), 5)
+
+    atexit.register(close)
     return drawing
 
 
