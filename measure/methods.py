@@ -2,7 +2,7 @@
 
     python measure/methods.py [--methods regmean,wudi] [--repeats 3]
 
-Prints medians with the range over the repeats. Imports, checks, hashes and the manifest are in all of them; the terms whose texts
+Prints each run, then medians with the range over the repeats. Imports, checks, hashes and the manifest are in all of them; the terms whose texts
 RegMean's models read are curated and translated before.
 """
 
@@ -47,6 +47,7 @@ def main() -> None:
         for _ in range(options.repeats):
             for name in names:
                 taken[name].append(run(sys.executable, "-c", OURS, file, name))
+                print(name, "{:.1f} s, {:.1f} CPU s, {:.2f} GiB".format(*taken[name][-1]), flush=True)
                 shutil.rmtree(study.models_folder)
         rows = {}
         for name, runs in taken.items():

@@ -88,9 +88,9 @@ def test_regmean_takes_an_input_from_the_model_that_reads_it_and_the_mean_where_
     monkeypatch.setattr(own, "linear_layers", lambda _: {"w"})
     monkeypatch.setattr(own, "read_by", lambda folder, *_: read[folder])
     pair = TensorGroup.from_tensors([torch.tensor([[1.0, 1, 1]]), torch.tensor([[5.0, 5, 5]])], ids=MODELS[:2], base_index=0, name="w")
-    assert own.regmean.implementation(pair, 0.9, ["", ""]).tolist() == [[1, 5, 3]]
+    assert own.regmean.implementation(pair, 0.9, dict.fromkeys(MODELS, "")).tolist() == [[1, 5, 3]]
     read["m1"] = torch.tensor([[1.0, 3, 0]])  # the first input: 2.5 of one model's squares a token, 1 of the other's
-    assert own.regmean.implementation(pair, 0.0, ["", ""]).tolist() == [[pytest.approx((2.5 * 1 + 1 * 5) / 3.5), 5, 3]]
+    assert own.regmean.implementation(pair, 0.0, dict.fromkeys(MODELS, "")).tolist() == [[pytest.approx((2.5 * 1 + 1 * 5) / 3.5), 5, 3]]
 
 
 def test_regmean_reads_terms_that_no_table_reports_and_other_texts_make_another_merge(pico_study, reading, capsys):
