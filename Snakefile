@@ -47,18 +47,15 @@ SWEEP = {"sweep": "true"}  # the grids' points, on terms of their own
 POINTS = {point: files("03_merge", method=point, **SWEEP) for point in (STUDY.swept().methods if STUDY.sweeps else ())}
 SWEPT = [STUDY.by_role("expert"), STUDY.by_role("general"), *POINTS] if POINTS else []
 RATING = str(PARAMS / "prompts" / "judge.txt")
-MAPS = [file for sweep in ([{}, SWEEP] if POINTS else [{}]) for file in files("03_merge", **sweep) if file.endswith(".html")]
 JOBS = [  # stage, the notebook parameter that makes it a part, what it reads, what it needs
     ("01_curate", {}, [], HERE),
     ("02_translate", {}, files("01_curate"), HERE),
     *[("03_merge", {"method": method}, [card(method)], NODE) for method in STUDY.methods],
-    ("03_merge", {}, sum(MERGE.values(), []), NODE),  # merges nothing: where the merges landed, side by side
     *[("04_generate", {"method": model}, [*PROMPTS, *files("02_translate"), *MERGE.get(model, [])], NODE)
       for model in dict.fromkeys(run.model for run in runs(STUDY))],
     # a judge's rate limit and controls are one process's: a job a judge, not one a model and judge
     *[("05_judge", {"judge": judge}, [*rater(judge), RATING, *files("04_generate")], HERE) for judge in STUDY.judges],
     *[("03_merge", SWEEP | {"method": point}, [card(point)], NODE) for point in POINTS if point not in MERGE],  # a grid's point of all defaults is a method
-    *([("03_merge", SWEEP, sum(POINTS.values(), []), NODE)] if POINTS else []),
     *[("04_generate", SWEEP | {"method": model}, [*PROMPTS, *files("02_translate"), *POINTS.get(model, [])], NODE) for model in SWEPT],
     *[("05_judge", SWEEP | {"judge": judge}, [*rater(judge, **SWEEP), RATING, *files("04_generate", **SWEEP)], HERE) for judge in STUDY.judges if POINTS],
     *[("06_benchmark", {"method": model}, MERGE.get(model, []), NODE) for model in STUDY.models],
@@ -67,7 +64,7 @@ JOBS = [  # stage, the notebook parameter that makes it a part, what it reads, w
 
 
 rule all:
-    input: files("07_figures"), MAPS
+    input: files("07_figures")
 
 
 onstart:  # checks and downloads, before anything is paid for, and here: nodes may have no network

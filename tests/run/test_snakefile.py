@@ -67,7 +67,7 @@ def test_what_the_jobs_of_a_stage_leave_is_what_the_stage_leaves():
     whole = pipeline.outputs(study)
     for stage, parts in {"03_merge": study.methods, "04_generate": [*study.models, study.by_role("ancestor")], "06_benchmark": study.models}.items():
         jobs = [file for method in parts for file in pipeline.outputs(open_study("paper", method=method))[stage]]
-        assert sorted(jobs) == sorted(file for file in whole[stage] if file.suffix != ".html")
+        assert sorted(jobs) == sorted(file for file in whole[stage])
     jobs = [file for judge in study.judges for file in pipeline.outputs(open_study("paper", judge=judge))["05_judge"]]
     assert sorted(jobs) == sorted(whole["05_judge"])
 
@@ -97,7 +97,7 @@ def snakemake(tmp_path):
     return run
 
 
-FIRST = ["01_curate", "02_translate", "03_merge", "03_merge+dare_ties@ancestor#3", "03_merge+slerp", "04_generate+ancestor",
+FIRST = ["01_curate", "02_translate", "03_merge+dare_ties@ancestor#3", "03_merge+slerp", "04_generate+ancestor",
          "04_generate+dare_ties@ancestor#3", "04_generate+expert", "04_generate+japanese", "04_generate+slerp", "05_judge+proxy",
          "06_benchmark+dare_ties@ancestor#3", "06_benchmark+expert", "06_benchmark+japanese", "06_benchmark+slerp", "07_figures"]  # fmt: skip
 
@@ -113,12 +113,12 @@ def test_every_model_and_step_is_a_job_and_a_second_run_starts_none(snakemake, t
 def test_a_new_method_starts_its_own_jobs_and_those_that_show_all_models(snakemake):
     snakemake()
     status, started, _ = snakemake(methods=("slerp", "dare_ties@ancestor#3", "linear"))
-    assert (status, started) == (0, ["03_merge", "03_merge+linear", "04_generate+linear", "05_judge+proxy", "06_benchmark+linear", "07_figures"])
+    assert (status, started) == (0, ["03_merge+linear", "04_generate+linear", "05_judge+proxy", "06_benchmark+linear", "07_figures"])
 
 
 def test_a_sweep_has_jobs_of_its_own_but_for_the_merge_that_is_a_method_already(snakemake):
     status, started, out = snakemake(sweep={"grids": ["slerp"], "terms": 12, "run": True})
-    own = ["03_merge+sweep", "03_merge+sweep+slerp~t=0.3", "03_merge+sweep+slerp~t=0.7", "05_judge+sweep+proxy"]
+    own = ["03_merge+sweep+slerp~t=0.3", "03_merge+sweep+slerp~t=0.7", "05_judge+sweep+proxy"]
     own += [f"04_generate+sweep+{model}" for model in ("expert", "japanese", "slerp", "slerp~t=0.3", "slerp~t=0.7")]
     assert (status, started) == (0, sorted(FIRST + own)), out[-2000:]
 
