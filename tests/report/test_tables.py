@@ -14,7 +14,7 @@ from tests.support.synthetic import make_study, write_lines
 from xlm_utils.draw import pages
 from xlm_utils.judge import controls
 from xlm_utils.report import benchmark_columns, planned, results, tables
-from xlm_utils.study import StudyError
+from xlm_utils.study import StudyError, open_study
 from xlm_utils.study.records import read_jsonl
 
 EXPERT = "Proxy (sentence encoder), against the expert’s definition"
@@ -403,3 +403,12 @@ def test_the_status_of_a_translation_is_not_taken_for_a_score_s(study):
     before = results.load_scores(study)
     pd.read_csv(path, keep_default_na=False).assign(status="unparsable", served_model="a translator").to_csv(path, index=False)
     pd.testing.assert_frame_equal(results.load_scores(study), before)
+
+
+def test_an_item_is_read_where_a_trial_on_few_terms_has_its_benchmarks(tmp_path, monkeypatch):
+    monkeypatch.setenv("XLM_HOME", str(tmp_path))
+    trial = open_study("demo", limit=4)
+    assert trial.benchmarks_folder != trial.folder / "benchmarks"
+    row = {"dataset": "igakuqa", "item": 2, "prediction": "a", "gold": "b", "score": 0.0}
+    write_lines(trial.benchmarks_folder / "japanese.samples.jsonl", [row | {"item": 1}, row])
+    assert benchmark_columns.one_item(trial, "igakuqa", 2).loc["Base Japanese", ["prediction", "gold"]].to_list() == ["a", "b"]

@@ -83,7 +83,7 @@ def one_item(study: Study, dataset: str, item: int) -> pd.DataFrame:
     """One item of a data set through every model that has answered it: index model; prediction, gold, score and the choices' log-probabilities."""
     rows = {}
     for model in study.models:
-        for row in read_jsonl(study.folder / "benchmarks" / f"{model}.samples.jsonl"):
+        for row in read_jsonl(study.benchmarks_folder / f"{model}.samples.jsonl"):
             if (row["dataset"], row["item"]) == (dataset, item):
                 rows[row_label(study, model)] = {key: row[key] for key in ("prediction", "gold", "score")} | row.get("logprobs", {})
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
