@@ -510,7 +510,7 @@ def test_a_judge_that_prefers_a_language_rewards_a_loop_or_misses_a_detail_fails
 
 def test_a_judge_is_asked_again_as_before_turned_round_and_in_other_words_and_the_proxy_is_not(study, capsys):
     def answer(prompt: str) -> str:
-        score = 1 if "Trusted" in prompt else 2 if prompt.index("Definition to grade") < prompt.index("Reference definition") else 3
+        score = 1 if "Description to rate" in prompt else 2 if prompt.index("Definition to grade") < prompt.index("Reference definition") else 3
         return json.dumps({"score": score})
 
     with Loopback(answer=answer) as server:
