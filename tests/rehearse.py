@@ -40,7 +40,8 @@ def answer(prompt: str, strictness: float = 2) -> str:
     if prompt.startswith("Translate"):
         return json.dumps({"translation": row[1], "established": True})
     quoted = {field: json.loads(text) for field, text in re.findall(r'^(.*?): (".*")$', prompt, re.MULTILINE)}
-    reference, given = quoted["Reference definition"], quoted["Definition to grade"]
+    names = (("Reference definition", "Definition to grade"), ("Reference description", "Description to rate"))  # of the two wordings
+    reference, given = next((quoted[one], quoted[other]) for one, other in names if one in quoted)
     likeness = max(difflib.SequenceMatcher(None, given, right).ratio() for right in (reference, row[3]))
     return json.dumps({"score": int(10 * likeness**strictness)})
 
