@@ -1,8 +1,7 @@
 """Prompts → replies of a rate-limited server: paced, threaded, stored as they arrive, resumable.
 
-Used by the judges and by the translator. One pacer spaces the requests of all threads; each reply
-is in an SQLite file before the next request of its thread starts, so a killed run loses the calls
-in flight and nothing else, and a second run asks only what has no reply yet.
+Used by the judges and by the translator. One pacer spaces the requests of all threads; each reply is in an SQLite file before the next request of its
+thread starts, so a killed run loses the calls in flight and nothing else, and a second run asks only what has no reply yet.
 """
 
 import hashlib

@@ -1,8 +1,7 @@
 """Table 1 and what stands around it: data frames, and files a person can open.
 
-Every table keeps numbers as numbers; only ``save_table`` turns them into text. Columns are grouped:
-``(judge and reference, statistic)``. A proxy judge says so in its column header, published numbers
-have columns of their own, and a control row says what it is a control for.
+Every table keeps numbers as numbers; only ``save_table`` turns them into text. Columns are grouped: ``(judge and reference, statistic)``. A proxy
+judge says so in its column header, published numbers have columns of their own, and a control row says what it is a control for.
 """
 
 import itertools
@@ -37,10 +36,9 @@ def _grouped(study: Study, parts: dict[str, pd.DataFrame], columns: list[str]) -
 def table1(study: Study) -> pd.DataFrame:
     """Definition scores in the paper's layout, with n, missing and interval, beside the published ones.
 
-    Index: model labels. Columns: ``("", "note")``, then per judge and reference median, mean, low, high, offset_off (see ``without_offset``;
-    where the judge has an offset), counted (the mean with output that is no definition at 0) with their intervals, std, n, missing, then
-    ``("no definition", …)``: how many outputs are in another language, loop, are cut off or empty, then ``("published: GPT-4o", …)`` median,
-    mean, std.
+    Index: model labels. Columns: ``("", "note")``, then per judge and reference median, mean, low, high, offset_off (see ``without_offset``; where
+    the judge has an offset), counted (the mean with output that is no definition at 0) with their intervals, std, n, missing, then ``("no
+    definition", …)``: how many outputs are in another language, loop, are cut off or empty, then ``("published: GPT-4o", …)`` median, mean, std.
     """
     found, asked = summary(study), controls_table(study)
     known = asked[asked["control"] == "language"].dropna(subset="average").set_index("judge")

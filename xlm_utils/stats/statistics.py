@@ -1,8 +1,7 @@
 """What a mean, a difference or an agreement is worth: arrays in, plain numbers out.
 
-Scores are arrays of numbers with NaN where a score is missing; two arrays of one comparison hold the
-same terms in the same order. Nothing here warns or fails on small or constant data: a number that
-can't be had is NaN, and ``reason`` says why. Intervals are two-sided 95 %.
+Scores are arrays of numbers with NaN where a score is missing; two arrays of one comparison hold the same terms in the same order. Nothing here warns
+or fails on small or constant data: a number that can't be had is NaN, and ``reason`` says why. Intervals are two-sided 95 %.
 """
 
 import warnings
@@ -101,9 +100,8 @@ def correlation_interval(r: float, n: int) -> Interval:
 def cluster_interval(values: Sequence[float], clusters: Sequence) -> tuple[Interval, int]:
     """Interval of a mean whose values belong together in clusters, and the number of clusters.
 
-    A regression on a constant with cluster-robust errors and Student's t with (clusters − 1) degrees
-    of freedom (Cameron & Miller 2015, J. Human Resources 50, 317–372). A value whose cluster is
-    ``""``, None or NaN is a cluster of its own.
+    A regression on a constant with cluster-robust errors and Student's t with (clusters − 1) degrees of freedom (Cameron & Miller 2015, J. Human
+    Resources 50, 317–372). A value whose cluster is ``""``, None or NaN is a cluster of its own.
     """
     from statsmodels.regression.linear_model import OLS
 
