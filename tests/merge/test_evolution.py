@@ -8,7 +8,7 @@ import torch
 
 from xlm_utils.merge import evolution, merging
 from xlm_utils.models.loading import load
-from xlm_utils.report import charts
+from xlm_utils.report import figures
 from xlm_utils.study import StudyError
 from xlm_utils.study.records import read_jsonl
 
@@ -165,7 +165,7 @@ def test_another_mask_seed_needs_no_search_of_its_own(pico_study):
 def test_the_figure_of_a_search_holds_every_candidate_in_a_panel_per_parameter(pico_study):
     study = pico_study("llama", evolution=BUDGET)
     table = evolution.search(study, Closeness, name=NAME)
-    fig = charts.search_plot(table, "Evo. DARE TIES")
+    fig = figures.search_plot(table, "Evo. DARE TIES")
     columns = ["objective", *table.columns[2:6]]
     panels = {note.text.replace(" ", "_"): note.y for note in fig.layout.annotations}
     assert sorted(panels, key=panels.get, reverse=True) == columns
