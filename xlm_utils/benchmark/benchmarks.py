@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 AT_ONCE = 500  # items that are answered between two writes: enough to fill batches, few to lose
 
 
-def evaluate(study: Study, prepared: Prepared, name: str) -> dict:
+def evaluate(study: Study, prepared: Prepared, name: str, loaded: dict | None = None) -> dict:
     """All columns for one model, in the files ``benchmarks/<name>.json`` and ``<name>.samples.jsonl``.
 
     What is there is read, not repeated: a finished result, and in ``benchmarks/parts`` every data set that
@@ -51,7 +51,7 @@ def evaluate(study: Study, prepared: Prepared, name: str) -> dict:
             by = ", ".join(sorted({part["model"] for part in parts.values()}))
             print(f"{name}: {len(parts)} of {len(files)} data sets are answered already, by the same weights ({by})")
         if asked := [dataset for dataset in files if dataset not in parts]:
-            lm = language_model(study, name, prepared.pairs)
+            lm = language_model(study, name, prepared.pairs, loaded)
             if study.benchmarks.chat_template and not lm.tokenizer.chat_template:
                 raise StudyError(f"chat_template: {name} has none")
             for group in _groups(prepared, asked):
@@ -78,8 +78,13 @@ def _groups(prepared: Prepared, asked: list[str]) -> Iterator[list[str]]:
             group = []
 
 
-def language_model(study: Study, name: str, pairs: dict[str, dict]) -> "LM":
-    """A constituent or merge as a language model of the harness, saying how it was loaded; ``pairs``: see ``Prepared``."""
+def language_model(study: Study, name: str, pairs: dict[str, dict], loaded: dict | None = None) -> "LM":
+    """A model of the study for the harness: the one that ``loaded`` carries, or loaded now in its place, saying how; ``pairs``: see ``Prepared``."""
+    if loaded is not None:
+        if loaded.get("name") != name:
+            loaded.clear()  # the model before goes first: two may not fit
+            loaded.update(name=name, lm=language_model(study, name, pairs))
+        return loaded["lm"]
     model, tokenizer, how = models.load(study, name)
     from xlm_utils.benchmark.harness import SharedPromptLM
 
