@@ -26,14 +26,11 @@ def evaluate(study: Study, prepared: Prepared, name: str, loaded: dict | None = 
 
     What is there is read, not repeated: a finished result, and in ``benchmarks/parts`` every data set that
     the same weights have answered, for another model, for another selection of data sets, or before a kill.
+    ``loaded``: see ``language_model``.
 
-    Returns:
-        ``model``; ``datasets``: data set → column, metric, value, low and high (95 %), stderr, n, chance, shots, truncated,
-        version, of (rows there are), held_out; ``columns``: column → value, low, high, stderr, n, chance, metric, sets;
-        ``unavailable``: data set → why. An undefined number is None.
-
-    Raises:
-        StudyError: the model or its chat template is not there.
+    Returns ``model``; ``datasets``: data set → column, metric, value, low and high (95 %), stderr, n, chance, shots, truncated, version, of (rows
+    there are), held_out; ``columns``: column → value, low, high, stderr, n, chance, metric, sets; ``unavailable``: data set → why. An undefined
+    number is None. A StudyError: the model or its chat template is not there.
     """
     how = {
         "weights": digest(models.locate(study, name)), "chat_template": study.benchmarks.chat_template,
@@ -80,17 +77,16 @@ def _groups(prepared: Prepared, asked: list[str]) -> Iterator[list[str]]:
 
 def language_model(study: Study, name: str, pairs: dict[str, dict], loaded: dict | None = None) -> "LM":
     """A model of the study for the harness: the one that ``loaded`` carries, or loaded now in its place, saying how; ``pairs``: see ``Prepared``."""
-    if loaded is not None:
-        if loaded.get("name") != name:
-            loaded.clear()  # the model before goes first: two may not fit
-            loaded.update(name=name, lm=language_model(study, name, pairs))
-        return loaded["lm"]
-    model, tokenizer, how = models.load(study, name)
-    from xlm_utils.benchmark.harness import SharedPromptLM
+    loaded = {} if loaded is None else loaded
+    if loaded.get("name") != name:
+        loaded.clear()  # the model before goes first: two may not fit
+        model, tokenizer, how = models.load(study, name)
+        from xlm_utils.benchmark.harness import SharedPromptLM
 
-    print(how)
-    own = pairs.setdefault(fingerprint(tokenizer.backend_tokenizer.to_str()), {})
-    return SharedPromptLM(model, tokenizer, study.benchmarks.batch_tokens, own)
+        print(how)
+        own = pairs.setdefault(fingerprint(tokenizer.backend_tokenizer.to_str()), {})
+        loaded.update(name=name, lm=SharedPromptLM(model, tokenizer, study.benchmarks.batch_tokens, own))
+    return loaded["lm"]
 
 
 def answer(lm: "LM", prepared: Prepared, datasets: Iterable[str], chat_template: bool = False) -> dict[str, dict]:

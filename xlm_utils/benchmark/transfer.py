@@ -24,12 +24,8 @@ CONTROLS = {"unrelated": "behind other terms’ prompts: chance", "echo": "behin
 def draw(table: pd.DataFrame, groups: Mapping[str, str], rivals: int, terms: int, seed: int) -> list[tuple[int, list[int]]]:
     """Terms that are asked about, and the rivals of each: positions of rows with a definition, rivals of other concepts.
 
-    Args:
-        table: terms with the columns concept, definition.
-        groups: concept → group; rivals are of the own group where it has so many, else of all.
-        terms: how many, drawn with the seed; 0: all.
-
-    A StudyError: fewer concepts with a definition than ``rivals`` + 1.
+    ``table``: terms with the columns concept, definition; ``groups``: concept → group; rivals are of the own group where it has so many, else of all;
+    ``terms``: how many, drawn with the seed, 0: all. A StudyError: fewer concepts with a definition than ``rivals`` + 1.
     """
     generator, defined = np.random.default_rng(seed), np.flatnonzero(table["definition"] != "")
     concepts = table["concept"].to_numpy()
@@ -48,12 +44,9 @@ def draw(table: pd.DataFrame, groups: Mapping[str, str], rivals: int, terms: int
 def ask_transfer(study: Study, table: pd.DataFrame, run: Any, groups: Mapping[str, str], loaded: dict, control: str = "") -> Path | None:
     """``transfer/<run>.jsonl``: a row a term with margin (nats a token), correct (the own prompt is the likeliest), logp (nats a token), tokens.
 
-    Args:
-        table: the study's terms; run: one of ``generate.runs``.
-        loaded: a dict that carries the model's scorer from run to run.
-        control: one of ``CONTROLS``, asked in the place of the run itself: ``transfer/<run>.<control>.jsonl``.
-
-    Where the terminology has too few definitions, nothing is asked and a line says so.
+    ``table``: the study's terms; ``run``: one of ``generate.runs``; ``loaded``: a dict that carries the model from run to run; ``control``: one of
+    ``CONTROLS``, asked in the place of the run itself: ``transfer/<run>.<control>.jsonl``. Where the terminology has too few definitions, nothing is
+    asked and a line says so.
     """
     try:
         asked = draw(table, groups, study.transfer.rivals, study.transfer.terms, study.seed)

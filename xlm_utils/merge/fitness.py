@@ -64,13 +64,9 @@ def fitness_rows(study: Study) -> pd.DataFrame:
 def scorer(study: Study) -> "Callable[[PreTrainedModel, PreTrainedTokenizerBase], dict[str, float]]":
     """What a search maximises, on ``evolution.items`` items of each data set of ``evolution.columns``.
 
-    Returns:
-        a function of (model, tokenizer) → ``objective``: mean log-probability of the gold answer among the choices (smooth, where accuracies tie; of
-        ``transfer`` the margin), and ``accuracy``; both are means over items, then over data sets, then over columns. Prompts are built and tokenised
-        once, so all candidates must share one tokenizer.
-
-    Raises:
-        StudyError: a column is unknown or scored by generation, or its data can't be used.
+    Returns a function of (model, tokenizer) → ``objective``: mean log-probability of the gold answer among the choices (smooth, where accuracies tie;
+    of ``transfer`` the margin), and ``accuracy``; both are means over items, then over data sets, then over columns. Prompts are built and tokenised
+    once, so all candidates must share one tokenizer. A StudyError: a column is unknown or scored by generation, or its data can't be used.
     """
     tasks: dict[str, list[tuple[PreparedTask, list[int]]]] = {}
     for dataset, config, splits, split, items, _ in _searched(study):

@@ -1,6 +1,5 @@
 """Which layers carry it? Two live models exchange a part of their layers, and the margin of either tells what it was worth."""
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from xlm_utils.benchmark.benchmarks import language_model
 from xlm_utils.merge.fitness import spare
 from xlm_utils.models.weights import LAYER
 from xlm_utils.study import Study, StudyError
-from xlm_utils.study.records import Step, digest, fingerprint, read_jsonl, write_text
+from xlm_utils.study.records import Step, append_jsonl, digest, fingerprint, read_jsonl
 
 MODULES = {"attention": r"\.\w*(attn|attention)\.", "MLPs": r"\.\w*(mlp|feed_forward)\."}  # part → of its parameters' names
 
@@ -23,12 +22,11 @@ MODULES = {"attention": r"\.\w*(attn|attention)\.", "MLPs": r"\.\w*(mlp|feed_for
 def parts(names: list[str], block: int) -> dict[str, list[str]]:
     """What is exchanged → names of parameters: blocks of so many layers, all attention, all MLPs; a part without any is left out."""
     layer = {name: int(found[1]) for name in names if (found := LAYER.search(name))}
-    found = {}
-    for first in range(0, max(layer.values()) + 1, block):
-        own = {name: number for name, number in layer.items() if first <= number < first + block}
-        found[f"layers {first + 1}–{max(own.values()) + 1}" if block > 1 else f"layer {first + 1}"] = list(own)
-    found |= {label: [name for name in layer if re.search(pattern, name)] for label, pattern in MODULES.items()}
-    return {label: own for label, own in found.items() if own}
+    found: dict[str, list[str]] = {}
+    for name, number in sorted(layer.items(), key=lambda pair: pair[1]):
+        first, last = number // block * block + 1, min(number // block * block + block, max(layer.values()) + 1)
+        found.setdefault(f"layers {first}–{last}" if first < last else f"layer {first}", []).append(name)
+    return found | {label: own for label, pattern in MODULES.items() if (own := [name for name in layer if re.search(pattern, name)])}
 
 
 @contextmanager
@@ -50,28 +48,27 @@ def exchanged(one: nn.Module, other: nn.Module, names: list[str]) -> Iterator[No
 def knock_out(study: Study) -> pd.DataFrame:
     """Margins of the general model and of the expert, asked in the target language, whole and with each part from the other: ``why/knockout.jsonl``.
 
-    Returns:
-        model, part ("" where nothing is exchanged), term_id, margin; ``why.apart`` terms that no table reports.
-    Empty, saying so, where too few definitions are left beside the study's own terms.
+    Returns model, part ("" where nothing is exchanged), term_id, margin, for ``why.apart`` terms that no table reports; empty, saying so, where too
+    few definitions are left beside the study's own terms. A killed run goes on with the next part.
     """
-    names = [study.by_role(role) for role in ("general", "expert")]
+    names, columns = [study.by_role(role) for role in ("general", "expert")], ["model", "part", "term_id", "margin"]
     try:
         table, asked = spare(study, study.why.apart)
     except StudyError as error:  # such a study has no terms to spare, and all other readings
         print(f"nothing is exchanged, as {error}")
-        return pd.DataFrame(columns=["model", "part", "term_id", "margin"])
+        return pd.DataFrame(columns=columns)
     prompts = [study.prompt(study.target, term) for term in table["translation"]]
     texts = fingerprint([prompts, list(table["definition"]), asked, study.generation.model_dump()])
     weights = [digest(models.locate(study, name)) for name in names]
     with Step(study.folder / "why" / "knockout.jsonl", asked=texts, weights=weights, block=study.why.block) as step:
         if not step.done:
-            lms, found = {name: language_model(study, name, {}) for name in names}, []
+            lms, known = {name: language_model(study, name, {}) for name in names}, {row["part"] for row in read_jsonl(step.partial)}
             one, other = (lm.model for lm in lms.values())
             for part, own in {"": [], **parts([name for name, _ in one.named_parameters()], study.why.block)}.items():
-                with exchanged(one, other, own), torch.inference_mode():
-                    for name, lm in lms.items():
-                        rows = transfer.score(lm, study, table, prompts, asked)
-                        found += [{"model": name, "part": part, "term_id": row["term_id"], "margin": row["margin"]} for row in rows]
-            write_text(step.partial, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found))
+                if part not in known:
+                    with exchanged(one, other, own), torch.inference_mode():
+                        rows = {name: transfer.score(lm, study, table, prompts, asked) for name, lm in lms.items()}
+                    append_jsonl(step.partial, [{"part": part, **{name: {row["term_id"]: row["margin"] for row in rows[name]} for name in names}}])
             step.finish()
-    return pd.DataFrame(read_jsonl(step.path))
+    rows = read_jsonl(step.path)
+    return pd.DataFrame([(name, row["part"], *pair) for row in rows for name in names for pair in row[name].items()], columns=columns)

@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pandas as pd
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -12,8 +11,6 @@ from xlm_utils.study import Study
 from xlm_utils.study.records import Step, digest, fingerprint, read_jsonl, write_text
 from xlm_utils.study.settings import Language
 from xlm_utils.why import layers
-
-RESAMPLES = 2000
 
 
 def up_to(study: Study, language: Language, term: str) -> str:
@@ -34,20 +31,17 @@ def read(study: Study, names: list[str], table: pd.DataFrame, texts: dict[str, l
     Args:
         table: terms, with the columns term_id, term and translation; texts: code of the source and of the target language → texts.
 
-    Returns:
-        model, reading, item, layer (from 1), value. Readings, with the languages' codes: ``lens ja en``: at the last token of the term asked in
-        Japanese, the probability of the English name's first token; no rows for a term without first tokens of its own in both languages.
-        ``meet``: 1 where the two names are each other's nearest neighbours, else 0. ``from <parent>``: distance from the expert's states of
-        a text in the source language, from the general model's of one in the target language.
-
-    A StudyError: a model is not there, or its layers can't be read.
+    Returns model, reading, item, layer (from 1), value. Readings, with the languages' codes: ``lens ja en``: at the last token of the term asked in
+    Japanese, the probability of the English name's first token; no rows for a term without first tokens of its own in both languages. ``meet``: 1
+    where the two names are each other's nearest neighbours, else 0. ``from <parent>``: distance from the expert's states of a text in the source
+    language, from the general model's of one in the target language. A StudyError: a model is not there, or its layers can't be read.
     """
     parents = {study.by_role("expert"): study.source.code, study.by_role("general"): study.target.code}
     words = {study.source.code: list(table["term"]), study.target.code: list(table["translation"])}
     prompts = {language.code: [up_to(study, language, word) for word in words[language.code]] for language in (study.source, study.target)}
     weights = {name: digest(models.locate(study, name)) for name in {*names, *parents}}
     asked = fingerprint([prompts, texts, study.generation.model_dump(include={"dtype", "quantization"})])
-    known: dict[str, tuple[list[dict], dict]] = {}
+    known: dict[str, tuple[list[tuple], dict]] = {}
     for name in names:
         with Step(study.folder / "why" / f"{name}.jsonl", asked=asked, weights=[weights[one] for one in (name, *parents)]) as step:
             if step.done:
@@ -56,44 +50,26 @@ def read(study: Study, names: list[str], table: pd.DataFrame, texts: dict[str, l
                 known[one] = known.get(one) or _listen(study, one, list(table["term_id"]), words, prompts, texts)
             rows, own = known[name] if name in parents else known.pop(name)
             for parent, code in parents.items():
-                pairs = zip(own[code], known[parent][1][code], strict=True)
-                rows = rows + [_row(f"from {parent}", str(number), layers.distance(*pair)) for number, pair in enumerate(pairs)]
-            write_text(step.partial, "".join(json.dumps({"model": name, **row}, ensure_ascii=False) + "\n" for row in rows))
+                pairs = enumerate(zip(own[code], known[parent][1][code], strict=True))
+                rows = rows + [(f"from {parent}", str(number), layers.distance(*pair)) for number, pair in pairs]
+            lines = [json.dumps([name, reading, item, [round(value, 6) for value in values.tolist()]]) for reading, item, values in rows]
+            write_text(step.partial, "".join(f"{line}\n" for line in lines))
             step.finish()
     rows = [row for name in names for row in read_jsonl(study.folder / "why" / f"{name}.jsonl")]
-    found = pd.DataFrame(rows, columns=["model", "reading", "item", "value"])
-    found["layer"] = [range(1, 1 + len(values)) for values in found["value"]]
-    return found.explode(["value", "layer"]).astype({"value": float, "layer": int}).reset_index(drop=True)
+    found = [(*about, layer, value) for *about, values in rows for layer, value in enumerate(values, 1)]
+    return pd.DataFrame(found, columns=["model", "reading", "item", "layer", "value"])
 
 
-def _row(reading: str, item: str, values: torch.Tensor) -> dict:
-    return {"reading": reading, "item": item, "value": [round(value, 6) for value in values.tolist()]}
-
-
-def _listen(study: Study, name: str, items: list[str], words: dict, prompts: dict, texts: dict) -> tuple[list[dict], dict]:
-    """Rows of a model's own readings, and its states of the texts."""
+def _listen(study: Study, name: str, items: list[str], words: dict, prompts: dict, texts: dict) -> tuple[list[tuple], dict]:
+    """A model's own readings, as (reading, item, values by layer), and its states of the texts."""
     model, tokenizer, how = models.load(study, name)
     print(how)
     gold = {code: [first_tokens(tokenizer, word) for word in own] for code, own in words.items()}
     apart = [bool(ours and theirs and not ours & theirs) for ours, theirs in zip(*gold.values(), strict=True)]
     last = {code: torch.stack([one[:, -1] for one in layers.states(model, tokenizer, own)], 1) for code, own in prompts.items()}
-    rows = [_row("meet", item, met.float()) for item, met in zip(items, layers.meeting(*last.values()).T, strict=True)]
+    rows = [("meet", item, met.float()) for item, met in zip(items, layers.meeting(*last.values()).T, strict=True)]
     for asked, hidden in last.items():
         for code, ids in gold.items():
             chances = layers.lens(model, hidden, [sorted(own) for own in ids])
-            rows += [_row(f"lens {asked} {code}", item, own) for item, own, counts in zip(items, chances.T, apart, strict=True) if counts]
+            rows += [(f"lens {asked} {code}", item, own) for item, own, counts in zip(items, chances.T, apart, strict=True) if counts]
     return rows, {code: layers.states(model, tokenizer, own) for code, own in texts.items()}
-
-
-def bands(found: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Means over the items by layer, with 95 % percentile intervals from resampled items: layer, n, mean, low, high.
-
-    Args:
-        found: rows of one model and reading, as ``read`` gives them.
-    """
-    if found.empty:
-        return pd.DataFrame(columns=["layer", "n", "mean", "low", "high"], dtype=float)
-    table = found.pivot(index="item", columns="layer", values="value")
-    drawn = np.random.default_rng(seed).multinomial(len(table), np.full(len(table), 1 / len(table)), RESAMPLES) / len(table)
-    low, high = np.percentile(drawn @ table.to_numpy(), [2.5, 97.5], axis=0)
-    return pd.DataFrame({"layer": table.columns, "n": len(table), "mean": table.mean().to_numpy(), "low": low, "high": high})
