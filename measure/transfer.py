@@ -183,6 +183,8 @@ def report(plan) -> None:
 def shuffled(home: Path, steps: int, terms: int) -> None:
     """Margins of the ancestor, and of it with the expert's adapter and with one trained on the same definitions behind other terms."""
     sys.path.insert(0, str(ROOT))
+    from statsmodels.stats.proportion import proportion_confint
+
     from notebooks import training
     from xlm_utils import benchmark, curate, generate, models, translate
     from xlm_utils.stats import statistics
@@ -209,9 +211,9 @@ def shuffled(home: Path, steps: int, terms: int) -> None:
         benchmark.ask_transfer(plan, translate.terms(plan), dataclasses.replace(run, name=name), curate.groups(plan), {})
         found = benchmark.transfer_rows(plan, [name])
         interval, right = statistics.mean_interval(found["margin"], plan.seed), int(found["correct"].sum())
-        accuracy = statistics.wilson(right, len(found))
+        accuracy = proportion_confint(right, len(found), method="wilson")
         rows[name] = (f"{found['margin'].mean():+.3f} [{interval.low:.3f}, {interval.high:.3f}]",
-                      f"{right / len(found):.3f} [{accuracy.low:.3f}, {accuracy.high:.3f}]", len(found))  # fmt: skip
+                      f"{right / len(found):.3f} [{accuracy[0]:.3f}, {accuracy[1]:.3f}]", len(found))  # fmt: skip
     print(pd.DataFrame(rows, index=["margin, nats a token", "accuracy, chance .125", "terms"]).T)
 
 

@@ -41,9 +41,18 @@ def test_a_final_norm_that_is_not_found_is_one_sentence(pico_study, monkeypatch)
 def test_names_meet_where_each_is_the_others_only_nearest_neighbour():
     ours = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]])
     assert layers.meeting(ours, 3 * ours).tolist() == [[True, True, True]], "length says nothing"
-    theirs = torch.tensor([[[1.0, 0.1], [1.0, 0.2], [0.5, 1.0]]])  # the second lies by the first, so the third is nearest to the second
-    assert layers.meeting(ours, theirs).tolist() == [[True, False, False]]
+    theirs = torch.tensor([[[1.0, 0.1], [1.0, 1.73], [1.0, 1.19]]])  # 0, 90 and 45 degrees beside 6, 60 and 50
+    assert layers.meeting(ours, theirs).tolist() == [[True, False, True]], "to 60 degrees 45 is nearer than 90, though to 90 none is nearer than 60"
     assert layers.meeting(ours, torch.ones(1, 3, 2)).tolist() == [[False, False, False]], "all alike: no one is nearest"
+
+
+def test_of_n_unrelated_pairs_one_in_2n_minus_1_meets():
+    generator = torch.Generator().manual_seed(0)
+    for n in (5, 20):
+        ours, theirs = (torch.randn(3000, n, 256, generator=generator) for _ in range(2))
+        met = layers.meeting(ours, theirs).float().mean(1)
+        assert float(met.mean()) == pytest.approx(1 / (2 * n - 1), abs=4 * float(met.std()) / 3000**0.5)
+        assert abs(float(met.mean()) - 1 / n) > 4 * float(met.std()) / 3000**0.5
 
 
 def test_a_distance_is_relative_and_a_mean_over_tokens():
