@@ -24,9 +24,8 @@ AT_ONCE = 500  # items that are answered between two writes: enough to fill batc
 def evaluate(study: Study, prepared: Prepared, name: str, loaded: dict | None = None) -> dict:
     """All columns for one model, in the files ``benchmarks/<name>.json`` and ``<name>.samples.jsonl``.
 
-    What is there is read, not repeated: a finished result, and in ``benchmarks/parts`` every data set that
-    the same weights have answered, for another model, for another selection of data sets, or before a kill.
-    ``loaded``: see ``language_model``.
+    What is there is read, not repeated: a finished result, and in ``benchmarks/parts`` every data set that the same weights have answered, for
+    another model, for another selection of data sets, or before a kill. ``loaded``: see ``language_model``.
 
     Returns ``model``; ``datasets``: data set → column, metric, value, low and high (95 %), stderr, n, chance, shots, truncated, version, of (rows
     there are), held_out; ``columns``: column → value, low, high, stderr, n, chance, metric, sets; ``unavailable``: data set → why. An undefined

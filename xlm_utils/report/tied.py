@@ -17,8 +17,6 @@ def transfer(study: Study) -> pd.DataFrame:
     """
     expert, *others = row_order(study)
     controls = {f"{expert}.{control}": f"control: {what}" for control, what in CONTROLS.items()}
-    labels = {run: row_label(study, expert) + f", {run.rpartition('.')[2]}" for run in controls}
-    labels |= {run: row_label(study, run) for run in (expert, *others)}
     rows = transfer_rows(study, [expert, *controls, *others])
     table, bases = rows.pivot(index="term_id", columns="run", values="margin"), (study.by_role("general"), control_run(study))
     found, tested = {}, {}
@@ -34,6 +32,7 @@ def transfer(study: Study) -> pd.DataFrame:
     for (run, base), one in tested.items():
         group = f"minus {row_label(study, base)}"
         found[run] |= {(group, part): (one | {"p_holm": adjusted[run, base]})[part] for part in ("difference", "low", "high", "p_holm")}
-    frame = pd.DataFrame.from_dict(found, orient="index").set_axis(pd.Index([labels[run] for run in found], name="model"))
+    names = [f"{row_label(study, expert)}, {run.rpartition('.')[2]}" if run in controls else row_label(study, run) for run in found]
+    frame = pd.DataFrame.from_dict(found, orient="index").set_axis(pd.Index(names, name="model"))
     frame.columns = pd.MultiIndex.from_tuples(frame.columns) if len(frame) else pd.MultiIndex.from_arrays([[], []])
     return captioned(frame, "transfer", rivals=study.transfer.rivals, chance=1 / (study.transfer.rivals + 1))

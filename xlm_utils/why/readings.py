@@ -28,8 +28,7 @@ def first_tokens(tokenizer: PreTrainedTokenizerBase, word: str) -> set[int]:
 def read(study: Study, names: list[str], table: pd.DataFrame, texts: dict[str, list[str]]) -> pd.DataFrame:
     """Readings of some models, kept as ``why/<model>.jsonl``; a model is loaded only where they are not there.
 
-    Args:
-        table: terms, with the columns term_id, term and translation; texts: code of the source and of the target language → texts.
+    ``table``: terms, with the columns term_id, term and translation; ``texts``: code of the source and of the target language → texts.
 
     Returns model, reading, item, layer (from 1), value. Readings, with the languages' codes: ``lens ja en``: at the last token of the term asked in
     Japanese, the probability of the English name's first token; no rows for a term without first tokens of its own in both languages. ``meet``: 1
@@ -39,11 +38,11 @@ def read(study: Study, names: list[str], table: pd.DataFrame, texts: dict[str, l
     parents = {study.by_role("expert"): study.source.code, study.by_role("general"): study.target.code}
     words = {study.source.code: list(table["term"]), study.target.code: list(table["translation"])}
     prompts = {language.code: [up_to(study, language, word) for word in words[language.code]] for language in (study.source, study.target)}
-    weights = {name: digest(models.locate(study, name)) for name in {*names, *parents}}
     asked = fingerprint([prompts, texts, study.generation.model_dump(include={"dtype", "quantization"})])
     known: dict[str, tuple[list[tuple], dict]] = {}
+    weights = {name: [digest(models.locate(study, one)) for one in (name, *parents)] for name in names}
     for name in names:
-        with Step(study.folder / "why" / f"{name}.jsonl", asked=asked, weights=[weights[one] for one in (name, *parents)]) as step:
+        with Step(study.folder / "why" / f"{name}.jsonl", asked=asked, weights=weights[name]) as step:
             if step.done:
                 continue
             for one in (*parents, name):
