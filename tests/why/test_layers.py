@@ -24,9 +24,9 @@ def test_the_layers_outputs_are_the_hidden_states_that_the_model_itself_can_tell
         assert found.shape == own.shape
         assert torch.allclose(found[:-1], own[:-1], atol=1e-4), "padding changes nothing"
         chances = alone.logits[0, -1].softmax(-1)
-        by_lens = layers.lens(model, found[:, None, -1], [[7, 9]])
-        assert by_lens.shape == (2, 1)
-        assert float(by_lens[-1, 0]) == pytest.approx(float(chances[7] + chances[9]), abs=1e-5)
+        by_lens = layers.lens(model, found[:, [-1, -1]], [{7, 9}, set()], [{8}, {9}])
+        assert by_lens.shape == (2, 2, 2), "lists, layers, texts"
+        assert by_lens[:, -1].flatten().tolist() == pytest.approx([float(chances[7] + chances[9]), 0, float(chances[8]), float(chances[9])], abs=1e-5)
 
 
 def test_a_final_norm_that_is_not_found_is_one_sentence(pico_study, monkeypatch):

@@ -60,8 +60,7 @@ def ask_transfer(study: Study, table: pd.DataFrame, run: Any, groups: Mapping[st
         prompts = [f"{definition}\n{prompt}" for definition, prompt in zip(table["definition"], prompts, strict=True)]
     how = study.generation.model_dump(include={"dtype", "quantization", "chat_template"})
     texts = fingerprint([[prompts[row], table["definition"].iloc[row], [prompts[other] for other in others]] for row, others in asked])
-    step = Step(study.folder / "transfer" / f"{name}.jsonl", asked=texts, weights=digest(models.locate(study, run.model)), **how)
-    with step:
+    with Step(study.folder / "transfer" / f"{name}.jsonl", asked=texts, weights=digest(models.locate(study, run.model)), **how) as step:
         if step.done:
             print(f"transfer of {name}: done before, kept")
             return step.path

@@ -46,13 +46,14 @@ def states(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: li
 
 
 @torch.inference_mode()
-def lens(model: PreTrainedModel, hidden: Tensor, gold: list[list[int]]) -> Tensor:
-    """Probability of each text's ``gold`` tokens behind each layer: states (layers, texts, width) → (layers, texts).
+def lens(model: PreTrainedModel, hidden: Tensor, *gold: list[set[int]]) -> Tensor:
+    """Probability of each text's tokens behind each layer, for every list of ``gold``: states (layers, texts, width) → (lists, layers, texts).
 
     The logit lens (nostalgebraist 2020), by which languages are told apart (Wendler et al. 2024, arXiv 2402.10588).
     """
     behind = (to_logits(model)(layer.to(model.dtype)).float().softmax(-1) for layer in hidden)
-    return torch.stack([torch.stack([row[ids].sum() for row, ids in zip(chances, gold, strict=True)]) for chances in behind])
+    rows = [torch.stack([row[[*ids]].sum() for own in gold for row, ids in zip(chances, own, strict=True)]) for chances in behind]
+    return torch.stack(rows).unflatten(1, (len(gold), -1)).transpose(0, 1)
 
 
 def meeting(ours: Tensor, theirs: Tensor) -> Tensor:

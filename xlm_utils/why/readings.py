@@ -51,7 +51,7 @@ def read(study: Study, names: list[str], table: pd.DataFrame, texts: dict[str, l
             for parent, code in parents.items():
                 pairs = enumerate(zip(own[code], known[parent][1][code], strict=True))
                 rows = rows + [(f"from {parent}", str(number), layers.distance(*pair)) for number, pair in pairs]
-            lines = [json.dumps([name, reading, item, [round(value, 6) for value in values.tolist()]]) for reading, item, values in rows]
+            lines = [json.dumps([name, reading, item, [float(f"{value:.4g}") for value in values.tolist()]]) for reading, item, values in rows]
             write_text(step.partial, "".join(f"{line}\n" for line in lines))
             step.finish()
     rows = [row for name in names for row in read_jsonl(study.folder / "why" / f"{name}.jsonl")]
@@ -68,7 +68,6 @@ def _listen(study: Study, name: str, items: list[str], words: dict, prompts: dic
     last = {code: torch.stack([one[:, -1] for one in layers.states(model, tokenizer, own)], 1) for code, own in prompts.items()}
     rows = [("meet", item, met.float()) for item, met in zip(items, layers.meeting(*last.values()).T, strict=True)]
     for asked, hidden in last.items():
-        for code, ids in gold.items():
-            chances = layers.lens(model, hidden, [sorted(own) for own in ids])
+        for code, chances in zip(gold, layers.lens(model, hidden, *gold.values()), strict=True):
             rows += [(f"lens {asked} {code}", item, own) for item, own, counts in zip(items, chances.T, apart, strict=True) if counts]
     return rows, {code: layers.states(model, tokenizer, own) for code, own in texts.items()}
