@@ -23,7 +23,7 @@ install: .venv/installed  ## create .venv with the locked packages (TORCH_INDEX=
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-demo: install  ## run the seven notebooks on the offline demo; tables and figures land in figures/demo
+demo: install  ## run the eight notebooks on the offline demo; tables and figures land in figures/demo
 	@$(BIN)/python -m xlm_utils.run.pipeline demo
 
 study: install  ## check what another study of params/ needs, then run it: make study STUDY=open

@@ -23,7 +23,7 @@ NAME = from_anywhere(config.get("study", "demo"))
 STUDY = open_study(NAME)
 HERE = {"mem_mb": 8_000, "runtime": 240}  # MB and minutes; no GPU, so these run where Snakemake does, which has the network and the keys
 NODE = {"gpu": 1, "mem_mb": 64_000, "runtime": 720}  # enough for 8B models; --set-resources changes it for one rule
-THREADS = {"03_merge": 4, "04_generate": 4, "06_benchmark": 4}
+THREADS = {"03_merge": 4, "04_generate": 4, "06_benchmark": 4, "08_why": 4}
 
 
 def files(stage, **part):
@@ -60,11 +60,12 @@ JOBS = [  # stage, the notebook parameter that makes it a part, what it reads, w
     *[("05_judge", SWEEP | {"judge": judge}, [*rater(judge, **SWEEP), RATING, *files("04_generate", **SWEEP)], HERE) for judge in STUDY.judges if POINTS],
     *[("06_benchmark", {"method": model}, MERGE.get(model, []), NODE) for model in STUDY.models],
     ("07_figures", {}, files("05_judge") + (files("05_judge", **SWEEP) if POINTS else []) + files("06_benchmark"), HERE),
+    ("08_why", {}, files("07_figures"), NODE),  # by way of 07 all the others
 ]
 
 
 rule all:
-    input: files("07_figures")
+    input: files("08_why")
 
 
 onstart:  # checks and downloads, before anything is paid for, and here: nodes may have no network

@@ -4,6 +4,7 @@
     python measure/transfer.py --half choose    # then the half of the concepts by which a merge is chosen
     python measure/transfer.py --half report    # the other half: only where measure/claim.yaml is committed, which names what is claimed
     python measure/transfer.py --searched       # merges that read or search on half of the terms, on the other half: a quarter of an hour
+    python measure/transfer.py --shuffled 60    # a control of the margin: an adapter trained so many steps on definitions of other terms
 
 A killed run goes on. Halves are of concepts, by a hash. The primary measure is the margin of ``benchmark.transfer`` with seven
 rivals. Beside the swap of all MLPs stand Linear at the same distance from the Japanese model and twenty swaps of random matrices with
@@ -17,6 +18,7 @@ import argparse
 import dataclasses
 import hashlib
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -178,6 +180,43 @@ def report(plan) -> None:
           f" {pooled['low'] > -claim['non_inferiority_margin']}")  # fmt: skip
 
 
+def shuffled(home: Path, steps: int, terms: int) -> None:
+    """Margins of the ancestor, and of it with the expert's adapter and with one trained on the same definitions behind other terms."""
+    sys.path.insert(0, str(ROOT))
+    from statsmodels.stats.proportion import proportion_confint
+
+    from notebooks import training
+    from xlm_utils import benchmark, curate, generate, models, translate
+    from xlm_utils.stats import statistics
+    from xlm_utils.study import open_study
+
+    preset = yaml.safe_load((ROOT / "params" / "demo.yaml").read_text(encoding="utf-8"))
+    preset["transfer"] = {"terms": terms, "rivals": 7}
+    file, adapter = home / "shuffled.yaml", home / "adapters" / "shuffled"
+    home.mkdir(parents=True, exist_ok=True)
+    pairs, held_out = training.medical_pairs(demo := open_study("demo"), held_out=16)
+    for own in (pairs, held_out):
+        texts = [text for _, text in own]
+        random.Random(demo.seed).shuffle(texts)
+        own[:] = [(prompt, text) for (prompt, _), text in zip(own, texts, strict=True)]
+    random.Random(demo.seed).shuffle(pairs)
+    training.finetune(models.locate(demo, "ancestor"), adapter, pairs, held_out, steps=steps, learning_rate=4e-4, evaluate_every=20)
+    rows = {}
+    for name, weights in {"ancestor": None, "expert": "data/demo/adapters/med", "shuffled": str(adapter)}.items():
+        preset["constituents"]["expert"].pop("adapter", None)
+        preset["constituents"]["expert"] |= {"adapter": weights} if weights else {}
+        file.write_text(yaml.safe_dump(preset, allow_unicode=True, sort_keys=False), encoding="utf-8")
+        plan = open_study(str(file))
+        run = next(run for run in generate.runs(plan) if run.name == "expert")
+        benchmark.ask_transfer(plan, translate.terms(plan), dataclasses.replace(run, name=name), curate.groups(plan), {})
+        found = benchmark.transfer_rows(plan, [name])
+        interval, right = statistics.mean_interval(found["margin"], plan.seed), int(found["correct"].sum())
+        accuracy = proportion_confint(right, len(found), method="wilson")
+        rows[name] = (f"{found['margin'].mean():+.3f} [{interval.low:.3f}, {interval.high:.3f}]",
+                      f"{right / len(found):.3f} [{accuracy[0]:.3f}, {accuracy[1]:.3f}]", len(found))  # fmt: skip
+    print(pd.DataFrame(rows, index=["margin, nats a token", "accuracy, chance .125", "terms"]).T)
+
+
 def main() -> None:
     """Run what is not there yet, or print one half's table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -185,10 +224,14 @@ def main() -> None:
     parser.add_argument("--searched", action="store_true")
     parser.add_argument("--draws", type=int, default=20)
     parser.add_argument("--terms", type=int, default=0, help="for a trial; 0: all that are translated")
+    parser.add_argument("--shuffled", type=int, default=0, metavar="STEPS", help="only the control of the margin that is trained")
     parser.add_argument("--home", type=Path, default=ROOT / "data" / "runs" / "transfer_measured")
     asked = parser.parse_args()
     os.environ["XLM_HOME"] = str(asked.home.resolve())
     home = asked.home.resolve()
+    if asked.shuffled:
+        shuffled(home, asked.shuffled, asked.terms or 60)
+        return
     file = searched(home, asked.terms) if asked.searched else study(home, asked.draws, asked.terms, asked.half)
     if not asked.half:
         run(file)

@@ -18,7 +18,7 @@ FLOORS = [  # from the ground up; a wing may import those of lower floors
     ("draw", "curate", "ask", "models"),
     ("translate", "generate", "benchmark"),
     ("merge", "judge"),
-    ("report",),
+    ("report", "why"),
     ("run",),
 ]
 PACKAGE = ROOT / "xlm_utils"

@@ -17,7 +17,7 @@ import pytest
 from tests.clean_notebooks import KERNEL
 from xlm_utils.study import ROOT
 
-NUMBERED = ["01_curate", "02_translate", "03_merge", "04_generate", "05_judge", "06_benchmark", "07_figures"]
+NUMBERED = ["01_curate", "02_translate", "03_merge", "04_generate", "05_judge", "06_benchmark", "07_figures", "08_why"]
 ALL = ["00_demo_models", *NUMBERED]
 
 

@@ -61,7 +61,7 @@ def test_likelihoods_are_those_of_the_stock_class(pico_study):
 
     model, tokenizer, _ = models.load(pico_study("llama"), "japanese", dtype="float32")
     loaded = {}
-    lm = transfer.scorer(pico_study("llama"), "japanese", loaded)
+    lm = transfer.language_model(pico_study("llama"), "japanese", {}, loaded)
     stock = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1)
     pairs = [(f"Term: {term}\nDefinition:", f" {text}") for term in TERMS["term"] for text in ("a slow beat", "pain", "a longer fifth text")]
     encoded = [(pair, *stock._encode_pair(*pair)) for pair in pairs]
@@ -95,3 +95,25 @@ def test_each_run_is_asked_once_and_read_back(pico_study, monkeypatch, capsys):
     assert len(rows) == 5 * len(runs)
     assert rows["margin"].abs().max() < 1, "a model of random weights ties nothing to anything"
     assert set(read_jsonl(study.folder / "transfer" / "expert.jsonl")[0]) == {"run", "term_id", "margin", "correct", "logp", "tokens"}
+
+
+class Knows:
+    """Stands for a model that knows every term of ``TERMS``, and what stands in the prompt already."""
+
+    def likelihoods(self, pairs):
+        of = {f" {row.definition}": [row.term] for row in TERMS.itertuples()} | {" first": ["aa", "ab"]}
+        known = [any(f": {term}\n" in prompt for term in of[text]) for prompt, text in pairs]
+        return [(0.0 if text.strip() in prompt.splitlines() else -1.0 if own else -5.0, 1) for (prompt, text), own in zip(pairs, known, strict=True)]
+
+
+def test_controls_of_the_expert_lie_where_they_should(pico_study, monkeypatch):
+    study = pico_study("llama", transfer={"rivals": 2})
+    monkeypatch.setattr(transfer, "language_model", lambda *_: Knows())
+    run = next(run for run in generate.runs(study) if run.name == "expert")
+    for control in ("", *transfer.CONTROLS):
+        benchmark.ask_transfer(study, TERMS, run, GROUPS, {}, control)
+    rows = benchmark.transfer_rows(study, ["expert", "expert.unrelated", "expert.echo"]).groupby("run")[["margin", "correct"]].mean()
+    assert rows.loc["expert"].tolist() == [4, 1]
+    assert rows.loc["expert.echo"].tolist() == [5, 1], "the definition itself is known best of all"
+    assert rows.loc["expert.unrelated", "margin"] <= 0
+    assert rows.loc["expert.unrelated", "correct"] == 0, "its own term is never asked"

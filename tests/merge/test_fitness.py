@@ -97,7 +97,7 @@ def test_a_search_may_look_at_the_margin_on_terms_that_no_table_reports(item_stu
     the_study = item_study(evolution={"columns": ["transfer", "dc"], "items": 3, "fitness": "disjoint"})
     the_study.settings.__dict__["transfer"] = the_study.settings.transfer.model_copy(update={"rivals": 2})
     own = terms(the_study)
-    spare, asked = fitness._spare(the_study)
+    spare, asked = fitness.spare(the_study, the_study.evolution.items)
     assert not set(spare["concept"]) & set(own["concept"])
     assert not set(spare["translation"]) & set(own["translation"])
     assert len(asked) == 3

@@ -7,7 +7,8 @@ from tests.support.synthetic import make_study, write_lines
 from xlm_utils.draw.pages import table_html
 from xlm_utils.report import tied
 
-MARGINS = {"japanese": [0.1, 0.2, 0.3, 0.4], "expert.ja": [0.0, 0.1, 0.0, 0.1], "ties": [0.5, 0.5, 0.7, 0.7], "expert": [1.0, 2.0, 1.0, 2.0]}
+MARGINS = {"japanese": [0.1, 0.2, 0.3, 0.4], "expert.ja": [0.0, 0.1, 0.0, 0.1], "ties": [0.5, 0.5, 0.7, 0.7], "expert": [1.0, 2.0, 1.0, 2.0],
+           "expert.unrelated": [0.2, -0.2, 0.1, -0.1]}  # fmt: skip
 
 
 @pytest.fixture
@@ -21,17 +22,18 @@ def study(tmp_path, monkeypatch):
 
 def test_means_accuracy_and_differences_are_those_of_the_rows(study):
     table = tied.transfer(study)
-    assert list(table.index) == ["Baseline (English expert)", "Expert with Japanese terms", "Base Japanese", "TIES"]
-    assert table["", "margin"].round(3).tolist() == [1.5, 0.05, 0.25, 0.6]
-    assert table["", "accuracy"].tolist() == [1.0, 0.0, 0.25, 1.0]
-    assert table["", "logp"].round(3).tolist() == [-1.5, -2.95, -2.75, -2.4]
+    expert = "Baseline (English expert)"
+    assert list(table.index) == [expert, f"{expert}, unrelated", "Expert with Japanese terms", "Base Japanese", "TIES"]
+    assert table["", "margin"].round(3).tolist() == [1.5, 0.0, 0.05, 0.25, 0.6]
+    assert table["", "accuracy"].tolist() == [1.0, 0.0, 0.0, 0.25, 1.0]
+    assert table["", "logp"].round(3).tolist() == [-1.5, -3.0, -2.95, -2.75, -2.4]
     ties = table.loc["TIES"]
     assert ties["minus Base Japanese", "difference"] == pytest.approx(0.35)
     assert ties["minus Expert with Japanese terms", "difference"] == pytest.approx(0.55)
     assert ties["minus Base Japanese", "p_holm"] == pytest.approx(0.25), "two comparisons, each p = 2 / 2⁴"
     assert table.drop("TIES")["minus Base Japanese"].isna().all(axis=None)
     assert "chance 0.250" in table.attrs["caption"], "three rivals in the demo"
-    assert table["", "note"].iloc[0] == "control: asked in English"
+    assert table["", "note"].iloc[:2].tolist() == ["control: asked in English", "control: behind other terms’ prompts: chance"]
     assert "TIES" in table_html(table)
 
 

@@ -20,7 +20,7 @@ from xlm_utils.ask.cards import load_card
 from xlm_utils.run import budget, pipeline, preflight
 from xlm_utils.study import PARAMS, ROOT, StudyError, open_study
 
-STAGES = ["01_curate", "02_translate", "03_merge", "04_generate", "05_judge", "06_benchmark", "07_figures"]
+STAGES = ["01_curate", "02_translate", "03_merge", "04_generate", "05_judge", "06_benchmark", "07_figures", "08_why"]
 
 
 @pytest.fixture(scope="module")

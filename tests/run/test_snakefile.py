@@ -97,9 +97,10 @@ def snakemake(tmp_path):
     return run
 
 
+LAST = ["07_figures", "08_why"]  # show all models
 FIRST = ["01_curate", "02_translate", "03_merge+dare_ties@ancestor#3", "03_merge+slerp", "04_generate+ancestor",
          "04_generate+dare_ties@ancestor#3", "04_generate+expert", "04_generate+japanese", "04_generate+slerp", "05_judge+proxy",
-         "06_benchmark+dare_ties@ancestor#3", "06_benchmark+expert", "06_benchmark+japanese", "06_benchmark+slerp", "07_figures"]  # fmt: skip
+         "06_benchmark+dare_ties@ancestor#3", "06_benchmark+expert", "06_benchmark+japanese", "06_benchmark+slerp", *LAST]  # fmt: skip
 
 
 def test_every_model_and_step_is_a_job_and_a_second_run_starts_none(snakemake, tmp_path):
@@ -113,7 +114,7 @@ def test_every_model_and_step_is_a_job_and_a_second_run_starts_none(snakemake, t
 def test_a_new_method_starts_its_own_jobs_and_those_that_show_all_models(snakemake):
     snakemake()
     status, started, _ = snakemake(methods=("slerp", "dare_ties@ancestor#3", "linear"))
-    assert (status, started) == (0, ["03_merge+linear", "04_generate+linear", "05_judge+proxy", "06_benchmark+linear", "07_figures"])
+    assert (status, started) == (0, ["03_merge+linear", "04_generate+linear", "05_judge+proxy", "06_benchmark+linear", *LAST])
 
 
 def test_a_sweep_has_jobs_of_its_own_but_for_the_merge_that_is_a_method_already(snakemake):
@@ -134,10 +135,10 @@ def test_a_failed_job_leaves_the_others_keeps_its_notebook_and_is_taken_up_again
     folder = tmp_path / "home" / "data" / "runs" / "mine"
     status, started, _ = snakemake("--keep-going", fail="04_generate+expert")
     assert status == 1
-    assert started == sorted([*(name for name in FIRST if name not in ("05_judge+proxy", "07_figures")), "04_generate+expert"])  # tried twice
+    assert started == sorted([*(name for name in FIRST if name not in ("05_judge+proxy", *LAST)), "04_generate+expert"])  # tried twice
     assert (folder / "notebooks" / "04_generate+expert.ipynb").read_text() == "executed"
     assert (folder / "definitions" / "expert.reference.jsonl").exists(), "what it had finished is kept"
-    assert snakemake()[:2] == (0, ["04_generate+expert", "05_judge+proxy", "07_figures"])
+    assert snakemake()[:2] == (0, ["04_generate+expert", "05_judge+proxy", *LAST])
 
 
 def test_after_a_kill_and_an_unlock_the_same_line_goes_on(snakemake, tmp_path):

@@ -8,4 +8,4 @@ Notebook: 06_benchmark.
 from xlm_utils.benchmark.benchmarks import datasets_table, evaluate
 from xlm_utils.benchmark.prepared import COLUMNS, prepare
 from xlm_utils.benchmark.scores import gold_index
-from xlm_utils.benchmark.transfer import ask_transfer, transfer_rows
+from xlm_utils.benchmark.transfer import CONTROLS, ask_transfer, transfer_rows

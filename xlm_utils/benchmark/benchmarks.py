@@ -21,19 +21,15 @@ if TYPE_CHECKING:
 AT_ONCE = 500  # items that are answered between two writes: enough to fill batches, few to lose
 
 
-def evaluate(study: Study, prepared: Prepared, name: str) -> dict:
+def evaluate(study: Study, prepared: Prepared, name: str, loaded: dict | None = None) -> dict:
     """All columns for one model, in the files ``benchmarks/<name>.json`` and ``<name>.samples.jsonl``.
 
-    What is there is read, not repeated: a finished result, and in ``benchmarks/parts`` every data set that
-    the same weights have answered, for another model, for another selection of data sets, or before a kill.
+    What is there is read, not repeated: a finished result, and in ``benchmarks/parts`` every data set that the same weights have answered, for
+    another model, for another selection of data sets, or before a kill. ``loaded``: see ``language_model``.
 
-    Returns:
-        ``model``; ``datasets``: data set → column, metric, value, low and high (95 %), stderr, n, chance, shots, truncated,
-        version, of (rows there are), held_out; ``columns``: column → value, low, high, stderr, n, chance, metric, sets;
-        ``unavailable``: data set → why. An undefined number is None.
-
-    Raises:
-        StudyError: the model or its chat template is not there.
+    Returns ``model``; ``datasets``: data set → column, metric, value, low and high (95 %), stderr, n, chance, shots, truncated, version, of (rows
+    there are), held_out; ``columns``: column → value, low, high, stderr, n, chance, metric, sets; ``unavailable``: data set → why. An undefined
+    number is None. A StudyError: the model or its chat template is not there.
     """
     how = {
         "weights": digest(models.locate(study, name)), "chat_template": study.benchmarks.chat_template,
@@ -51,7 +47,7 @@ def evaluate(study: Study, prepared: Prepared, name: str) -> dict:
             by = ", ".join(sorted({part["model"] for part in parts.values()}))
             print(f"{name}: {len(parts)} of {len(files)} data sets are answered already, by the same weights ({by})")
         if asked := [dataset for dataset in files if dataset not in parts]:
-            lm = language_model(study, name, prepared.pairs)
+            lm = language_model(study, name, prepared.pairs, loaded)
             if study.benchmarks.chat_template and not lm.tokenizer.chat_template:
                 raise StudyError(f"chat_template: {name} has none")
             for group in _groups(prepared, asked):
@@ -78,14 +74,18 @@ def _groups(prepared: Prepared, asked: list[str]) -> Iterator[list[str]]:
             group = []
 
 
-def language_model(study: Study, name: str, pairs: dict[str, dict]) -> "LM":
-    """A constituent or merge as a language model of the harness, saying how it was loaded; ``pairs``: see ``Prepared``."""
-    model, tokenizer, how = models.load(study, name)
-    from xlm_utils.benchmark.harness import SharedPromptLM
+def language_model(study: Study, name: str, pairs: dict[str, dict], loaded: dict | None = None) -> "LM":
+    """A model of the study for the harness: the one that ``loaded`` carries, or loaded now in its place, saying how; ``pairs``: see ``Prepared``."""
+    loaded = {} if loaded is None else loaded
+    if loaded.get("name") != name:
+        loaded.clear()  # the model before goes first: two may not fit
+        model, tokenizer, how = models.load(study, name)
+        from xlm_utils.benchmark.harness import SharedPromptLM
 
-    print(how)
-    own = pairs.setdefault(fingerprint(tokenizer.backend_tokenizer.to_str()), {})
-    return SharedPromptLM(model, tokenizer, study.benchmarks.batch_tokens, own)
+        print(how)
+        own = pairs.setdefault(fingerprint(tokenizer.backend_tokenizer.to_str()), {})
+        loaded.update(name=name, lm=SharedPromptLM(model, tokenizer, study.benchmarks.batch_tokens, own))
+    return loaded["lm"]
 
 
 def answer(lm: "LM", prepared: Prepared, datasets: Iterable[str], chat_template: bool = False) -> dict[str, dict]:

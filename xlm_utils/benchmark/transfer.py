@@ -18,16 +18,14 @@ from xlm_utils.benchmark.benchmarks import language_model
 from xlm_utils.study import Study, StudyError
 from xlm_utils.study.records import Step, digest, fingerprint, read_jsonl, write_text
 
+CONTROLS = {"unrelated": "behind other terms’ prompts: chance", "echo": "behind prompts that hold the definition: 1"}  # of the expert; what is due
+
 
 def draw(table: pd.DataFrame, groups: Mapping[str, str], rivals: int, terms: int, seed: int) -> list[tuple[int, list[int]]]:
     """Terms that are asked about, and the rivals of each: positions of rows with a definition, rivals of other concepts.
 
-    Args:
-        table: terms with the columns concept, definition.
-        groups: concept → group; rivals are of the own group where it has so many, else of all.
-        terms: how many, drawn with the seed; 0: all.
-
-    A StudyError: fewer concepts with a definition than ``rivals`` + 1.
+    ``table``: terms with the columns concept, definition; ``groups``: concept → group; rivals are of the own group where it has so many, else of all;
+    ``terms``: how many, drawn with the seed, 0: all. A StudyError: fewer concepts with a definition than ``rivals`` + 1.
     """
     generator, defined = np.random.default_rng(seed), np.flatnonzero(table["definition"] != "")
     concepts = table["concept"].to_numpy()
@@ -43,40 +41,33 @@ def draw(table: pd.DataFrame, groups: Mapping[str, str], rivals: int, terms: int
     return found
 
 
-def ask_transfer(study: Study, table: pd.DataFrame, run: Any, groups: Mapping[str, str], loaded: dict) -> Path | None:
+def ask_transfer(study: Study, table: pd.DataFrame, run: Any, groups: Mapping[str, str], loaded: dict, control: str = "") -> Path | None:
     """``transfer/<run>.jsonl``: a row a term with margin (nats a token), correct (the own prompt is the likeliest), logp (nats a token), tokens.
 
-    Args:
-        table: the study's terms; run: one of ``generate.runs``.
-        loaded: a dict that carries the model's scorer from run to run.
-
-    Where the terminology has too few definitions, nothing is asked and a line says so.
+    ``table``: the study's terms; ``run``: one of ``generate.runs``; ``loaded``: a dict that carries the model from run to run; ``control``: one of
+    ``CONTROLS``, asked in the place of the run itself: ``transfer/<run>.<control>.jsonl``. Where the terminology has too few definitions, nothing is
+    asked and a line says so.
     """
     try:
         asked = draw(table, groups, study.transfer.rivals, study.transfer.terms, study.seed)
     except StudyError as error:  # such a terminology stops the margin, not the benchmarks
         print(f"{run.name}: not asked, as {error}")
         return None
-    prompts = [study.prompt(run.language, term) for term in table[run.column]]
+    name, prompts = f"{run.name}.{control}" if control else run.name, [study.prompt(run.language, term) for term in table[run.column]]
+    if control == "unrelated":  # all of them by half a table, so that own and rivals are alike
+        prompts = [*prompts[len(prompts) // 2 :], *prompts[: len(prompts) // 2]]
+    if control == "echo":
+        prompts = [f"{definition}\n{prompt}" for definition, prompt in zip(table["definition"], prompts, strict=True)]
     how = study.generation.model_dump(include={"dtype", "quantization", "chat_template"})
     texts = fingerprint([[prompts[row], table["definition"].iloc[row], [prompts[other] for other in others]] for row, others in asked])
-    step = Step(study.folder / "transfer" / f"{run.name}.jsonl", asked=texts, weights=digest(models.locate(study, run.model)), **how)
-    with step:
+    with Step(study.folder / "transfer" / f"{name}.jsonl", asked=texts, weights=digest(models.locate(study, run.model)), **how) as step:
         if step.done:
-            print(f"transfer of {run.name}: done before, kept")
+            print(f"transfer of {name}: done before, kept")
             return step.path
-        rows = score(scorer(study, run.model, loaded), study, table, prompts, asked)
-        write_text(step.partial, "".join(json.dumps({"run": run.name, **row}, ensure_ascii=False) + "\n" for row in rows))
+        rows = score(language_model(study, run.model, {}, loaded), study, table, prompts, asked)
+        write_text(step.partial, "".join(json.dumps({"run": name, **row}, ensure_ascii=False) + "\n" for row in rows))
         step.finish()
     return step.path
-
-
-def scorer(study: Study, model: str, loaded: dict) -> object:
-    """A model that gives log-likelihoods: the one in ``loaded``, or loaded now in its place, saying how."""
-    if loaded.get("name") != model:
-        loaded.clear()
-        loaded.update(name=model, lm=language_model(study, model, {}))
-    return loaded["lm"]
 
 
 def score(lm: object, study: Study, table: pd.DataFrame, prompts: list[str], asked: list[tuple[int, list[int]]]) -> list[dict]:

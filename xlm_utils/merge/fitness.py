@@ -56,7 +56,7 @@ def fitness_rows(study: Study) -> pd.DataFrame:
         both = len(set(items) & set(reported)) if split == test else 0
         found.append((COLUMN_OF[dataset], dataset, split, len(items), len(reported), both))
     if TRANSFER in study.evolution.columns:
-        asked = _spare(study)[1]
+        asked = spare(study, study.evolution.items)[1]
         found.append((TRANSFER, "terms", "not run by the study", len(asked), len(terms(study)), 0))
     return pd.DataFrame(found, columns=["column", "data set", "split", "searched on", "left to report", "both"])
 
@@ -64,21 +64,17 @@ def fitness_rows(study: Study) -> pd.DataFrame:
 def scorer(study: Study) -> "Callable[[PreTrainedModel, PreTrainedTokenizerBase], dict[str, float]]":
     """What a search maximises, on ``evolution.items`` items of each data set of ``evolution.columns``.
 
-    Returns:
-        a function of (model, tokenizer) → ``objective``: mean log-probability of the gold answer among the choices (smooth, where accuracies tie; of
-        ``transfer`` the margin), and ``accuracy``; both are means over items, then over data sets, then over columns. Prompts are built and tokenised
-        once, so all candidates must share one tokenizer.
-
-    Raises:
-        StudyError: a column is unknown or scored by generation, or its data can't be used.
+    Returns a function of (model, tokenizer) → ``objective``: mean log-probability of the gold answer among the choices (smooth, where accuracies tie;
+    of ``transfer`` the margin), and ``accuracy``; both are means over items, then over data sets, then over columns. Prompts are built and tokenised
+    once, so all candidates must share one tokenizer. A StudyError: a column is unknown or scored by generation, or its data can't be used.
     """
     tasks: dict[str, list[tuple[PreparedTask, list[int]]]] = {}
     for dataset, config, splits, split, items, _ in _searched(study):
         tasks.setdefault(COLUMN_OF[dataset], []).append((make_task(config, splits, test_split=split), items))
     every = [pair for own in tasks.values() for pair in own]
     pairs: dict = {}
-    spare, tied = _spare(study) if TRANSFER in study.evolution.columns else (None, [])
-    prompts = [study.prompt(study.target, term) for term in spare["translation"]] if tied else []
+    others, tied = spare(study, study.evolution.items) if TRANSFER in study.evolution.columns else (None, [])
+    prompts = [study.prompt(study.target, term) for term in others["translation"]] if tied else []
 
     def score(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> dict[str, float]:
         from xlm_utils.benchmark.harness import SharedPromptLM
@@ -90,17 +86,17 @@ def scorer(study: Study) -> "Callable[[PreTrainedModel, PreTrainedTokenizerBase]
         answers = iter(lm.loglikelihood([instance for task, _ in every for instance in task.instances]))
         found = {column: pd.DataFrame([_gold_scores(task, answers) for task, _ in own]).mean() for column, own in tasks.items()}
         if tied:
-            margins = pd.DataFrame(transfer.score(lm, study, spare, prompts, tied))
+            margins = pd.DataFrame(transfer.score(lm, study, others, prompts, tied))
             found[TRANSFER] = pd.Series({"objective": margins["margin"].mean(), "accuracy": margins["correct"].mean()})
         return {key: float(value) for key, value in pd.DataFrame(found).mean(axis=1).items()}
 
     return score
 
 
-def _spare(study: Study) -> tuple[pd.DataFrame, list[tuple[int, list[int]]]]:
-    """Translated terms whose concepts and translations no table reports, and ``evolution.items`` of them with their rivals."""
-    spare = unreported(study)
-    return spare, transfer.draw(spare, groups(study), study.transfer.rivals, study.evolution.items, study.seed)
+def spare(study: Study, items: int) -> tuple[pd.DataFrame, list[tuple[int, list[int]]]]:
+    """Translated terms whose concepts and translations no table reports, and so many of them (0: all) with their rivals (``transfer.draw``)."""
+    rest = unreported(study)
+    return rest, transfer.draw(rest, groups(study), study.transfer.rivals, items, study.seed)
 
 
 def _gold_scores(task: "PreparedTask", answers: Iterator[tuple[float, bool]]) -> dict[str, float]:

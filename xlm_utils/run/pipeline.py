@@ -1,4 +1,4 @@
-"""All seven notebooks of a study, headless: ``python -m xlm_utils.run.pipeline demo``.
+"""All eight notebooks of a study, headless: ``python -m xlm_utils.run.pipeline demo``.
 
 A stage whose notebook, settings and inputs are those of its last finished run, and whose results are
 still there, starts no kernel. A killed run goes on where it stopped, because every notebook does.
@@ -52,6 +52,7 @@ def outputs(study: Study) -> dict[str, list[Path]]:
         **sweep,
         "06_benchmark": [study.benchmarks_folder / f"{model}.json" for model in chosen(study.models)],
         "07_figures": [study.figures / name for name in ("table1.csv", "table1.html", "table2.csv", "table2.html", "figure1.html")],
+        "08_why": [study.figures / f"{name}.html" for name in ("lens", "meeting", "knockout", "kept", "lost")],
     }
 
 
@@ -145,7 +146,7 @@ def run(name: str) -> None:
 
 def main() -> None:
     """Command line: the name of a study."""
-    parser = argparse.ArgumentParser(description="Run a study's seven notebooks, resuming where they stopped.")
+    parser = argparse.ArgumentParser(description="Run a study's eight notebooks, resuming where they stopped.")
     parser.add_argument("study", nargs="?", default="demo")
     parser.add_argument("--check", action="store_true", help="only the checks before all of its stages")
     parser.add_argument("--fetch", action="store_true", help="only checks, not of this machine's memory, and downloads")

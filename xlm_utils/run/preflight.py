@@ -62,7 +62,7 @@ def preflight(study: Study, stages: Collection[str], here: bool = True) -> None:
 
     print(f"checks before {study.name} runs:")
     facts: Facts = {}
-    needs_models, needs_data = ({stage[:2] for stage in stages} & some for some in ({"03", "04", "06"}, {"03", "06"}))
+    needs_models, needs_data = ({stage[:2] for stage in stages} & some for some in ({"03", "04", "06", "08"}, {"03", "06"}))
     if "03_merge" in stages:
         attempt(lambda: _methods(study))
     if "01_curate" in stages:

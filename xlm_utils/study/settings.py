@@ -86,6 +86,12 @@ class Transfer(Part):
     rivals: Whole = Field(7, ge=1, le=100)  # other terms of the same group whose prompts the definition is tried behind
 
 
+class Why(Part):
+    texts: Whole = Field(64, ge=1, le=MILLION)  # in each language
+    apart: Whole = Field(0, ge=0, le=MILLION)  # terms that no table reports, on which layers are exchanged; 0: all
+    block: Whole = Field(3, ge=1, le=1000)  # layers that are exchanged at once
+
+
 class Evolution(Part):
     evaluations: Whole = Field(ge=1, le=MILLION)
     layer_groups: Whole = Field(1, ge=1, le=1000)  # values of each parameter from the first to the last layer; those between are interpolated
@@ -119,6 +125,7 @@ class Settings(Part):
     judging: Judging
     benchmarks: Benchmarks
     transfer: Transfer = Transfer()
+    why: Why = Why()
     evolution: Evolution
     sweep: Sweep | None = None
 

@@ -14,7 +14,7 @@ from xlm_utils.study import notebook
 from xlm_utils.study.inputs import PARAMS, ROOT, StudyError, checked, listed, read_prompt, read_yaml, relative, short
 from xlm_utils.study.names import grid, parse, read_card
 from xlm_utils.study.notebook import mount_drive, parameter_cells, parameters_of, tidy_kernel
-from xlm_utils.study.overrides import BENCHMARKING, MERGING, OVERRIDES, SMOKE, apply, given, is_file, split_name, suffix
+from xlm_utils.study.overrides import ADDING, BENCHMARKING, MERGING, OVERRIDES, SMOKE, apply, given, is_file, split_name, suffix
 from xlm_utils.study.records import commit, versions
 from xlm_utils.study.settings import Language, Settings
 
@@ -28,7 +28,7 @@ class Study:
         self.preset, self.settings, self.changed, self.home = preset, settings, dict(changed), home
         self.name = name = Path(preset).stem if is_file(preset) else preset
         home = ROOT / Path(home).expanduser()  # never relative to the kernel's working directory, which depends on who started it
-        own, shared = suffix(self.changed, self.changed), Path("data") / "runs" / f"{name}{suffix(self.changed, MERGING)}"
+        own, shared = suffix(self.changed, {*self.changed} - {*ADDING}), Path("data") / "runs" / f"{name}{suffix(self.changed, MERGING)}"
         self.folder = home / "data" / "runs" / f"{name}{own}"
         # a trial on few terms changes no benchmark: it reads those of the study without it
         self.benchmarks_folder = home / "data" / "runs" / f"{name}{suffix(self.changed, BENCHMARKING)}" / "benchmarks"

@@ -1,0 +1,10 @@
+"""Why does it (not) cross?
+
+In: the study's models and terms; texts in both languages.
+Out: ``why/<model>.jsonl`` and ``why/knockout.jsonl``: readings of every layer.
+Notebook: 08_why.
+"""
+
+from xlm_utils.why.knockout import knock_out
+from xlm_utils.why.layers import stack, to_logits
+from xlm_utils.why.readings import read, up_to
