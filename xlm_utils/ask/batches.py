@@ -21,8 +21,7 @@ from xlm_utils.ask.clients import Reply, gemini_reply, genai_config, openai_body
 from xlm_utils.ask.pacing import tokens_of
 from xlm_utils.ask.replies import told
 from xlm_utils.ask.servers import Fatal, Retry, Void, clean, failure, genai_sdk, genai_told, openai_sdk, openai_told
-from xlm_utils.study.notebook import Progress
-from xlm_utils.study.records import fingerprint
+from xlm_utils.study import Progress, fingerprint
 
 DAY = 24  # h that both servers promise a batch in
 FIRST, LONGEST = 5.0, 300.0  # s between two looks at the server, growing from one to the other

@@ -23,9 +23,7 @@ from xlm_utils.ask.clients import Ask, Reply, open_client
 from xlm_utils.ask.pacing import HEADROOM, Pacer, tokens_of
 from xlm_utils.ask.replies import INSERT, SPENT, identity, mended, open_store, same_model, set_aside, spent, stored, told
 from xlm_utils.ask.servers import Fatal, Retry, Void, shutdown_date
-from xlm_utils.study import Study, StudyError
-from xlm_utils.study.inputs import short
-from xlm_utils.study.notebook import Progress
+from xlm_utils.study import Progress, Study, StudyError, short
 from xlm_utils.study.thoughts import bare
 
 WORKERS = 32

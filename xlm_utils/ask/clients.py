@@ -13,8 +13,7 @@ from typing import Any
 
 from xlm_utils.ask.cards import Card, address, find_key
 from xlm_utils.ask.servers import ELSEWHERE, Fatal, Retry, clean, failure, genai_sdk, genai_told, openai_sdk, openai_told
-from xlm_utils.study import StudyError
-from xlm_utils.study.inputs import shown
+from xlm_utils.study import StudyError, shown
 
 BLOCKED = ("content_filter", "safety", "recitation", "blocklist", "prohibited_content", "spii", "model_armor")
 STOPPED = ("", "eos", "eos_token", "end", "end_turn", "stop_sequence")

@@ -8,8 +8,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from xlm_utils.ask.cards import Card, address
-from xlm_utils.study import StudyError
-from xlm_utils.study.records import fingerprint
+from xlm_utils.study import StudyError, fingerprint
 
 PATIENCE = 20.0  # s that another process may hold the file
 WAYS = {  # what SQLite or the system says → what to do about it

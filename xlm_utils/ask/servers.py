@@ -12,8 +12,7 @@ from typing import Any
 
 from xlm_utils.ask.cards import Card, address, find_key
 from xlm_utils.ask.replies import same_model
-from xlm_utils.study import StudyError
-from xlm_utils.study.inputs import shown
+from xlm_utils.study import StudyError, shown
 
 PATIENCE = 20  # s; a question about a model is no work
 # errors 400 that concern one prompt, not the run: they are outcomes, like a blocked reply

@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xlm_utils.benchmark.tasks import data
-from xlm_utils.study import Study, StudyError
-from xlm_utils.study.records import fingerprint
-from xlm_utils.study.settings import project_path
+from xlm_utils.study import Study, StudyError, fingerprint, project_path
 
 if TYPE_CHECKING:
     from datasets import DatasetDict

@@ -15,8 +15,7 @@ import pandas as pd
 
 from xlm_utils import models
 from xlm_utils.benchmark.benchmarks import language_model
-from xlm_utils.study import Study, StudyError
-from xlm_utils.study.records import Step, digest, fingerprint, read_jsonl, write_text
+from xlm_utils.study import Step, Study, StudyError, digest, fingerprint, read_jsonl, write_text
 
 CONTROLS = {"unrelated": "behind other terms’ prompts: chance", "echo": "behind prompts that hold the definition: 1"}  # of the expert; what is due
 

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from xlm_utils.study import StudyError
-from xlm_utils.study.inputs import read_text
+from xlm_utils.study import StudyError, read_text
 
 QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"(?:\s+(\w+))?')  # and the scope of a synonym
 COMMENT = re.compile(r'("(?:[^"\\]|\\.)*")|(?:^|\s)!.*')  # an exclamation mark inside quotation marks begins none

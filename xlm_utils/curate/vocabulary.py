@@ -15,9 +15,7 @@ import pandas as pd
 from xlm_utils.curate import snomed
 from xlm_utils.curate.terminologies import csv_labels, hpo_file, hpo_labels
 from xlm_utils.curate.words import frequency, part_of_speech, spelling
-from xlm_utils.study import Study, StudyError
-from xlm_utils.study.records import Step, sha256
-from xlm_utils.study.settings import project_path
+from xlm_utils.study import Step, Study, StudyError, project_path, sha256
 
 WORD = re.compile(r"[^\W\d_]?[^\W\d_A-ZÀ-ÖØ-Þ]+(?:-[^\W\d_]?[^\W\d_A-ZÀ-ÖØ-Þ]+)*")  # no abbreviations such as VUR
 TERMS = {"single_word": "single words", "all_words_rare": "made of words", "head_word": "ending in a word"}  # rule → step of the funnel

@@ -7,8 +7,7 @@ from filelock import FileLock
 
 from xlm_utils.draw.pages import as_text
 from xlm_utils.generate.generation import runs
-from xlm_utils.study import Study
-from xlm_utils.study.records import read_jsonl, read_manifest, write_text
+from xlm_utils.study import Study, read_jsonl, read_manifest, write_text
 
 
 def rows(study: Study, names: list[str]) -> pd.DataFrame:

@@ -6,8 +6,7 @@ import pandas as pd
 from xlm_utils.ask.cards import load_card
 from xlm_utils.judge import judging, known
 from xlm_utils.stats import statistics
-from xlm_utils.study import Study, StudyError
-from xlm_utils.study.records import read_jsonl
+from xlm_utils.study import Study, StudyError, read_jsonl
 
 SAMPLE = 24  # terms of the controls, and judgements that are asked for again
 # file of second judgements → what is other about their questions: nothing, the places of reference and definition, the words of the prompt

@@ -16,9 +16,8 @@ from xlm_utils.ask.cards import OFFLINE, Card, load_card
 from xlm_utils.ask.replies import identity
 from xlm_utils.generate import runs as all_runs
 from xlm_utils.judge import known, people, proxy
-from xlm_utils.study import Study, StudyError
+from xlm_utils.study import Step, Study, StudyError, digest, fingerprint, read_jsonl, read_manifest, write_text
 from xlm_utils.study.inputs import fill, read_prompt
-from xlm_utils.study.records import Step, digest, fingerprint, read_jsonl, read_manifest, write_text
 from xlm_utils.translate.translation import terms
 
 PROMPT = "judge.txt"

@@ -5,8 +5,7 @@ They ask about concepts of the vocabulary, whose clinicians' definitions are the
 
 import pandas as pd
 
-from xlm_utils.study import ROOT, Study
-from xlm_utils.study.records import read_jsonl
+from xlm_utils.study import ROOT, Study, read_jsonl
 from xlm_utils.translate.translation import terms
 
 FOLDER = ROOT / "data" / "demo" / "judge"

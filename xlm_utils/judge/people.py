@@ -17,10 +17,7 @@ import pandas as pd
 
 from xlm_utils.ask.cards import Card
 from xlm_utils.draw.pages import as_text
-from xlm_utils.study import Study, StudyError, relative
-from xlm_utils.study.inputs import read_text, short
-from xlm_utils.study.records import write_text
-from xlm_utils.study.settings import project_path
+from xlm_utils.study import Study, StudyError, project_path, read_text, relative, short, write_text
 
 COLUMNS = ["row", "term", "translation", "reference", "definition", "rating"]
 KEY = ["row", "rater", "copy", "run", "term_id", "reference", "definition"]

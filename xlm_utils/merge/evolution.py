@@ -18,9 +18,7 @@ from xlm_utils.merge.merging import RECIPE, merge_into, parents
 from xlm_utils.merge.methods import Method, resolve
 from xlm_utils.models.libraries import PreTrainedModel, PreTrainedTokenizerBase
 from xlm_utils.models.loading import load
-from xlm_utils.study import PARAMS, Study, StudyError
-from xlm_utils.study.names import parse
-from xlm_utils.study.records import Step, append_jsonl, digest, fingerprint, read_jsonl, read_manifest, sha256
+from xlm_utils.study import PARAMS, Step, Study, StudyError, append_jsonl, digest, fingerprint, parse, read_jsonl, read_manifest, sha256
 
 MASK_SEED = 1_000_003  # added to the study's seed: one mask for the whole search, a fresh one for the final merge
 

@@ -16,8 +16,7 @@ from xlm_utils.models.configs import read_config, read_tokenizer, spell_rope_twi
 from xlm_utils.models.constituents import locate, source
 from xlm_utils.models.libraries import quiet
 from xlm_utils.models.weights import FLOATING, Tensors, eos_ids
-from xlm_utils.study import Study, StudyError, pick_device, relative
-from xlm_utils.study.records import Step, digest, read_manifest, sha256, write_text
+from xlm_utils.study import Step, Study, StudyError, digest, pick_device, read_manifest, relative, sha256, write_text
 
 if TYPE_CHECKING:
     from mergekit.config import MergeConfiguration

@@ -8,8 +8,7 @@ from xlm_utils.models import hub
 from xlm_utils.models.configs import read_config
 from xlm_utils.models.libraries import PretrainedConfig, PreTrainedModel
 from xlm_utils.models.weights import opened
-from xlm_utils.study import StudyError
-from xlm_utils.study.settings import project_path
+from xlm_utils.study import StudyError, project_path
 
 WITHOUT_ADAPTER = {"adapter_kwargs": {"subfolder": "none"}}  # for from_pretrained, which applies an adapter left in a model's folder once more
 PARTS = r"lora_\w+|modules_to_save|original_module|base_layer|trainable_tokens\w*|ia3_l|oft_\w+|weight|bias"

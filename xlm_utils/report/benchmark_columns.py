@@ -7,9 +7,7 @@ from xlm_utils.report import results
 from xlm_utils.report.captions import captioned
 from xlm_utils.report.results import BENCHMARKS, row_label
 from xlm_utils.stats import association, resampling, statistics
-from xlm_utils.study import Study
-from xlm_utils.study.records import read_jsonl
-from xlm_utils.study.settings import project_path
+from xlm_utils.study import Study, project_path, read_jsonl
 
 
 def table2(study: Study) -> pd.DataFrame:

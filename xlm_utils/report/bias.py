@@ -11,8 +11,7 @@ from xlm_utils.judge import controls
 from xlm_utils.report.captions import captioned
 from xlm_utils.report.results import judge_label, load_scores
 from xlm_utils.stats import association, statistics
-from xlm_utils.study import Study
-from xlm_utils.study.records import read_jsonl
+from xlm_utils.study import Study, read_jsonl
 
 WITHOUT = {"proxy": "an encoder: it has no prompt, and computes the same again", "people": "people read a sheet, not a prompt"}
 

@@ -10,9 +10,7 @@ from xlm_utils.ask.cards import load_card
 from xlm_utils.generate import usable
 from xlm_utils.judge.controls import AGAIN
 from xlm_utils.stats import statistics
-from xlm_utils.study import ROOT, Study, StudyError, relative
-from xlm_utils.study.names import parse, read_card
-from xlm_utils.study.records import read_jsonl
+from xlm_utils.study import ROOT, Study, StudyError, parse, read_card, read_jsonl, relative
 from xlm_utils.translate.translation import terms
 
 PUBLISHED = ROOT / "data" / "published"

@@ -19,8 +19,7 @@ from xlm_utils.report.captions import captioned, text
 from xlm_utils.report.planned import INTERVAL
 from xlm_utils.report.results import PUBLISHED, group_label, judge_label, load_scores, note, published_key, row_label, row_order, summary, unusable
 from xlm_utils.stats import association, statistics
-from xlm_utils.study import Study, StudyError
-from xlm_utils.study.records import read_jsonl, write_text
+from xlm_utils.study import Study, StudyError, read_jsonl, write_text
 
 UNUSABLE = ("another language", "loops", "cut off", "empty")
 

@@ -11,8 +11,7 @@ from xlm_utils.ask.servers import served
 from xlm_utils.curate import vocabulary
 from xlm_utils.generate.generation import runs
 from xlm_utils.judge import controls, judging
-from xlm_utils.study import Study, StudyError
-from xlm_utils.study.inputs import shown
+from xlm_utils.study import Study, StudyError, shown
 from xlm_utils.translate import llm, translation
 
 DEFINITION = "x" * 240  # of usual length, for the estimate

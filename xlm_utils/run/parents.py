@@ -10,8 +10,7 @@ from xlm_utils.models.constituents import root_weights
 from xlm_utils.models.loading import check_blocks
 from xlm_utils.models.trimming import read_tokens
 from xlm_utils.models.weights import Tensors
-from xlm_utils.study import ROOT, Study, StudyError, pick_device
-from xlm_utils.study.settings import project_path
+from xlm_utils.study import ROOT, Study, StudyError, pick_device, project_path
 
 GIB = 2**30
 ONLY_SHOWN = ("RoPE", "sliding window", "norm epsilon")  # merged all the same; notebook 03's table names them

@@ -26,10 +26,7 @@ from xlm_utils.merge.methods import check_specification
 from xlm_utils.models import hub
 from xlm_utils.run import budget, parents
 from xlm_utils.run.parents import GIB, Facts, in_gib, largest
-from xlm_utils.study import Study, StudyError, pick_device, relative
-from xlm_utils.study.names import parse, read_card
-from xlm_utils.study.records import read_manifest
-from xlm_utils.study.settings import project_path
+from xlm_utils.study import Study, StudyError, parse, pick_device, project_path, read_card, read_manifest, relative
 from xlm_utils.translate.dictionary import jmdict_file, read_list
 
 ROOM = 2 * GIB  # beside a model's weights, for a batch and what the libraries take

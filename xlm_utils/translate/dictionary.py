@@ -9,8 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from xlm_utils.curate.vocabulary import labels
-from xlm_utils.study import Study, StudyError
-from xlm_utils.study.settings import project_path
+from xlm_utils.study import Study, StudyError, project_path
 
 MEDICAL = {"medicine", "anatomy", "physiology", "pathology", "psychology, psychiatry"}  # fields of a sense, as JMdict names them
 MARKED = {

@@ -11,9 +11,7 @@ import pandas as pd
 from xlm_utils.ask.calls import announce
 from xlm_utils.ask.replies import identity
 from xlm_utils.curate.vocabulary import curate, read_terms
-from xlm_utils.study import Study, StudyError
-from xlm_utils.study.records import Step, digest, fingerprint, sha256
-from xlm_utils.study.settings import project_path
+from xlm_utils.study import Step, Study, StudyError, digest, fingerprint, project_path, sha256
 from xlm_utils.translate.dictionary import ORDER, jmdict, reviewed
 from xlm_utils.translate.llm import SCHEMA, by_llm, prompts, translator_card
 

@@ -13,8 +13,7 @@ from xlm_utils.benchmark import transfer
 from xlm_utils.benchmark.benchmarks import language_model
 from xlm_utils.merge.fitness import spare
 from xlm_utils.models.weights import LAYER
-from xlm_utils.study import Study, StudyError
-from xlm_utils.study.records import Step, append_jsonl, digest, fingerprint, read_jsonl
+from xlm_utils.study import Step, Study, StudyError, append_jsonl, digest, fingerprint, read_jsonl
 
 MODULES = {"attention": r"\.\w*(attn|attention)\.", "MLPs": r"\.\w*(mlp|feed_forward)\."}  # part → of its parameters' names
 

@@ -7,8 +7,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from xlm_utils import models
-from xlm_utils.study import Study
-from xlm_utils.study.records import Step, digest, fingerprint, read_jsonl, write_text
+from xlm_utils.study import Step, Study, digest, fingerprint, read_jsonl, write_text
 from xlm_utils.study.settings import Language
 from xlm_utils.why import layers
 

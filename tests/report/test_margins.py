@@ -5,7 +5,7 @@ import pytest
 
 from tests.support.synthetic import make_study, write_lines
 from xlm_utils.draw.pages import table_html
-from xlm_utils.report import tied
+from xlm_utils.report import planned
 
 MARGINS = {"japanese": [0.1, 0.2, 0.3, 0.4], "expert.ja": [0.0, 0.1, 0.0, 0.1], "ties": [0.5, 0.5, 0.7, 0.7], "expert": [1.0, 2.0, 1.0, 2.0],
            "expert.unrelated": [0.2, -0.2, 0.1, -0.1]}  # fmt: skip
@@ -21,7 +21,7 @@ def study(tmp_path, monkeypatch):
 
 
 def test_means_accuracy_and_differences_are_those_of_the_rows(study):
-    table = tied.transfer(study)
+    table = planned.transfer(study)
     expert = "Baseline (English expert)"
     assert list(table.index) == [expert, f"{expert}, unrelated", "Expert with Japanese terms", "Base Japanese", "TIES"]
     assert table["", "margin"].round(3).tolist() == [1.5, 0.0, 0.05, 0.25, 0.6]
@@ -40,6 +40,6 @@ def test_means_accuracy_and_differences_are_those_of_the_rows(study):
 def test_without_rows_it_is_empty_and_can_still_be_shown(study):
     for file in (study.folder / "transfer").glob("*"):
         file.unlink()
-    assert isinstance(tied.transfer(study), pd.DataFrame)
-    assert tied.transfer(study).empty
-    assert "Definitions tied" in table_html(tied.transfer(study))
+    assert isinstance(planned.transfer(study), pd.DataFrame)
+    assert planned.transfer(study).empty
+    assert "Definitions tied" in table_html(planned.transfer(study))
