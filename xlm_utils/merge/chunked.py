@@ -1,36 +1,50 @@
-"""TIES and DARE TIES for MergeKit on a CPU, a piece of a tensor at a time: the same weights in less time and memory.
+"""MergeKit's methods on a CPU, a piece of a tensor at a time: the same weights in less time and memory.
 
 MergeKit sorts a whole tensor to find the changes that TIES keeps, draws DARE's mask the slow way, and pages in some
 ten copies of the tensor. Here a threshold is selected among the few changes near a sampled guess, and pieces that
-fit the CPU's cache go through everything else. Registered beside MergeKit's own methods as ``chunked_…``.
+fit the CPU's cache go through everything else.
 """
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cache, partial
 
 import numpy as np
 import torch
 from mergekit.merge_methods import registry
-from mergekit.merge_methods.base import GroupMergeMethod, MergeMethodSpec, TensorGroup
-from mergekit.merge_methods.generalized_task_arithmetic import GeneralizedTaskArithmeticMerge
+from mergekit.merge_methods.base import GroupMergeMethod, MergeMethod, MergeMethodSpec, TensorGroup
 
 CHUNK, SAMPLE = 1 << 17, 1 << 16  # weights in a piece; changes looked at to guess a threshold
 
 
 @dataclass(frozen=True)
-class Chunked(GroupMergeMethod):
-    """One of MergeKit's methods with sign consensus, given inputs in their stored dtype, computing in float32."""
+class Pieces(GroupMergeMethod):
+    """One of MergeKit's methods in which a weight depends on its counterparts alone, given inputs in their stored dtype."""
 
-    stock: GeneralizedTaskArithmeticMerge
+    stock: MergeMethod
 
-    @cached_property
+    @property
     def spec(self) -> MergeMethodSpec:
-        return replace(self.stock.spec, name=f"chunked_{self.stock.method_name}")
+        return self.stock.spec
 
     def merge_group(self, group: TensorGroup, /, **parameters) -> torch.Tensor:
-        base, keep, kept = group.base.tensor.reshape(-1), _largest if self.stock.method_name == "ties" else _random, []
+        flat = [replace(entry, tensor=entry.tensor.reshape(-1)) for entry in group.entries]
+        merged = _result(flat[0].tensor)
+
+        def merge(part: slice) -> None:
+            piece = replace(group, entries=tuple(replace(entry, tensor=entry.tensor[part]) for entry in flat))
+            merged[part] = self.stock._execute_resolved((piece,), [parameters], dtype=torch.float32)[0]
+
+        _each(merge, len(merged))
+        return merged.reshape(group.entries[0].tensor.shape)
+
+
+class Consensus(Pieces):
+    """TIES or DARE TIES: task vectors trimmed, the sign that has more of the change elected, and what agrees with it added up."""
+
+    def merge_group(self, group: TensorGroup, /, **parameters) -> torch.Tensor:
+        base, keep, kept = group.base.tensor.reshape(-1), _largest if self.spec.name == "ties" else _random, []
         for model in group.non_base:
             tensor, density = model.tensor.reshape(-1), parameters["density"][model.id]
             if not torch.equal(tensor, base):  # an unchanged tensor adds nothing and has no sign to elect
@@ -40,11 +54,14 @@ class Chunked(GroupMergeMethod):
                 _skip(len(base))
         if not kept:
             return group.base.tensor
-        # rounding to bfloat16 piece by piece is what MergeKit does at the end; any other dtype stays float32 until then
-        merged = _empty(len(base), torch.bfloat16 if base.dtype == torch.bfloat16 else torch.float32)
+        merged = _result(base)
 
         def merge(part: slice) -> None:
             changes = [trimmed(part).mul_(weight) for trimmed, weight in kept]
+            if len(changes) == 1 and kept[0][1]:  # nothing to elect
+                change = changes[0].div_(kept[0][1]) if parameters["normalize"] else changes[0]
+                merged[part] = change.mul_(parameters["lambda"]).add_(base[part].float())
+                return
             sign = torch.ones_like(changes[0]).copysign_(sum(changes))  # never of -0, as sum starts from 0
             changes = [change.mul_(sign).clamp_(min=0) for change in changes]  # what disagrees becomes 0
             change = sum(changes)
@@ -63,13 +80,22 @@ def _parts(n: int) -> Iterator[slice]:
 
 def _each(function: Callable, n: int) -> list:
     """Results of ``function`` for each piece: in as many threads as torch has, every operation in one."""
-    threads = torch.get_num_threads()
+    threads, parts = torch.get_num_threads(), list(_parts(n))
+    if threads == 1 or len(parts) == 1:
+        return list(map(function, parts))
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(function, _parts(n)))
+        return list(_pool(threads).map(function, parts))
     finally:
         torch.set_num_threads(threads)
+
+
+_pool = cache(ThreadPoolExecutor)  # threads that begin while torch has one of its own keep to one
+
+
+def _result(like: torch.Tensor) -> torch.Tensor:
+    """Room for a result. To round to bfloat16 piece by piece is what MergeKit does at the end; any other dtype stays float32 until then."""
+    return _empty(len(like), torch.bfloat16 if like.dtype == torch.bfloat16 else torch.float32)
 
 
 def _empty(n: int, dtype: torch.dtype) -> torch.Tensor:
@@ -80,8 +106,23 @@ def _change(model: torch.Tensor, base: torch.Tensor, part: slice) -> torch.Tenso
     return model[part].to(torch.float32, copy=True).sub_(base[part].float())
 
 
+_trimmed: dict[tuple[int, int, float], Callable[[slice], torch.Tensor]] = {}  # of the tensor that several merges are at: addresses and density
+
+
+def forget() -> None:
+    """Let go of a tensor when every merge is through with it."""
+    _trimmed.clear()
+
+
 def _largest(model: torch.Tensor, base: torch.Tensor, density: float) -> Callable[[slice], torch.Tensor]:
     """The ``density`` largest changes of a piece, else 0. Of changes that tie at the threshold the first are kept."""
+    key = (model.data_ptr(), base.data_ptr(), density)
+    if key not in _trimmed:
+        _trimmed[key] = _trim(model, base, density)
+    return _trimmed[key]
+
+
+def _trim(model: torch.Tensor, base: torch.Tensor, density: float) -> Callable[[slice], torch.Tensor]:
     k, n = max(1, int(density * len(base))), len(base)
     sample = np.sort(_change(model, base, slice(0, n, n // SAMPLE + 1)).abs_().numpy())
     place, spread = (n - k) / n * len(sample), 3 * len(sample) ** 0.5  # of the threshold in the sample; six standard deviations
@@ -140,6 +181,5 @@ def _skip(n: int) -> None:
     torch.set_rng_state(_states[before])
 
 
-for _method in registry.registered_methods():
-    if _method.spec.name in ("ties", "dare_ties"):
-        registry.register(Chunked(_method))
+FASTER = {name: Pieces(registry.get(name)) for name in ("linear", "task_arithmetic", "nearswap", "ram")}
+FASTER |= {name: Consensus(registry.get(name)) for name in ("ties", "dare_ties")}
