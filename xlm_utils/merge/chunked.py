@@ -47,7 +47,7 @@ class Consensus(Pieces):
         base, keep, kept = group.base.tensor.reshape(-1), _largest if self.spec.name == "ties" else _random, []
         for model in group.non_base:
             tensor, density = model.tensor.reshape(-1), parameters["density"][model.id]
-            if not torch.equal(tensor, base):  # an unchanged tensor adds nothing and has no sign to elect
+            if not _known(torch.equal, tensor, base):  # an unchanged tensor adds nothing and has no sign to elect
                 trimmed = partial(_change, tensor, base) if density >= 1 else keep(tensor, base, density)
                 kept.append((trimmed, parameters["weight"][model.id]))
             elif keep is _random and density < 1:
@@ -106,20 +106,33 @@ def _change(model: torch.Tensor, base: torch.Tensor, part: slice) -> torch.Tenso
     return model[part].to(torch.float32, copy=True).sub_(base[part].float())
 
 
-_trimmed: dict[tuple[int, int, float], Callable[[slice], torch.Tensor]] = {}  # of the tensor that several merges are at: addresses and density
+_facts: dict[tuple, object] = {}  # of tensors in memory, by address: whether they are equal, thresholds, sums
+_numbers: dict[tuple[bytes, int], tuple[torch.Tensor, torch.Tensor]] = {}  # by the generator's state before: random numbers, and the state behind
 
 
-def forget() -> None:
-    """Let go of a tensor when every merge is through with it."""
-    _trimmed.clear()
+class Room:
+    """How many bytes of random numbers may be kept for the next candidate of a search, and how many did not fit."""
+
+    left = missing = 0
+
+
+def forget(room: int = 0) -> None:
+    """Let go of what is known about tensors: others may stand at their addresses next time. ``room`` (bytes) is for a search's random numbers."""
+    _facts.clear()
+    _numbers.clear()
+    Room.left, Room.missing = room, 0
+
+
+def _known(find: Callable, model: torch.Tensor, base: torch.Tensor, *density: float) -> object:
+    key = (find.__name__, model.data_ptr(), base.data_ptr(), len(base), *density)
+    if key not in _facts:
+        _facts[key] = find(model, base, *density)
+    return _facts[key]
 
 
 def _largest(model: torch.Tensor, base: torch.Tensor, density: float) -> Callable[[slice], torch.Tensor]:
     """The ``density`` largest changes of a piece, else 0. Of changes that tie at the threshold the first are kept."""
-    key = (model.data_ptr(), base.data_ptr(), density)
-    if key not in _trimmed:
-        _trimmed[key] = _trim(model, base, density)
-    return _trimmed[key]
+    return _known(_trim, model, base, density)
 
 
 def _trim(model: torch.Tensor, base: torch.Tensor, density: float) -> Callable[[slice], torch.Tensor]:
@@ -153,19 +166,34 @@ def _trim(model: torch.Tensor, base: torch.Tensor, density: float) -> Callable[[
 
 def _random(model: torch.Tensor, base: torch.Tensor, density: float) -> Callable[[slice], torch.Tensor]:
     """Changes kept by a Bernoulli mask, drawn now and in MergeKit's order, scaled to the L1 norm of them all."""
-    mask, size = _draw(len(base), density), _empty(len(base), torch.float32)
-    _each(lambda part: size[part].copy_(_change(model, base, part).abs_()), len(base))
-    before = size.sum()  # whole, as sums in another order differ in the last bit
-    _each(lambda part: size[part].mul_(mask[part]), len(base))
-    scale = before / size.sum() if before >= 1e-7 and size.sum() >= 1e-7 else 1.0
+    mask, size, before = _draw(len(base), density), _empty(len(base), torch.float32), _known(_norm, model, base)
+    _each(lambda part: size[part].copy_(_change(model, base, part).abs_().mul_(mask[part])), len(base))
+    after = size.sum()  # whole, as sums in another order differ in the last bit
+    scale = before / after if before >= 1e-7 and after >= 1e-7 else 1.0
     return lambda part: _change(model, base, part).mul_(mask[part]).mul_(scale)
 
 
+def _norm(model: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
+    size = _empty(len(base), torch.float32)
+    _each(lambda part: size[part].copy_(_change(model, base, part).abs_()), len(base))
+    return size.sum()
+
+
 def _draw(n: int, density: float) -> torch.Tensor:
-    """The mask that ``torch.bernoulli`` draws from the same generator, in a third of its time."""
-    mask, numbers = _empty(n, torch.bool), torch.empty(min(n, CHUNK))
-    for part in _parts(n):
-        np.less(numbers[: part.stop - part.start].uniform_().numpy(), np.float32(density), out=mask.numpy()[part])
+    """The mask that ``torch.bernoulli`` draws from the same generator, in a third of its time, or of numbers that are kept."""
+    mask, key = _empty(n, torch.bool), (torch.get_rng_state().numpy().tobytes(), n)
+    if key not in _numbers and 4 * n <= Room.left:
+        Room.left -= 4 * n
+        _numbers[key] = _empty(n, torch.float32).uniform_(), torch.get_rng_state()
+    elif key not in _numbers:
+        Room.missing += 4 * n
+        numbers = torch.empty(min(n, CHUNK))
+        for part in _parts(n):
+            np.less(numbers[: part.stop - part.start].uniform_().numpy(), np.float32(density), out=mask.numpy()[part])
+        return mask
+    numbers, behind = _numbers[key]
+    torch.set_rng_state(behind)
+    _each(lambda part: np.less(numbers[part].numpy(), np.float32(density), out=mask[part].numpy()), n)
     return mask
 
 
@@ -176,7 +204,9 @@ def _skip(n: int) -> None:
     """Move the generator as a draw would, for later masks to stay MergeKit's; instantly from the second time on, as in a search."""
     before = (torch.get_rng_state().numpy().tobytes(), n)
     if before not in _states:
-        _draw(n, 0.5)
+        numbers = torch.empty(min(n, CHUNK))
+        for part in _parts(n):
+            numbers[: part.stop - part.start].uniform_()
         _states[before] = torch.get_rng_state()
     torch.set_rng_state(_states[before])
 

@@ -92,6 +92,8 @@ def _merge(study: Study, merges: Mapping[str, tuple[Step, dict, dict[str, Path]]
                 while sum(size for _, size in waiting) > BEHIND:
                     waiting.popleft()[0].result()
             chunked.forget()
+        while waiting:
+            waiting.popleft()[0].result()
         for name, (step, config, folders) in merges.items():
             hashes = writers[name].finish()
             if writers[name].odd:

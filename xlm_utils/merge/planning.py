@@ -54,6 +54,10 @@ class Plan:
             self.state = [generator.get_state() for generator in generators]
         return merged
 
+    def drawn(self) -> bytes:
+        """The state of the random numbers, before the next tensor."""
+        return b"".join(state.numpy().tobytes() for state in self.state or ())
+
     def parameters(self, name: str) -> dict[str, Any]:
         """What the method's parameters are at a tensor: a value, or one for each input that has the parameter."""
         layer, found = LAYER.search(name), {}
