@@ -9,5 +9,5 @@ from xlm_utils.merge.delivery import delivered
 from xlm_utils.merge.distances import check_parents, geometry, task_vectors
 from xlm_utils.merge.evolution import best, search
 from xlm_utils.merge.fitness import fitness_rows, scorer
-from xlm_utils.merge.merging import ensure, identical, is_searched, merge
+from xlm_utils.merge.merging import ensure, identical, is_searched, merge, merge_many
 from xlm_utils.merge.methods import config_yaml, resolve

@@ -5,6 +5,7 @@ search over as many candidates says what the strategy is worth.
 """
 
 import math
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -15,8 +16,9 @@ import numpy as np
 import pandas as pd
 
 from xlm_utils.benchmark.prepared import data_folder
-from xlm_utils.merge.merging import RECIPE, digests, merge_into, parents
+from xlm_utils.merge.live import Live
 from xlm_utils.merge.methods import Method, resolve
+from xlm_utils.merge.parents import RECIPE, digests, parents
 from xlm_utils.models.hints import PreTrainedModel, PreTrainedTokenizerBase
 from xlm_utils.models.loading import load
 from xlm_utils.study import Study, StudyError
@@ -33,9 +35,10 @@ Assess = Callable[[int, np.ndarray], list[float]]  # generation, points in the u
 def evaluator(study: Study, make_fitness: Callable[[Study], Fitness], name: str, seed: int) -> Callable[[Mapping], dict[str, float]]:
     """What the fitness says of candidates: parameters → answers, each merged into one live model under one random mask."""
     fitness, (model, tokenizer, _) = make_fitness(study), load(study, study.by_role("general"))
+    live = Live(model, study, name, seed)
 
     def evaluate(values: Mapping[str, float | list[float]]) -> dict[str, float]:
-        merge_into(model, study, name, values, seed=seed)
+        live.merge(values)
         return {key: float(value) for key, value in fitness(model, tokenizer).items()}
 
     return evaluate
@@ -78,7 +81,7 @@ def search(
             ended = read_manifest(step.path)["ended"]
             print(f"{name}: already searched ({ARMS[arm]}: {ended})")
             return pd.DataFrame(read_jsonl(step.path))
-        logged, rows = read_jsonl(step.partial), []
+        logged, rows, taken = read_jsonl(step.partial), [], []  # taken: candidates evaluated, and seconds
         live = cache(lambda: evaluator(study, make_fitness, name, study.seed + MASK_SEED))  # its model is loaded when a candidate is new
         if logged:
             print(f"{name}: the search goes on after {len(logged)} of {budget} candidates")
@@ -94,16 +97,19 @@ def search(
                     rows.append(logged[number])
                 else:
                     raise StudyError(f"{step.partial.name}: candidate {number} is not this search's; delete the file to search anew")
+            started = time.perf_counter()
             for row in fresh:
                 answer = live()(_values(method, row))
                 if not math.isfinite(answer["objective"]):
                     raise StudyError(f"method {name}: the objective is {answer['objective']} at {_values(method, row)}")
                 rows.append(row | answer)
                 append_jsonl(step.partial, rows[-1:])
+            taken.append((len(fresh), time.perf_counter() - started))
             return [row["objective"] for row in rows[first:]]
 
         ended = (_draw if random else _evolve)(study, len(axes), budget, assess)
-        print(f"{name}: {ARMS[arm]} {ended}")
+        fresh, seconds = map(sum, zip(*taken, strict=True))
+        print(f"{name}: {ARMS[arm]} {ended}" + (f" ({60 * fresh / seconds:.1f} a minute)" if fresh else ""))
         step.finish(candidates=len(rows), ended=ended)
     return pd.DataFrame(rows)
 
