@@ -97,9 +97,9 @@ def search(
                     rows.append(logged[number])
                 else:
                     raise StudyError(f"{step.partial.name}: candidate {number} is not this search's; delete the file to search anew")
-            started = time.perf_counter()
+            evaluate, started = live() if fresh else None, time.perf_counter()
             for row in fresh:
-                answer = live()(_values(method, row))
+                answer = evaluate(_values(method, row))
                 if not math.isfinite(answer["objective"]):
                     raise StudyError(f"method {name}: the objective is {answer['objective']} at {_values(method, row)}")
                 rows.append(row | answer)

@@ -24,8 +24,8 @@ ROOM = 0.25  # of the memory that is available, for random numbers
 class Live:
     """A live model that one method's merges are written into, under one random mask.
 
-    Random numbers are kept from the first merge on, 4 bytes for each weight that a masked task vector changes, in a quarter of the memory
-    that is available; ``told`` says what was kept. Tensors that no parameter changed since the last merge are left alone.
+    Random numbers are kept from the first merge on, 4 bytes for each weight that a masked task vector changes, in at most a quarter of the
+    memory that is available; what does not fit is drawn again, and said. Tensors that no parameter changed since the last merge are left alone.
 
     Args:
         model: of the parents' architecture, in any dtype; nobody else may write into it between two merges.
@@ -38,7 +38,7 @@ class Live:
         self._folders = parents(study, method.template)
         self._device = math_device(self._folders)[0]
         self._tensors = {folder.resolve(): Tensors(folder) for folder in self._folders.values()}
-        self._model, self._last, self._empty = model, {}, True  # tensor → what its last merge was made from, the generator's state behind it
+        self._model, self._last = model, {}  # tensor → what its last merge was made from, the generator's state behind it
 
     def merge(self, values: Mapping[str, float | list[float]]) -> None:
         """Merge with these parameters: the weights of the checkpoint that ``merge`` writes, to the bit."""
@@ -49,9 +49,8 @@ class Live:
 
         config = written_out(render(self._study, self._name, **values), self._folders)
         check_specification(config)
-        if self._empty:
+        if first := not self._last:
             chunked.forget(int(ROOM * virtual_memory().available))
-            self._empty = False
         shapes = next(iter(self._tensors.values())).shapes
         plan = Plan(config, self._folders, self._seed, self._device, shapes)
         live = dict(self._model.named_parameters(remove_duplicate=False))
@@ -63,6 +62,8 @@ class Live:
         with torch.no_grad():
             for name, tensor in made:
                 live[name].copy_(tensor)
+        if first and chunked.Room.missing:
+            print(f"{self._name}: {chunked.Room.missing / 2**30:.1f} GiB of random numbers don't fit in memory and are drawn for every candidate")
 
     def _changed(self, plan: "Plan", by_name: bool) -> "Iterator[tuple[str, torch.Tensor]]":
         """The tensors that are not what they were after the last merge."""
