@@ -65,7 +65,8 @@ def builds(before: Path, study: str, name: str, candidates: int) -> None:
         rows = json.loads(run.stdout.splitlines()[-1])
         merging, evaluating, _ = map(statistics.median, zip(*rows[1:], strict=True))
         found[build] = merging, [objective for *_, objective in rows]
-        print(f"{name}, {build:>6}: merged in {merging:.2f} s, evaluated in {evaluating:.2f} s: {60 / (merging + evaluating):.1f} candidates a minute")
+        rate = 60 / (merging + evaluating)
+        print(f"{name}, {build:>6}: merged in {merging:.2f} s, evaluated in {evaluating:.2f} s: {rate:.1f} candidates a minute", flush=True)
     assert found["before"][1] == found["now"][1], "the objectives differ"
     print(f"the same {candidates + 1} objectives; merging {found['before'][0] / found['now'][0]:.2f} x")
 
