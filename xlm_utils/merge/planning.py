@@ -50,7 +50,9 @@ class Plan:
             else:
                 for generator, state in zip(generators, self.state, strict=True):
                     generator.set_state(state)
-            (merged,) = self.method((group,), parameters=self.parameters(name), dtype=self._dtype, out_dtype=out)
+            # SLERP widens its pieces by itself: a whole copy in float32 adds nothing
+            dtype = None if self.method is get("slerp") and all(entry.tensor.dtype == out for entry in entries) else self._dtype
+            (merged,) = self.method((group,), parameters=self.parameters(name), dtype=dtype, out_dtype=out)
             self.state = [generator.get_state() for generator in generators]
         return merged
 
