@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from tests.merge.test_merging import copy_model, files
-from xlm_utils.merge import chunked, live, merging, methods, writing
+from xlm_utils.merge import chunked, merging, methods, planning, writing
 from xlm_utils.models.constituents import locate
 from xlm_utils.study import PARAMS, StudyError, inputs
 from xlm_utils.study.method_cards import read_card
@@ -94,8 +94,6 @@ def test_parameters_are_those_that_mergekit_resolves(pico_study):
     from mergekit.merge_methods.registry import get
     from mergekit.parameter_resolver import resolve_parameters
 
-    from xlm_utils.merge.planning import _value
-
     settings = [{"filter": "mlp", "value": [0.1, 0.7, 0.2]}, {"filter": "norm", "value": "1e-1"}, {"value": 0.5}]
     for setting in (settings, [0.0, 1.0], 3, settings[:1], [1, 2, 4], settings[0]):
         config = MergeConfiguration.model_validate({"merge_method": "ties", "base_model": "a", "models": [{"model": "b"}],
@@ -105,7 +103,7 @@ def test_parameters_are_those_that_mergekit_resolves(pico_study):
             for depth in (0.0, 0.3, 0.5, 1.0):
                 _, theirs = resolve_parameters(
                     get("ties").spec, tensor_name=tensor, inputs={"b": tensor}, sources=lambda _, own=config.parameters: [own], t=depth)  # fmt: skip
-                assert _value(spec, [{"density": setting}], tensor, depth) == theirs["b"]["density"]
+                assert planning._value(spec, [{"density": setting}], tensor, depth) == theirs["b"]["density"]
 
 
 @pytest.mark.parametrize("room", [0.25, 0.0])
@@ -119,9 +117,9 @@ def test_candidates_leave_no_trace_in_a_live_model(pico_study, pico_siblings, tm
 
     weights = {key: copy_model(pico_siblings["gemma"] / key, tmp_path / key, leave) for key in ("japanese", "expert")}
     study = pico_study("gemma", weights=weights)
-    monkeypatch.setattr(live, "ROOM", room)
+    monkeypatch.setattr(planning, "ROOM", room)
     stored, model = {}, AutoModelForCausalLM.from_pretrained(locate(study, "expert"), dtype=torch.bfloat16)
-    search = live.Live(model, study, name)
+    search = planning.Live(model, study, name)
     for value in (0.3, 0.6, 0.6, 1.0, 0.3):
         search.merge(chosen(study, name, value))
         if value not in stored:

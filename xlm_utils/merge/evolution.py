@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 
 from xlm_utils.benchmark.prepared import data_folder
-from xlm_utils.merge.live import Live
 from xlm_utils.merge.methods import Method, resolve
 from xlm_utils.merge.parents import RECIPE, digests, parents
 from xlm_utils.models.hints import PreTrainedModel, PreTrainedTokenizerBase
@@ -34,6 +33,8 @@ Assess = Callable[[int, np.ndarray], list[float]]  # generation, points in the u
 
 def evaluator(study: Study, make_fitness: Callable[[Study], Fitness], name: str, seed: int) -> Callable[[Mapping], dict[str, float]]:
     """What the fitness says of candidates: parameters → answers, each merged into one live model under one random mask."""
+    from xlm_utils.merge.planning import Live
+
     fitness, (model, tokenizer, _) = make_fitness(study), load(study, study.by_role("general"))
     live = Live(model, study, name, seed)
 

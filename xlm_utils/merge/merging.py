@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import yaml
 
 from xlm_utils.merge.layers import written_out
-from xlm_utils.merge.live import Live
 from xlm_utils.merge.methods import DTYPES, check_specification, render, resolve
 from xlm_utils.merge.parents import RECIPE, comparable, digests, math_device, parents
 from xlm_utils.models.configs import read_config, read_tokenizer, save_config
@@ -184,4 +183,6 @@ def merge_into(model: "PreTrainedModel", study: Study, name: str, values: Mappin
         model: of the parents' architecture, in any dtype; its parameters are overwritten.
         seed: of the random mask, if not the method's own.
     """
+    from xlm_utils.merge.planning import Live
+
     Live(model, study, name, seed).merge(values)
