@@ -15,7 +15,7 @@ from xlm_utils.merge.methods import DTYPES, check_specification, render, resolve
 from xlm_utils.merge.parents import RECIPE, comparable, digests, math_device, parents
 from xlm_utils.models.configs import read_config, read_tokenizer, save_config
 from xlm_utils.models.constituents import locate, source
-from xlm_utils.models.weights import Tensors, eos_ids, let_go
+from xlm_utils.models.weights import Tensors, eos_ids
 from xlm_utils.study import Study, StudyError, pick_device, relative
 from xlm_utils.study.records import Step, read_manifest, write_text
 
@@ -91,8 +91,6 @@ def _merge(study: Study, merges: Mapping[str, tuple[Step, dict, dict[str, Path]]
                 while sum(size for _, size in waiting) > BEHIND:
                     waiting.popleft()[0].result()
             chunked.forget()
-            for folder in tensors:
-                let_go(stored(folder))
         while waiting:
             waiting.popleft()[0].result()
         for name, (step, config, folders) in merges.items():

@@ -1,10 +1,7 @@
 """Checkpoints read tensor by tensor, and the tokens that end a generation."""
 
-import ctypes
 import json
-import mmap
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,14 +51,6 @@ class Tensors:
     def head(self, name: str) -> "torch.Tensor":
         """The first rows of a matrix, without reading the others, in float64."""
         return self._file[name].get_slice(name)[:ROWS].double()
-
-
-def let_go(tensor: "torch.Tensor") -> None:
-    """Give back the memory that a tensor's pages take where it is mapped from a file; whoever reads it again finds them there."""
-    start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
-    size = (tensor.data_ptr() + tensor.nbytes - start) // mmap.PAGESIZE * mmap.PAGESIZE
-    if tensor.untyped_storage().filename and size > 0 and sys.platform == "linux":
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), mmap.MADV_DONTNEED)
 
 
 def squared_distance(ours: "torch.Tensor", theirs: "torch.Tensor") -> float:
