@@ -77,6 +77,7 @@ def _merge(study: Study, merges: Mapping[str, tuple[Step, dict, dict[str, Path]]
             print(f"{name}: merged on the CPU ({reason})")
     tensors = {folder.resolve(): Tensors(folder) for folder in every.values()}
     shapes, waiting, odd, dressed = tensors[donor.resolve()].shapes, deque(), [], None
+    chunked.forget()
     with ExitStack() as stack:
         for step, *_ in merges.values():
             shutil.rmtree(step.partial, ignore_errors=True)  # a killed merge can't be continued

@@ -153,8 +153,8 @@ class Live:
                 plan.state = behind
                 continue
             tensor = plan(name, lambda folder, name=name: self._tensors[folder][name])
-            parent = {folder: tensors[name].data_ptr() for folder, tensors in self._tensors.items()}
-            now = tensor.data_ptr() if tensor.data_ptr() in parent.values() else 0  # a parent's own tensor, as neither changed it
+            own = tensor.data_ptr() in {tensors[name].data_ptr() for tensors in self._tensors.values()}
+            now = tensor.data_ptr() if own else 0  # a parent's own tensor, as none changed it
             self._last[name] = (key, plan.state, now)
             if not (by_name and now and now == was):
                 yield name, tensor
