@@ -85,6 +85,7 @@ def main() -> None:
             for way, (checkout, code) in ways.items():
                 shutil.rmtree(study.models_folder, ignore_errors=True)
                 taken[way].append(run(sys.executable, "-c", code, checkout, folder / "sweep.yaml", *names))
+                print(f"{way}: {taken[way][-1][0]:.1f} s", flush=True)
                 weights[way] = [sha256((study.models_folder / name / "model.safetensors").read_bytes()).hexdigest() for name in names]
             assert len(set(map(tuple, weights.values()))) == 1, "the two ways don't write the same weights"
             file = shutil.copy(study.models_folder / names[0] / "model.safetensors", folder)
