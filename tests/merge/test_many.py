@@ -9,7 +9,7 @@ from mergekit.io.tensor_writer import TensorWriter
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from tests.merge.test_merging import copy_model, files
+from tests.merge.test_merging import _stock, copy_model, files
 from xlm_utils.merge import chunked, merging, methods, planning, writing
 from xlm_utils.models.constituents import locate
 from xlm_utils.study import PARAMS, StudyError, inputs
@@ -50,6 +50,22 @@ def test_every_card_among_many_makes_the_files_that_mergekit_makes(pico_study, t
         hashed = [sha256(file) for file in sorted(folder.glob("*.safetensors"))]
         assert read_manifest(folder)["weights_sha256"] == hashed
         assert read_manifest(folder)["sha256"] == sha256(folder)
+
+
+@pytest.mark.parametrize("name", ["dare_ties", "dare_ties@ancestor", "linear", "task_arithmetic", "nearswap", "ram"])
+def test_a_weight_of_minus_zero_becomes_what_mergekit_makes_of_it(pico_study, pico_siblings, tmp_path, name):
+    def cross(sign):
+        def change(tensors):
+            for tensor in tensors.values():
+                tensor.view(-1)[::3] = sign
+        return change
+
+    signs = {"japanese": -0.0, "ancestor": -0.0, "expert": -0.01}
+    weights = {key: copy_model(pico_siblings["llama"] / key, tmp_path / key, cross(sign)) for key, sign in signs.items()}
+    study = pico_study("llama", weights=weights)
+    ours, theirs = load_file(merging.merge(study, name) / "model.safetensors"), _stock(study, name, tmp_path / "stock")
+    for tensor, weight in ours.items():
+        assert torch.equal(weight.view(torch.int16), theirs[tensor].to(torch.bfloat16).view(torch.int16)), tensor
 
 
 def test_one_by_one_they_are_the_same_folders(pico_study, tmp_path, monkeypatch):

@@ -167,10 +167,10 @@ def _trim(model: torch.Tensor, base: torch.Tensor, density: float) -> Callable[[
 def _random(model: torch.Tensor, base: torch.Tensor, density: float) -> Callable[[slice], torch.Tensor]:
     """Changes kept by a Bernoulli mask, drawn now and in MergeKit's order, scaled to the L1 norm of them all."""
     mask, size, before = _draw(len(base), density), _empty(len(base), torch.float32), _known(_norm, model, base)
-    _each(lambda part: size[part].copy_(_change(model, base, part).abs_().mul_(mask[part])), len(base))
+    _each(lambda part: size[part].copy_(torch.where(mask[part], _change(model, base, part).abs_(), 0)), len(base))
     after = size.sum()  # whole, as sums in another order differ in the last bit
     scale = before / after if before >= 1e-7 and after >= 1e-7 else 1.0
-    return lambda part: _change(model, base, part).mul_(mask[part]).mul_(scale)
+    return lambda part: torch.where(mask[part], _change(model, base, part), 0).mul_(scale)
 
 
 def _norm(model: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
