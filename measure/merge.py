@@ -48,6 +48,7 @@ def preset(folder: Path, parents: dict[str, Path]) -> Path:
     study = yaml.safe_load((ROOT / "params" / "demo.yaml").read_text(encoding="utf-8"))
     for name, constituent in study["constituents"].items():
         constituent.pop("adapter", None)
+        constituent.pop("tokens", None)
         constituent["weights"] = str(parents[name])
     path = folder / f"{folder.name}.yaml"
     path.write_text(yaml.safe_dump(study), encoding="utf-8")

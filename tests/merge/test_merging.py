@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.support.synthetic import make_study
-from xlm_utils.merge import distances, merging, methods
+from xlm_utils.merge import distances, merging, methods, parents
 from xlm_utils.models.constituents import locate
 from xlm_utils.report import benchmark_columns, figures, tables
 from xlm_utils.study import PARAMS, ROOT, StudyError, inputs, names
@@ -221,7 +221,7 @@ def test_a_misleading_sample_still_gives_the_exact_threshold(monkeypatch):
     model[::100] = 9  # all that a sample of every hundredth sees
     model[:500:7] = 0.25  # ties, of which the first are kept
     for density in (0.005, 0.3, 0.5, 0.9, 0.999):
-        trimmed = chunked._largest(model, base, density)
+        trimmed = chunked._trim(model, base, density)
         ours = torch.cat([trimmed(part) for part in chunked._parts(1000)])
         assert torch.equal(ours, trim(model, density)[0]), density
 
@@ -306,7 +306,8 @@ def test_a_gpu_too_small_for_mergekits_copies_leaves_the_merge_to_the_cpu(pico_s
     study = pico_study("llama")
     folders = merging.parents(study, methods.render(study, "ties"))
     largest, every = 300 * 32, sum(tensor.numel() for tensor in load_file(folders["japanese"] / "model.safetensors").values())
-    monkeypatch.setattr(merging, "pick_device", lambda: ("cuda", "a GPU"))
+    for module in (merging, parents):
+        monkeypatch.setattr(module, "pick_device", lambda: ("cuda", "a GPU"))
     for memory, device in ((17 * 4 * largest + 2 * every, "cuda"), (17 * 4 * largest + 2 * every - 1, "cpu")):
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _, memory=memory: SimpleNamespace(total_memory=memory))
         assert merging.math_device(folders)[0] == device
@@ -350,7 +351,7 @@ def test_the_same_merge_again_does_nothing_and_says_so(pico_study, capsys, monke
     study = pico_study("llama")
     folder = merging.merge(study, "ties")
     before = files(folder)
-    monkeypatch.setattr("mergekit.graph.Executor.run", lambda *_, **__: pytest.fail("merged again"))
+    monkeypatch.setattr("xlm_utils.merge.planning.Plan.__call__", lambda *_: pytest.fail("merged again"))
     capsys.readouterr()
     assert merging.merge(study, "ties") == folder
     assert capsys.readouterr().out == "ties: already merged from the same parents with the same parameters\n"
@@ -370,12 +371,11 @@ def test_a_merge_prints_one_line(pico_study, capfd):
 def test_a_full_disk_leaves_no_folder(pico_study, monkeypatch):
     study = pico_study("llama")
 
-    def full(planner, folder):
-        Path(folder).mkdir(parents=True)
-        (Path(folder) / "model.safetensors").write_bytes(b"half")
+    def full(writer, name, data):
+        (writer._folder / "model.safetensors").write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("xlm_utils.merge.planning.Planner.plan_to_disk", full)
+    monkeypatch.setattr("xlm_utils.merge.writing.Writer._write", full)
     with pytest.raises(OSError, match="No space"):
         merging.merge(study, "ties")
     assert list(study.models_folder.glob("ties*")) == [], "neither a model nor the half of one"

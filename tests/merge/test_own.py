@@ -181,9 +181,9 @@ def test_wudi_adds_what_acts_apart_and_takes_once_what_both_do(monkeypatch):
     a, b = torch.zeros(2, 4).double(), torch.zeros(2, 4).double()
     a[:, :2], b[:, 2:] = torch.tensor([[1.0, 2], [3, 4]]), torch.tensor([[5.0, 6], [7, 8]])
     assert torch.allclose(solve(monkeypatch, a, b), a + b)
-    assert own.told() == "; 0.000 of the length of 1·τ + 1·τ away from it: a near-copy of chat_vector"
+    assert own.told(own.apart) == "; 0.000 of the length of 1·τ + 1·τ away from it: a near-copy of chat_vector"
     assert torch.allclose(solve(monkeypatch, a, a), a)
-    assert own.told() == "; 0.500 of the length of 1·τ + 1·τ away from it"
+    assert own.told(own.apart) == "; 0.500 of the length of 1·τ + 1·τ away from it"
     assert torch.equal(solve(monkeypatch, a, torch.zeros_like(a)), a), "a model that left the layer alone"
 
 
