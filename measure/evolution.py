@@ -97,7 +97,7 @@ def measure(study_name: str, name: str, candidates: int, scratch: Path) -> None:
     from mergekit.options import MergeOptions
     from transformers import AutoModelForCausalLM
 
-    from xlm_utils.merge import merging, methods
+    from xlm_utils.merge import merging, methods, planning
     from xlm_utils.merge.fitness import scorer
     from xlm_utils.study import open_study
 
@@ -105,6 +105,7 @@ def measure(study_name: str, name: str, candidates: int, scratch: Path) -> None:
     score, free = scorer(study), methods.resolve(study, name).free
     model, tokenizer, how = models.load(study, study.by_role("general"))
     device, generator, rows = model.device.type, np.random.default_rng(study.seed), []
+    live = planning.Live(model, study, name, seed=1)
 
     def now() -> float:
         if device == "cuda":
@@ -115,7 +116,7 @@ def measure(study_name: str, name: str, candidates: int, scratch: Path) -> None:
         values = {parameter: low + generator.random() * (high - low) for parameter, (low, high) in free.items()}
 
         started = now()
-        merging.merge_into(model, study, name, values, seed=1)
+        live.merge(values)
         merged = now()
         ours = score(model, tokenizer)["objective"]
         ended = now()

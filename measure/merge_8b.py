@@ -46,7 +46,7 @@ folders = merging.parents(study, config)
 methods.check_specification(config)
 tensors = {folder.resolve(): Tensors(folder) for folder in folders.values()}
 shapes = next(iter(tensors.values())).shapes
-plan = planning.Plan(written_out(config, folders), folders, methods.resolve(study, name).seed, merging.math_device(folders)[0], shapes)
+plan = planning.Plan(written_out(config, folders), folders, methods.resolve(study, name).seed, planning.math_device(folders)[0], shapes)
 spent = 0
 for tensor in shapes:
     held = {folder: tensors[folder][tensor].clone() for folder in plan.inputs}
@@ -149,16 +149,16 @@ def candidates(file: Path, name: str, parent: Path, count: int = 5) -> str:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from xlm_utils.merge import merging, methods
+    from xlm_utils.merge import methods, planning
     from xlm_utils.study import open_study
 
     study = open_study(str(file))
     model = AutoModelForCausalLM.from_pretrained(parent, dtype=torch.bfloat16, device_map="cuda")
-    free = methods.resolve(study, name).free
+    free, live = methods.resolve(study, name).free, planning.Live(model, study, name, seed=1)
     for candidate in range(-1, count):  # the first warms up
         if candidate == 0:
             started = time.perf_counter()
-        merging.merge_into(model, study, name, dict.fromkeys(free, 0.4 + 0.1 * (candidate + 1)), seed=1)
+        live.merge(dict.fromkeys(free, 0.4 + 0.1 * (candidate + 1)))
         torch.cuda.synchronize()
     seconds = (time.perf_counter() - started) / count
     used = torch.cuda.max_memory_allocated() / 2**30

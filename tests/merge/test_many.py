@@ -57,6 +57,7 @@ def test_a_weight_of_minus_zero_becomes_what_mergekit_makes_of_it(pico_study, pi
         def change(tensors):
             for tensor in tensors.values():
                 tensor.view(-1)[::3] = sign
+
         return change
 
     signs = {"japanese": -0.0, "ancestor": -0.0, "expert": -0.01}
@@ -92,12 +93,13 @@ def test_shards_and_their_index_are_those_of_mergekits_writer(tmp_path, monkeypa
     for shard in (100, 400, 10_000):
         monkeypatch.setattr(writing, "SHARD", shard)
         theirs = TensorWriter(str(tmp_path / f"theirs{shard}"), max_shard_size=shard)
-        with writing.Writer(tmp_path / f"ours{shard}", {name: tuple(tensor.shape) for name, tensor in tensors.items()}) as ours:
-            for name in sorted(tensors):
-                theirs.save_tensor(name, tensors[name])
-                ours.put(name, tensors[name]).result()
-            theirs.finalize()
-            hashes = ours.finish()
+        ours = writing.Writer(tmp_path / f"ours{shard}", {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+        for name in sorted(tensors):
+            theirs.save_tensor(name, tensors[name])
+            ours.put(name, tensors[name]).result()
+        theirs.finalize()
+        hashes = ours.finish()
+        ours.thread.shutdown()
         written = files(tmp_path / f"ours{shard}")
         assert written == files(tmp_path / f"theirs{shard}")
         assert hashes == {name: digest for name, digest in written.items() if not name.endswith("json")}
@@ -153,5 +155,5 @@ def test_numbers_that_are_kept_draw_the_same_masks():
             torch.manual_seed(n)
             assert torch.equal(chunked._draw(n, density), expected)
             assert torch.equal(torch.get_rng_state(), after)
-    assert chunked.Room.left == (1 << 20) - 4 * (7 + chunked.CHUNK + 5)
+    assert chunked._room[0] == (1 << 20) - 4 * (7 + chunked.CHUNK + 5)
     chunked.forget()

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.support.synthetic import make_study
-from xlm_utils.merge import distances, merging, methods, parents
+from xlm_utils.merge import distances, merging, methods, planning
 from xlm_utils.models.constituents import locate
 from xlm_utils.report import benchmark_columns, figures, tables
 from xlm_utils.study import PARAMS, ROOT, StudyError, inputs, names
@@ -295,8 +295,9 @@ def test_a_merge_in_memory_is_the_checkpoint_bit_for_bit(pico_study, family, nam
     study = pico_study(family)
     values = {p: 0.6 for p in methods.resolve(study, name).free}
     live = AutoModelForCausalLM.from_pretrained(locate(study, "expert"), dtype=torch.bfloat16)
-    merging.merge_into(live, study, name, dict.fromkeys(values, 0.3))  # a candidate before leaves no trace
-    merging.merge_into(live, study, name, values)
+    search = planning.Live(live, study, name)
+    search.merge(dict.fromkeys(values, 0.3))  # a candidate before leaves no trace
+    search.merge(values)
     stored = AutoModelForCausalLM.from_pretrained(merging.merge(study, name, values), dtype=torch.bfloat16)
     for (parameter, ours), theirs in zip(live.named_parameters(), stored.parameters(), strict=True):
         assert torch.equal(ours, theirs), parameter
@@ -306,11 +307,11 @@ def test_a_gpu_too_small_for_mergekits_copies_leaves_the_merge_to_the_cpu(pico_s
     study = pico_study("llama")
     folders = merging.parents(study, methods.render(study, "ties"))
     largest, every = 300 * 32, sum(tensor.numel() for tensor in load_file(folders["japanese"] / "model.safetensors").values())
-    for module in (merging, parents):
+    for module in (merging, planning):
         monkeypatch.setattr(module, "pick_device", lambda: ("cuda", "a GPU"))
     for memory, device in ((17 * 4 * largest + 2 * every, "cuda"), (17 * 4 * largest + 2 * every - 1, "cpu")):
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _, memory=memory: SimpleNamespace(total_memory=memory))
-        assert merging.math_device(folders)[0] == device
+        assert planning.math_device(folders)[0] == device
     merging.merge(study, "ties")
     assert "ties: merged on the CPU (merging on the GPU takes up to 0 GiB, and it has 0)" in capsys.readouterr().out
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.merge.test_merging import assert_equal, copy_model, of, weights
 from tests.merge.test_planning import FAMILIES, in_memory_as_on_disk, siblings
-from xlm_utils.merge import activations, layers, merging, own
+from xlm_utils.merge import activations, layers, merging, own, planning
 from xlm_utils.models.constituents import locate
 from xlm_utils.models.loading import load
 from xlm_utils.models.weights import LAYER
@@ -226,10 +226,10 @@ def test_neither_method_depends_on_the_number_of_threads(pico_study, reading):
 def test_models_that_changed_under_the_same_path_are_read_anew(pico_study, pico_siblings, reading, tmp_path):
     study = pico_study("llama", weights={"expert": copy_model(pico_siblings["llama"] / "expert", tmp_path / "expert")})
     model = load(study, "japanese", "bfloat16")[0]
-    merging.merge_into(model, study, "regmean", {})
+    planning.Live(model, study, "regmean").merge({})
     shutil.rmtree(tmp_path / "expert")
     copy_model(pico_siblings["llama"] / "expert", tmp_path / "expert", lambda tensors: [tensor.mul_(2) for tensor in tensors.values()])
-    merging.merge_into(model, study, "regmean", {})
+    planning.Live(model, study, "regmean").merge({})
     a, b = of(study, "japanese"), of(study, "expert")
     x, y = inputs_of(locate(study, "japanese"), READ["target"]), inputs_of(tmp_path / "expert", READ["source"])
     expected = {n: torch.from_numpy(regmean(a[n].numpy(), b[n].numpy(), x[n], y[n], 0.9)) for n in in_layers(a)}

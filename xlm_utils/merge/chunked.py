@@ -7,71 +7,55 @@ fit the CPU's cache go through everything else.
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache, partial
 
 import numpy as np
 import torch
 from mergekit.merge_methods import registry
-from mergekit.merge_methods.base import GroupMergeMethod, MergeMethod, MergeMethodSpec, TensorGroup
+from mergekit.merge_methods.base import TensorGroup
 
 CHUNK, SAMPLE = 1 << 17, 1 << 16  # weights in a piece; changes looked at to guess a threshold
 
 
-@dataclass(frozen=True)
-class Pieces(GroupMergeMethod):
-    """One of MergeKit's methods in which a weight depends on its counterparts alone, given inputs in their stored dtype."""
+def pieces(method: str, group: TensorGroup, parameters: dict) -> torch.Tensor:
+    """A method in which a weight depends on its counterparts alone."""
+    flat, run = [replace(entry, tensor=entry.tensor.reshape(-1)) for entry in group.entries], registry.get(method)._execute_resolved
+    merged = _result(flat[0].tensor)
 
-    stock: MergeMethod
+    def merge(part: slice) -> None:
+        piece = replace(group, entries=tuple(replace(entry, tensor=entry.tensor[part]) for entry in flat))
+        merged[part] = run((piece,), [parameters], dtype=torch.float32)[0]
 
-    @property
-    def spec(self) -> MergeMethodSpec:
-        return self.stock.spec
-
-    def merge_group(self, group: TensorGroup, /, **parameters) -> torch.Tensor:
-        flat = [replace(entry, tensor=entry.tensor.reshape(-1)) for entry in group.entries]
-        merged = _result(flat[0].tensor)
-
-        def merge(part: slice) -> None:
-            piece = replace(group, entries=tuple(replace(entry, tensor=entry.tensor[part]) for entry in flat))
-            merged[part] = self.stock._execute_resolved((piece,), [parameters], dtype=torch.float32)[0]
-
-        _each(merge, len(merged))
-        return merged.reshape(group.entries[0].tensor.shape)
+    _each(merge, len(merged))
+    return merged.reshape(group.entries[0].tensor.shape)
 
 
-class Consensus(Pieces):
+def consensus(method: str, group: TensorGroup, parameters: dict) -> torch.Tensor:
     """TIES or DARE TIES: task vectors trimmed, the sign that has more of the change elected, and what agrees with it added up."""
+    base, keep, kept = group.base.tensor.reshape(-1), _largest if method == "ties" else _random, []
+    for model in group.non_base:
+        tensor, density = model.tensor.reshape(-1), parameters["density"][model.id]
+        if not _known(torch.equal, tensor, base):  # an unchanged tensor adds nothing and has no sign to elect
+            kept.append((partial(_change, tensor, base) if density >= 1 else keep(tensor, base, density), parameters["weight"][model.id]))
+        elif keep is _random and density < 1:
+            _skip(len(base))
+    if not kept:
+        return group.base.tensor
+    merged = _result(base)
 
-    def merge_group(self, group: TensorGroup, /, **parameters) -> torch.Tensor:
-        base, keep, kept = group.base.tensor.reshape(-1), _largest if self.spec.name == "ties" else _random, []
-        for model in group.non_base:
-            tensor, density = model.tensor.reshape(-1), parameters["density"][model.id]
-            if not _known(torch.equal, tensor, base):  # an unchanged tensor adds nothing and has no sign to elect
-                trimmed = partial(_change, tensor, base) if density >= 1 else keep(tensor, base, density)
-                kept.append((trimmed, parameters["weight"][model.id]))
-            elif keep is _random and density < 1:
-                _skip(len(base))
-        if not kept:
-            return group.base.tensor
-        merged = _result(base)
+    def merge(part: slice) -> None:
+        changes = [trimmed(part).mul_(weight) for trimmed, weight in kept]
+        sign = torch.ones_like(changes[0]).copysign_(sum(changes))  # never of -0, as sum starts from 0
+        changes = [change.mul_(sign).clamp_(min=0) for change in changes]  # what disagrees becomes 0
+        change = sum(changes)
+        if parameters["normalize"]:
+            divisor = sum(change.sign_().mul_(weight) for change, (_, weight) in zip(changes, kept, strict=True))
+            change /= divisor.add_(divisor == 0)
+        merged[part] = change.mul_(sign).mul_(parameters["lambda"]).add_(base[part].float())
 
-        def merge(part: slice) -> None:
-            changes = [trimmed(part).mul_(weight) for trimmed, weight in kept]
-            if len(changes) == 1 and kept[0][1]:  # nothing to elect
-                change = changes[0].div_(kept[0][1]) if parameters["normalize"] else changes[0]
-                merged[part] = change.mul_(parameters["lambda"]).add_(base[part].float())
-                return
-            sign = torch.ones_like(changes[0]).copysign_(sum(changes))  # never of -0, as sum starts from 0
-            changes = [change.mul_(sign).clamp_(min=0) for change in changes]  # what disagrees becomes 0
-            change = sum(changes)
-            if parameters["normalize"]:
-                divisor = sum(change.sign_().mul_(weight) for change, (_, weight) in zip(changes, kept, strict=True))
-                change /= divisor.add_(divisor == 0)
-            merged[part] = change.mul_(sign).mul_(parameters["lambda"]).add_(base[part].float())
-
-        _each(merge, len(base))
-        return merged.reshape(group.base.tensor.shape)
+    _each(merge, len(base))
+    return merged.reshape(group.base.tensor.shape)
 
 
 def _parts(n: int) -> Iterator[slice]:
@@ -93,8 +77,7 @@ def _each(function: Callable, n: int) -> list:
 _pool = cache(ThreadPoolExecutor)  # threads that begin while torch has one of its own keep to one
 
 
-def _result(like: torch.Tensor) -> torch.Tensor:
-    """Room for a result. To round to bfloat16 piece by piece is what MergeKit does at the end; any other dtype stays float32 until then."""
+def _result(like: torch.Tensor) -> torch.Tensor:  # rounding to bfloat16 piece by piece is what MergeKit does at the end; else it stays float32
     return _empty(len(like), torch.bfloat16 if like.dtype == torch.bfloat16 else torch.float32)
 
 
@@ -107,20 +90,16 @@ def _change(model: torch.Tensor, base: torch.Tensor, part: slice) -> torch.Tenso
 
 
 _facts: dict[tuple, object] = {}  # of tensors in memory, by address: whether they are equal, thresholds, sums
-_numbers: dict[tuple[bytes, int], tuple[torch.Tensor, torch.Tensor]] = {}  # by the generator's state before: random numbers, and the state behind
-
-
-class Room:
-    """How many bytes of random numbers may be kept for the next candidate of a search, and how many did not fit."""
-
-    left = missing = 0
+_numbers: dict[tuple[bytes, int], torch.Tensor] = {}  # by the generator's state before and how many: random numbers
+_states: dict[tuple[bytes, int], torch.Tensor] = {}  # by the same: the state behind
+_room = [0]  # bytes of random numbers that may still be kept for the next candidate of a search
 
 
 def forget(room: int = 0) -> None:
     """Let go of what is known about tensors: others may stand at their addresses next time. ``room`` (bytes) is for a search's random numbers."""
     _facts.clear()
     _numbers.clear()
-    Room.left, Room.missing = room, 0
+    _room[0] = room
 
 
 def _known(find: Callable, model: torch.Tensor, base: torch.Tensor, *density: float) -> object:
@@ -179,37 +158,28 @@ def _norm(model: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
     return size.sum()
 
 
-def _draw(n: int, density: float) -> torch.Tensor:
+def _draw(n: int, density: float, keep: bool = True) -> torch.Tensor:
     """The mask that ``torch.bernoulli`` draws from the same generator, in a third of its time, or of numbers that are kept."""
-    mask, key = _empty(n, torch.bool), (torch.get_rng_state().numpy().tobytes(), n)
-    if key not in _numbers and 4 * n <= Room.left:
-        Room.left -= 4 * n
-        _numbers[key] = _empty(n, torch.float32).uniform_(), torch.get_rng_state()
-    elif key not in _numbers:
-        Room.missing += 4 * n
-        numbers = torch.empty(min(n, CHUNK))
-        for part in _parts(n):
-            np.less(numbers[: part.stop - part.start].uniform_().numpy(), np.float32(density), out=mask.numpy()[part])
+    mask, numbers, key = _empty(n, torch.bool), torch.empty(min(n, CHUNK)), (torch.get_rng_state().numpy().tobytes(), n)
+    if keep and key not in _numbers and 4 * n <= _room[0]:
+        _room[0] -= 4 * n
+        _numbers[key], _states[key] = _empty(n, torch.float32).uniform_(), torch.get_rng_state()
+    if key in _numbers:
+        torch.set_rng_state(_states[key])
+        _each(lambda part: np.less(_numbers[key][part].numpy(), np.float32(density), out=mask[part].numpy()), n)
         return mask
-    numbers, behind = _numbers[key]
-    torch.set_rng_state(behind)
-    _each(lambda part: np.less(numbers[part].numpy(), np.float32(density), out=mask[part].numpy()), n)
+    for part in _parts(n):
+        np.less(numbers[: part.stop - part.start].uniform_().numpy(), np.float32(density), out=mask.numpy()[part])
     return mask
-
-
-_states: dict[tuple[bytes, int], torch.Tensor] = {}  # of torch's generator: before a skip and its length → after it
 
 
 def _skip(n: int) -> None:
     """Move the generator as a draw would, for later masks to stay MergeKit's; instantly from the second time on, as in a search."""
     before = (torch.get_rng_state().numpy().tobytes(), n)
     if before not in _states:
-        numbers = torch.empty(min(n, CHUNK))
-        for part in _parts(n):
-            numbers[: part.stop - part.start].uniform_()
+        _draw(n, 0.5, keep=False)
         _states[before] = torch.get_rng_state()
     torch.set_rng_state(_states[before])
 
 
-FASTER = {name: Pieces(registry.get(name)) for name in ("linear", "task_arithmetic", "nearswap", "ram")}
-FASTER |= {name: Consensus(registry.get(name)) for name in ("ties", "dare_ties")}
+FASTER = dict.fromkeys(("linear", "task_arithmetic", "nearswap", "ram"), pieces) | dict.fromkeys(("ties", "dare_ties"), consensus)

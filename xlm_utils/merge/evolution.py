@@ -14,8 +14,7 @@ import numpy as np
 import pandas as pd
 
 from xlm_utils.benchmark.prepared import data_folder
-from xlm_utils.merge.methods import Method, resolve
-from xlm_utils.merge.parents import RECIPE, parents
+from xlm_utils.merge.methods import RECIPE, Method, parents, resolve
 from xlm_utils.models.libraries import PreTrainedModel, PreTrainedTokenizerBase
 from xlm_utils.models.loading import load
 from xlm_utils.study import PARAMS, Study, StudyError

@@ -1,26 +1,21 @@
-"""From a method's MergeKit configuration to a merged checkpoint, or into a live model."""
+"""From methods' MergeKit configurations to merged checkpoints."""
 
 import shutil
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import yaml
 
 from xlm_utils.merge.layers import written_out
-from xlm_utils.merge.methods import DTYPES, check_specification, render, resolve
-from xlm_utils.merge.parents import RECIPE, comparable, math_device, parents
+from xlm_utils.merge.methods import DTYPES, RECIPE, check_specification, parents, render, resolve
 from xlm_utils.models.configs import read_config, read_tokenizer, spell_rope_twice
 from xlm_utils.models.constituents import locate, source
-from xlm_utils.models.weights import Tensors, eos_ids
+from xlm_utils.models.weights import FLOATING, Tensors, eos_ids
 from xlm_utils.study import Study, StudyError, pick_device, relative
 from xlm_utils.study.records import Step, digest, read_manifest, write_text
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 TOGETHER, BEHIND = 20, 1 << 29  # merges in one pass over the parents; bytes of results that may wait to be written
 
@@ -64,7 +59,7 @@ def merge_many(study: Study, names: Sequence[str], values: Mapping[str, Mapping[
 
 def _merge(study: Study, merges: Mapping[str, tuple[Step, dict, dict[str, Path]]], values: Mapping[str, Mapping]) -> None:
     from xlm_utils.merge import activations, chunked, own
-    from xlm_utils.merge.planning import Plan, unlisted
+    from xlm_utils.merge.planning import Plan, math_device, unlisted
     from xlm_utils.merge.writing import Writer
 
     every = {name: folder for _, _, folders in merges.values() for name, folder in folders.items()}
@@ -83,7 +78,9 @@ def _merge(study: Study, merges: Mapping[str, tuple[Step, dict, dict[str, Path]]
             shutil.rmtree(step.partial, ignore_errors=True)  # a killed merge can't be continued
             stack.callback(shutil.rmtree, step.partial, ignore_errors=True)
         plans = {name: Plan(config, folders, step.made_from["mask_seed"], device, shapes) for name, (step, config, folders) in merges.items()}
-        writers = {name: stack.enter_context(Writer(step.partial, shapes)) for name, (step, *_) in merges.items()}
+        writers = {name: Writer(step.partial, shapes) for name, (step, *_) in merges.items()}
+        for writer in writers.values():
+            stack.callback(writer.thread.shutdown, cancel_futures=True)
         for tensor in shapes:
             stored = cache(lambda folder, tensor=tensor: tensors[folder][tensor])
             for name, plan in plans.items():
@@ -103,8 +100,7 @@ def _merge(study: Study, merges: Mapping[str, tuple[Step, dict, dict[str, Path]]
                 shutil.copytree(dressed, step.partial, ignore=shutil.ignore_patterns("*.safetensors*"), dirs_exist_ok=True)
             else:
                 _dress(step.partial, donor)
-            told = own.told(plans[name].apart)
-            _note(step, config, folders, values.get(name, {}), unlisted(donor, shapes), told)
+            _note(step, config, folders, values.get(name, {}), unlisted(donor, shapes), told := own.told(plans[name].apart))
             step.finish(hashes, weights_sha256=list(hashes.values()), device=device, sources={parent: source(study, parent) for parent in folders})
             dressed = step.path
             print(f"{name}: merged into {relative(step.path)}{told}")
@@ -138,6 +134,31 @@ def _with_folders(config: dict, folders: Mapping[str, Path]) -> dict:
 
     models = [{**entry, "model": model(entry["model"])} for entry in config["models"]]
     return {**config, "base_model": model(config["base_model"]), "models": models}
+
+
+def comparable(folders: Mapping[str, Path], merged: Collection[str]) -> None:
+    """Stop before MergeKit starts if the parents don't fit: the same tensors of the same shapes, in floating point.
+
+    Args:
+        merged: the parents that must not be one and the same.
+
+    Raises:
+        StudyError: one sentence that names the first difference.
+    """
+    places: dict[Path, str] = {}
+    for name, folder in folders.items():
+        if name in merged and (other := places.setdefault(folder.resolve(), name)) != name:
+            raise StudyError(f"{other} and {name} can't be merged: both are {folder}")
+        read_config(folder / "config.json", name)
+    tensors = [(name, Tensors(folder)) for name, folder in folders.items()]
+    for name, theirs in tensors:
+        if odd := next((tensor for tensor, dtype in theirs.dtypes.items() if dtype not in FLOATING), ""):
+            raise StudyError(f"{name} can't be merged: its {odd} is {theirs.dtypes[odd]}, so quantised; take the model in 16 bits")
+    for (first, parent), (name, theirs) in zip(tensors[:1] * len(tensors), tensors, strict=True):
+        for tensor in sorted(parent.shapes.keys() | theirs.shapes.keys()):
+            ours, other = (shapes.get(tensor, "none") for shapes in (parent.shapes, theirs.shapes))
+            if ours != other:
+                raise StudyError(f"{first} and {name} can't be merged: the shape of {tensor} is {ours} in one, {other} in the other")
 
 
 def _dress(folder: Path, donor: Path) -> None:
@@ -177,15 +198,3 @@ def identical(study: Study, names: Sequence[str]) -> list[list[str]]:
     for name in names:
         groups.setdefault(tuple(read_manifest(locate(study, name))["weights_sha256"]), []).append(name)
     return [group for group in groups.values() if len(group) > 1]
-
-
-def merge_into(model: "PreTrainedModel", study: Study, name: str, values: Mapping[str, float], seed: int | None = None) -> None:
-    """Merge tensor by tensor into a live model: the same weights as in the checkpoint that ``merge`` writes.
-
-    Args:
-        model: of the parents' architecture, in any dtype; its parameters are overwritten.
-        seed: of the random mask, if not the method's own.
-    """
-    from xlm_utils.merge.planning import Live
-
-    Live(model, study, name, seed).merge(values)
