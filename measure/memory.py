@@ -46,7 +46,8 @@ def main() -> None:
         prepared = prepare(study)
         model, tokenizer, how = models.load(study, arguments.model)
         print(how)
-        result, rows = benchmarks.run(SharedPromptLM(model, tokenizer, study.benchmarks.batch_tokens), prepared, arguments.model)
+        lm = SharedPromptLM(model, tokenizer, study.benchmarks.batch_tokens)
+        result, rows = benchmarks.compose(prepared, arguments.model, benchmarks.answer(lm, prepared, prepared.tasks))
     longest = max(len(tokenizer.encode(instance.args[0])) for task in prepared.tasks.values() for instance in task.instances)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"{len(rows)} items of {len(result['datasets'])} data sets, the longest prompt {longest:,} tokens: peak {peak:.2f} GiB")

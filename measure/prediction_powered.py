@@ -7,8 +7,7 @@ import argparse
 
 import numpy as np
 
-from xlm_utils.stats.prediction_powered import prediction_powered
-from xlm_utils.stats.statistics import cluster_interval
+from xlm_utils.stats.statistics import cluster_interval, prediction_powered
 
 TRUTH, CONCEPTS, TERMS = 0.4, 200, 2  # points; two terms a concept
 

@@ -55,7 +55,8 @@ def ours(study: Study, names: list[str], folder: Path) -> None:
     for name in names:
         model, tokenizer, _ = models.load(study, name, dtype="float32")
         start, cpu = time.perf_counter(), time.process_time()
-        _, rows = benchmarks.run(SharedPromptLM(model, tokenizer, study.benchmarks.batch_tokens, pairs), prepared, name)
+        lm = SharedPromptLM(model, tokenizer, study.benchmarks.batch_tokens, pairs)
+        _, rows = benchmarks.compose(prepared, name, benchmarks.answer(lm, prepared, prepared.tasks))
         seconds, processor = seconds + time.perf_counter() - start, processor + time.process_time() - cpu
         (folder / f"{name}.json").write_text(json.dumps(rows), encoding="utf-8")
     (folder / "seconds").write_text(f"{seconds} {processor}")

@@ -62,17 +62,17 @@ def folder(request, tmp_path):
 
 def test_a_model_that_prefers_the_gold_answer_scores_one_on_every_column_and_its_opposite_zero(item_study, folder):
     prepared = prepare(item_study(items=0, benchmarks={"data_dir": str(folder)}))
-    good, rows = benchmarks.run(stub(prepared, True), prepared, "good")
+    good, rows = benchmarks.compose(prepared, "good", benchmarks.answer(stub(prepared, True), prepared, prepared.tasks))
     assert {column: result["value"] for column, result in good["columns"].items()} == dict.fromkeys(COLUMNS, pytest.approx(1.0))
     assert {row["dataset"] for row in rows} == set(COLUMN_OF)
-    bad, _ = benchmarks.run(stub(prepared, False), prepared, "bad")
+    bad, _ = benchmarks.compose(prepared, "bad", benchmarks.answer(stub(prepared, False), prepared, prepared.tasks))
     assert [result["value"] for column, result in bad["columns"].items() if column != "sts"] == [0.0] * 8
     assert bad["datasets"]["jsquad"]["normalised_em"] == 0.0
 
 
 def test_gold_log_probability_and_errors_are_worked_out_by_hand(item_study):
     prepared = prepare(item_study(items=0))
-    result, rows = benchmarks.run(stub(prepared, True), prepared, "good")
+    result, rows = benchmarks.compose(prepared, "good", benchmarks.answer(stub(prepared, True), prepared, prepared.tasks))
     row = next(row for row in rows if row["dataset"] == "pubmedqa")
     assert row["gold_logprob"] == pytest.approx(-math.log(1 + 2 * math.exp(-5)))
     assert result["datasets"]["jcsts"]["stderr"] == pytest.approx(0, abs=1e-6)
@@ -182,7 +182,8 @@ def compare_with_plain_scores(the_study, model, tokenizer) -> None:
 
     prepared = prepare(the_study)
     prepared.tasks = {dataset: task for dataset, task in prepared.tasks.items() if dataset in CHOICES}
-    _, rows = benchmarks.run(lm := SharedPromptLM(model, tokenizer, batch_tokens=2048), prepared, "real")
+    lm = SharedPromptLM(model, tokenizer, batch_tokens=2048)
+    _, rows = benchmarks.compose(prepared, "real", benchmarks.answer(lm, prepared, prepared.tasks))
     assert len(rows) == sum(len(prepared.items[dataset]) for dataset in prepared.tasks)
     for dataset, task in prepared.tasks.items():
         by_item: dict[int, list] = {}
@@ -326,7 +327,7 @@ def test_a_bad_data_set_stops_its_own_column_only(item_study, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "data set rrtnm: no file rrtnm.jsonl" in printed
     assert "jsquad_train.jsonl, line 1: not JSON" in printed
-    result, _ = benchmarks.run(stub(prepared, True), prepared, "good")
+    result, _ = benchmarks.compose(prepared, "good", benchmarks.answer(stub(prepared, True), prepared, prepared.tasks))
     undefined = {column for column, found in result["columns"].items() if found["value"] is None}
     assert undefined - {"sts"} == {"dc", "jsquad"}
     assert result["datasets"]["crade"]["value"] == 1.0

@@ -52,7 +52,7 @@ def test_fitness_is_the_mean_gold_log_probability_of_its_items_and_leaves_the_gl
     assert score(model, tokenizer) == found
     assert random.getstate() == python
     prepared = prepare(the_study)
-    _, rows = benchmarks.run(SharedPromptLM(model, tokenizer, 4096), prepared, "expert")
+    _, rows = benchmarks.compose(prepared, "expert", benchmarks.answer(SharedPromptLM(model, tokenizer, 4096), prepared, prepared.tasks))
     assert [np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()] == others
     mean = {}
     for dataset in ("pubmedqa", *COLUMNS["dc"]):

@@ -522,7 +522,7 @@ def test_one_new_file_is_a_new_method_in_every_table_and_figure(tmp_path, monkey
     study, label = make_study(tmp_path / "made", monkeypatch), "Gentle TIES (base: ancestor)"
     for table in (tables.table1(study), benchmark_columns.table2(study)):
         assert label in table.index
-    for figure in (figures.histograms(study), figures.forest(study), figures.seen_unseen_plot(study), figures.benchmark_gaps(study)):
+    for figure in (figures.histograms(study), figures.forest(study), figures.benchmark_gaps(study)):
         assert label in figure.to_json()
 
 

@@ -70,7 +70,7 @@ def test_an_interrupted_download_is_completed(hub):
 def test_a_gated_model_is_fetched_with_the_token_and_refused_without(hub, monkeypatch):
     hub.add("someone/gated", FILES, gated=True)
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(StudyError, match="someone/gated: its licence must be accepted on the hub, then set HF_TOKEN"):
+    with pytest.raises(StudyError, match="someone/gated: it is gated and there is no token; accept its licence on the hub and set HF_TOKEN"):
         from_hub("someone/gated", None)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     assert (from_hub("someone/gated", None) / "a.safetensors").read_bytes() == FILES["a.safetensors"]

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.synthetic import make_study
 from xlm_utils.draw import canvas
-from xlm_utils.report import charts, figures, planned, results
+from xlm_utils.report import figures, planned, results
 
 FUNNEL = pd.DataFrame({"step": ["labels", "single words"], "rows": [39065, 1951]})
 
@@ -91,11 +91,6 @@ def test_the_forest_fills_what_holds_after_holm_and_leaves_the_rest_open(study):
     assert 0 < filled == (found["p_holm"] < 0.05).sum() < len(found) == sum(len(trace.x) for trace in drawn)
 
 
-def test_seen_and_unseen_are_told_apart_by_shape_too(study):
-    fig = figures.seen_unseen_plot(study)
-    assert {(trace.name, trace.marker.symbol) for trace in fig.data} == {("seen in training", "circle"), ("unseen", "circle-open")}
-
-
 def test_benchmark_gaps_are_from_each_parent_here_and_from_the_published_one(study):
     fig = figures.benchmark_gaps(study)
     path = study.folder / "benchmarks"
@@ -129,19 +124,18 @@ def test_figures_with_nothing_to_show_say_so(tmp_path, monkeypatch):
     study = make_study(tmp_path, monkeypatch, terms=4)
     table = pd.read_csv(study.folder / "terms.csv")
     table.assign(seen=False).to_csv(study.folder / "terms.csv", index=False)
-    assert "No two groups" in words(figures.seen_unseen_plot(study))
     for run in ("japanese", "expert.ja"):
         (study.folder / "scores" / "proxy" / f"{run}.jsonl").unlink()
     assert "No merge" in words(figures.forest(study))
 
 
 def test_funnel_prints_counts_and_what_is_left():
-    assert list(charts.funnel(FUNNEL).data[0].text) == ["39,065", "1,951 (5.0 %)"]
+    assert list(figures.funnel(FUNNEL).data[0].text) == ["39,065", "1,951 (5.0 %)"]
 
 
 @pytest.mark.usefixtures("without_chrome")
 def test_without_chrome_one_line_says_so_and_page_and_json_are_there(tmp_path, capsys):
-    canvas.save(charts.funnel(FUNNEL), "funnel", tmp_path / "demo")
+    canvas.save(figures.funnel(FUNNEL), "funnel", tmp_path / "demo")
     assert sorted(p.name for p in (tmp_path / "demo").iterdir()) == ["funnel.html", "funnel.json"]
     said = capsys.readouterr().out
     assert said.count("\n") == 1
@@ -150,10 +144,10 @@ def test_without_chrome_one_line_says_so_and_page_and_json_are_there(tmp_path, c
 
 @pytest.mark.usefixtures("without_chrome")
 def test_a_page_is_small_repeats_its_bytes_and_finds_plotly_beside_it_or_on_the_cdn(tmp_path):
-    canvas.save(charts.funnel(FUNNEL), "funnel", tmp_path / "demo")
+    canvas.save(figures.funnel(FUNNEL), "funnel", tmp_path / "demo")
     page = tmp_path / "demo" / "funnel.html"
     first = page.read_bytes()
-    canvas.save(charts.funnel(FUNNEL), "funnel", tmp_path / "demo")
+    canvas.save(figures.funnel(FUNNEL), "funnel", tmp_path / "demo")
     assert page.read_bytes() == first
     assert len(first) < 30_000
     assert b'src="../plotly.min.js"' in first
@@ -164,7 +158,7 @@ def test_a_page_is_small_repeats_its_bytes_and_finds_plotly_beside_it_or_on_the_
 
 @pytest.mark.usefixtures("without_chrome")
 def test_no_menu_offers_to_upload_a_figure(tmp_path):
-    canvas.save(charts.funnel(FUNNEL), "funnel", tmp_path / "demo")
+    canvas.save(figures.funnel(FUNNEL), "funnel", tmp_path / "demo")
     assert '"sendChartToCloud"' in (tmp_path / "demo" / "funnel.html").read_text(encoding="utf-8")
     assert "sendChartToCloud" in pio.renderers["plotly_mimetype"].config["modeBarButtonsToRemove"]
 
@@ -180,7 +174,7 @@ def test_a_chrome_that_does_not_start_costs_one_line_and_no_figure(tmp_path, mon
     canvas.chrome.cache_clear()
     canvas._chrome_open.cache_clear()  # an earlier test's
     before = pio.renderers.default
-    canvas.save(charts.funnel(FUNNEL), "funnel", tmp_path / "demo")
+    canvas.save(figures.funnel(FUNNEL), "funnel", tmp_path / "demo")
     canvas.chrome.cache_clear()
     assert "Chrome failed" in capsys.readouterr().out
     assert (tmp_path / "demo" / "funnel.html").exists()
@@ -189,7 +183,7 @@ def test_a_chrome_that_does_not_start_costs_one_line_and_no_figure(tmp_path, mon
 
 @pytest.mark.skipif(canvas.chrome() is None, reason="no Chrome to draw with")
 def test_a_chrome_that_hangs_midway_costs_one_line_and_the_next_figure_has_another(tmp_path, monkeypatch, capsys):
-    canvas.save(charts.funnel(FUNNEL), "first", tmp_path / "demo")
+    canvas.save(figures.funnel(FUNNEL), "first", tmp_path / "demo")
     (chromium,) = [
         process
         for process in psutil.Process().children(recursive=True)
@@ -197,17 +191,17 @@ def test_a_chrome_that_hangs_midway_costs_one_line_and_the_next_figure_has_anoth
     ]
     chromium.suspend()
     monkeypatch.setattr(canvas, "PATIENCE", 3)
-    canvas.save(charts.funnel(FUNNEL), "second", tmp_path / "demo")
+    canvas.save(figures.funnel(FUNNEL), "second", tmp_path / "demo")
     assert "second: html and json are written, svg and png are not (Chrome failed with TimeoutError)" in capsys.readouterr().out
     monkeypatch.undo()
-    canvas.save(charts.funnel(FUNNEL), "third", tmp_path / "demo")
+    canvas.save(figures.funnel(FUNNEL), "third", tmp_path / "demo")
     chromium.kill()
     assert (tmp_path / "demo" / "third.png").exists()
 
 
 @pytest.mark.skipif(canvas.chrome() is None, reason="no Chrome to draw with")
 def test_with_chrome_pictures_have_the_figures_own_size_twice(tmp_path):
-    fig = charts.funnel(FUNNEL)
+    fig = figures.funnel(FUNNEL)
     canvas.save(fig, "funnel", tmp_path / "demo")
     picture = (tmp_path / "demo" / "funnel.png").read_bytes()
     assert struct.unpack(">II", picture[16:24]) == (2 * 800, 2 * fig.layout.height)

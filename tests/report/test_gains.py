@@ -3,7 +3,7 @@
 import pytest
 
 from tests.support.synthetic import make_study, write_lines
-from xlm_utils.report import unplanned
+from xlm_utils.report import tables
 from xlm_utils.stats import association
 from xlm_utils.study import StudyError
 from xlm_utils.study.records import read_jsonl
@@ -27,7 +27,7 @@ def rescore(study, run, scores):
 def test_gain_is_after_minus_before_over_terms_with_both_scores(study):
     rescore(study, "japanese", [1, 2, 3, 4, 5, 6, 7, None])
     rescore(study, "ties", [2, 2, 2, None, 9, 6, 7, 8])
-    table = unplanned.extremes(study, "ties")
+    table = tables.extremes(study, "ties")
     assert dict(zip(table["term"], table["after"] - table["before"], strict=True)) == {"term4": 4, "term0": 1, "term2": -1}
     assert list(table)[:4] == ["term", "translation", "before", "after"]
 
@@ -35,7 +35,7 @@ def test_gain_is_after_minus_before_over_terms_with_both_scores(study):
 def test_extremes_show_both_texts_of_the_terms_that_moved_most(study):
     rescore(study, "japanese", [5] * 8)
     rescore(study, "ties", [9, 5, 5, 5, 5, 5, 5, 1])
-    found = unplanned.extremes(study, "ties")
+    found = tables.extremes(study, "ties")
     assert list(found["term"]) == ["term0", "term7"]
     assert list(found["Base Japanese"]) == ["japanese HP:0000000:term0", "japanese HP:0000007:term7"]
     assert list(found["after"]) == [9, 1]
@@ -43,7 +43,7 @@ def test_extremes_show_both_texts_of_the_terms_that_moved_most(study):
 
 def test_a_run_that_was_not_scored_is_named(study):
     with pytest.raises(StudyError, match="proxy has not scored nuslerp"):
-        unplanned.extremes(study, "nuslerp")
+        tables.extremes(study, "nuslerp")
 
 
 def test_spearman_by_hand_with_an_exact_p_for_few_models():

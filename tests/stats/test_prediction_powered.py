@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from measure.prediction_powered import coverage, simulated
-from xlm_utils.stats.prediction_powered import prediction_powered
+from xlm_utils.stats.statistics import prediction_powered
 
 NAN = float("nan")
 

@@ -1,8 +1,7 @@
 """Prompts → replies of a rate-limited server: paced, threaded, stored as they arrive, resumable.
 
-Used by the judges and by the translator. One pacer spaces the requests of all threads; each reply
-is in an SQLite file before the next request of its thread starts, so a killed run loses the calls
-in flight and nothing else, and a second run asks only what has no reply yet.
+Used by the judges and by the translator. One pacer spaces the requests of all threads; each reply is in an SQLite file before the next request of its
+thread starts, so a killed run loses the calls in flight and nothing else, and a second run asks only what has no reply yet.
 """
 
 import hashlib
@@ -22,7 +21,7 @@ from xlm_utils.ask.batches import TIMES, collect
 from xlm_utils.ask.cards import BATCH_HOURS, BATCH_PRICE, Card, address
 from xlm_utils.ask.clients import Ask, Reply, open_client
 from xlm_utils.ask.pacing import HEADROOM, Pacer, tokens_of
-from xlm_utils.ask.replies import INSERT, identity, mended, open_store, same_model, set_aside, spent, spent_in, stored, told
+from xlm_utils.ask.replies import INSERT, SPENT, identity, mended, open_store, same_model, set_aside, spent, stored, told
 from xlm_utils.ask.servers import Fatal, Retry, Void, shutdown_date
 from xlm_utils.study import Study, StudyError
 from xlm_utils.study.inputs import short
@@ -145,7 +144,7 @@ class _Run:
             self.database.execute(f"pragma user_version = {int(time.time())}")
         found = self.database.execute("select served_model from replies where identity = ? and served_model is not null limit 1", (self.identity,))
         self.served_model = next((row[0] for row in found), None)
-        self.usd = spent_in(self.database)
+        self.usd = self.database.execute(SPENT).fetchone()[0]
         self.kept, self.reason, self.trouble, self.aside, self.unread = 0, "", "", False, []  # unread: replies, until one can be read; then None
         self.last_reply, self.patience = time.monotonic(), max(PATIENCE / 5, 2 * card.timeout)
 
@@ -162,7 +161,7 @@ class _Run:
                     for future in as_completed([first, *(threads.submit(self.one, *call) for call in asked[1:])]):
                         progress.update(future.result(), f"{self.usd:.2f} USD")
             finally:  # Ctrl-C too: calls in flight finish and are stored
-                self.pacer.stop()
+                self.pacer.stopped.set()
         if self.kept < len(asked):
             reason = self.reason or f"no reply after {TIMES if self.card.batch else TRIES} tries (last: {self.trouble})"
             raise StudyError(f"judge {self.card.name}: {reason}; {self.kept} of {len(asked)} calls are done and kept, run again to go on")
@@ -191,7 +190,7 @@ class _Run:
                 elif error.limited:
                     self.pacer.hold(delay, started)
                 else:
-                    self.pacer.sleep(delay)
+                    self.pacer.stopped.wait(delay)  # without holding the others up
                 continue
             if reply.finish == "stop" and not (reply.text or "").strip() and attempt < 2:  # may have been a slip
                 self.trouble = "an empty answer"
@@ -234,7 +233,7 @@ class _Run:
             if not self.aside:
                 with told(self.store), self.database:
                     self.database.execute(INSERT, row)
-                    self.usd = spent_in(self.database)  # by other processes, too: two judges at once share the limit
+                    self.usd = self.database.execute(SPENT).fetchone()[0]  # by other processes, too: two judges at once share the limit
         except StudyError as error:
             self.aside = True
             self.stop(str(error))
@@ -244,4 +243,4 @@ class _Run:
     def stop(self, reason: str) -> None:
         """Let no further call start; the first reason is the one told."""
         self.reason = self.reason or reason
-        self.pacer.stop()
+        self.pacer.stopped.set()

@@ -21,7 +21,7 @@ class Pacer:
         self.seconds_per_request = 60 / requests_per_minute / HEADROOM
         self.seconds_per_token = 60 / tokens_per_minute / HEADROOM if tokens_per_minute else 0.0
         self.slowdown = 1.0
-        self._stopped = threading.Event()
+        self.stopped = threading.Event()  # set: every waiting thread wakes, and none starts again
         self._turn, self._lock = threading.Lock(), threading.Lock()
         self._next = self._cut = self._eased = time.monotonic()
 
@@ -29,14 +29,14 @@ class Pacer:
         """Wait for this request's turn; False if the run has been stopped meanwhile."""
         gap = max(self.seconds_per_request, tokens * self.seconds_per_token)
         with self._turn:  # one at a time, so that a thread that wakes late delays the next instead of crowding it
-            while not self._stopped.is_set():
+            while not self.stopped.is_set():
                 with self._lock:
                     now = time.monotonic()
                     delay = self._next - now
                     if delay <= 0:
                         self._next = max(self._next, now - LATENESS) + gap * self.slowdown
                         return True
-                self._stopped.wait(delay)
+                self.stopped.wait(delay)
         return False
 
     def hold(self, seconds: float, started: float) -> None:
@@ -54,11 +54,3 @@ class Pacer:
             now = time.monotonic()
             if self.slowdown > 1 and now - max(self._cut, self._eased) > EASE:
                 self.slowdown, self._eased = max(1.0, self.slowdown / 1.05), now
-
-    def sleep(self, seconds: float) -> None:
-        """Wait without holding the others up."""
-        self._stopped.wait(seconds)
-
-    def stop(self) -> None:
-        """Wake every waiting thread and let none start again."""
-        self._stopped.set()

@@ -20,6 +20,7 @@ TABLE = """create table if not exists replies (
     value text, status text, tokens_in integer, tokens_out integer, usd real, at text)"""
 BATCHES = """create table if not exists batches (
     id text primary key, identity text, asked text, tokens real, at integer, state text)"""  # asked: key → [prompt, repeat], "" once it has ended
+SPENT = "select coalesce(sum(usd), 0) from replies"
 INSERT = f"insert or ignore into replies values ({','.join('?' * 14)})"
 
 
@@ -88,21 +89,18 @@ def open_store(path: Path) -> sqlite3.Connection:
 
 def stored(path: Path, card: Card, schema: dict, base_url: str = "") -> dict[tuple[str, int], dict]:
     """Replies this judge has given under these settings: (prompt, repeat) → row."""
-    if not any(map(Path.exists, places(path))):
-        return {}
-    with told(path), closing(open_store(path)) as database:
-        rows = database.execute("select * from replies where identity = ?", (identity(card, schema, base_url),))
-        return {(row["prompt"], row["repeat"]): dict(row) for row in rows}
+    rows = _read(path, "select * from replies where identity = ?", identity(card, schema, base_url))
+    return {(row["prompt"], row["repeat"]): dict(row) for row in rows}
 
 
 def spent(path: Path) -> float:
-    """USD paid for all replies in the file."""
-    if not any(map(Path.exists, places(path))):
-        return 0.0
-    with told(path), closing(open_store(path)) as database:
-        return spent_in(database)
-
-
-def spent_in(database: sqlite3.Connection) -> float:
     """USD paid for all replies so far, by this process and others."""
-    return database.execute("select coalesce(sum(usd), 0) from replies").fetchone()[0]
+    return next((row[0] for row in _read(path, SPENT)), 0.0)
+
+
+def _read(path: Path, query: str, *values: str) -> list[sqlite3.Row]:
+    """What a query finds, nothing where there is no file yet."""
+    if not any(map(Path.exists, places(path))):
+        return []
+    with told(path), closing(open_store(path)) as database:
+        return database.execute(query, values).fetchall()

@@ -4,7 +4,7 @@ Data sets, prompts and requests are built once (``prepare``) and put to every mo
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -88,12 +88,7 @@ def language_model(study: Study, name: str, pairs: dict[str, dict]) -> "LM":
     return SharedPromptLM(model, tokenizer, study.benchmarks.batch_tokens, own)
 
 
-def run(lm: "LM", prepared: Prepared, name: str, chat_template: bool = False) -> tuple[dict, list[dict]]:
-    """Put every prepared request to a harness language model; the result as ``evaluate`` returns it, and a row per item."""
-    return compose(prepared, name, answer(lm, prepared, list(prepared.tasks), chat_template))
-
-
-def answer(lm: "LM", prepared: Prepared, datasets: list[str], chat_template: bool = False) -> dict[str, dict]:
+def answer(lm: "LM", prepared: Prepared, datasets: Iterable[str], chat_template: bool = False) -> dict[str, dict]:
     """Put the requests of some data sets to a harness language model; data set → its ``result`` and ``rows``, one an item."""
     import numpy as np
     from lm_eval.evaluator import evaluate as harness_evaluate
@@ -120,7 +115,7 @@ def answer(lm: "LM", prepared: Prepared, datasets: list[str], chat_template: boo
 
 
 def compose(prepared: Prepared, name: str, parts: dict[str, dict]) -> tuple[dict, list[dict]]:
-    """The columns of a model from its data sets, in the order of the columns."""
+    """From each data set's answers, in the order of the columns: the result as ``evaluate`` returns it, and a row an item."""
     datasets = {dataset: parts[dataset]["result"] for dataset in prepared.tasks}
     for dataset, result in datasets.items():
         if result["truncated"]:

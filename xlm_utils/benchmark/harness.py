@@ -75,10 +75,9 @@ class PreparedTask(ConfigurableTask):
 class SharedPromptLM(HFLM):
     """``HFLM`` that reads a prompt once for all its options and computes no logits of the prompt itself.
 
-    The stock class runs prompt + option through the model for each option and keeps logits of every
-    position. Here prompts are read in batches of ``batch_tokens`` tokens, the beginning that a batch
-    shares only once; each option then goes on from the prompt's key-value cache. The log-likelihoods
-    are the same up to floating point; they are summed in float32, where the stock class rounds each one to the model's dtype.
+    The stock class runs prompt + option through the model for each option and keeps logits of every position. Here prompts are read in batches of
+    ``batch_tokens`` tokens, the beginning that a batch shares only once; each option then goes on from the prompt's key-value cache. The
+    log-likelihoods are the same up to floating point; they are summed in float32, where the stock class rounds each one to the model's dtype.
 
     ``truncated`` collects the prompts that were cut to the model's context length. ``pairs`` keeps
     tokenised requests; hand the same dict to models that share a tokenizer.

@@ -40,8 +40,7 @@ def counted_words(term: str, rule: str) -> list[str]:
     """Words whose rarity decides about a term, its head last; none if the rule leaves the term out.
 
     ``single_word``: terms of one word. ``all_words_rare``: terms of words, each of them rare.
-    ``head_word``: terms whose last word, the head of most English terms, is rare. The last two keep
-    every term that the first keeps.
+    ``head_word``: terms whose last word, the head of most English terms, is rare. The last two keep every term that the first keeps.
     """
     words = term.split()
     counted = words[-1:] if rule == "head_word" else words

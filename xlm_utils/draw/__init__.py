@@ -5,4 +5,4 @@ Out: HTML, JSON and, where Chrome is found, SVG and PNG, in the project's style.
 Notebook: 01, 03, 07.
 """
 
-from xlm_utils.draw.canvas import save
+from xlm_utils.draw.canvas import finish, save

@@ -1,8 +1,7 @@
 """Prompts → greedy continuations: a batch size that the memory holds, and finished rows that leave early.
 
-A decoding step reads every weight once, however many rows there are, so rows are nearly free until
-arithmetic takes over; and definitions differ in length, so a batch that waits for its longest row
-computes mostly padding. Hence large batches that shrink as their rows finish.
+A decoding step reads every weight once, however many rows there are, so rows are nearly free until arithmetic takes over; and definitions differ in
+length, so a batch that waits for its longest row computes mostly padding. Hence large batches that shrink as their rows finish.
 """
 
 import gc

@@ -1,8 +1,7 @@
 """Prompts → definitions: zero-shot, greedy, in whole batches that a killed run repeats.
 
-Terms go longest prompt first (less padding, and memory that is too small shows at once). A batch is
-written in one piece and every row says how large it was, so that a run which is killed and started
-again makes the same batches and, on the same machine, the same bytes.
+Terms go longest prompt first (less padding, and memory that is too small shows at once). A batch is written in one piece and every row says how large
+it was, so that a run which is killed and started again makes the same batches and, on the same machine, the same bytes.
 """
 
 from collections.abc import Iterator
@@ -34,8 +33,7 @@ class Run:
 def runs(study: Study) -> list[Run]:
     """Every run of a study: the expert twice in the source language (as published), its control, the general model, the ancestor, the merges.
 
-    Its second, scored prompt is ``generation.baseline_prompt`` where the study names one. A sweep leaves the baseline
-    and the control out.
+    Its second, scored prompt is ``generation.baseline_prompt`` where the study names one. A sweep leaves the baseline and the control out.
     """
     expert, general = study.by_role("expert"), study.by_role("general")
     source, target = study.source, study.target
@@ -78,10 +76,9 @@ def step_of(study: Study, run: Run, terms: Path) -> Step:
 def define(study: Study, run: Run, table: pd.DataFrame, loaded: dict | None = None) -> Iterator[list[dict]]:
     """Generate a run's definitions, yielding each batch of rows as it is written.
 
-    Finished batches of an earlier, killed run are kept; a finished run yields nothing. Two merges of one
-    study with identical weights are generated once and copied, saying so; the expert's reference and its
-    baseline are not, since whether they are the same is asked. A batch that the memory does not hold is
-    halved, and so are the ones after it, saying so.
+    Finished batches of an earlier, killed run are kept; a finished run yields nothing. Two merges of one study with identical weights are generated
+    once and copied, saying so; the expert's reference and its baseline are not, since whether they are the same is asked. A batch that the memory
+    does not hold is halved, and so are the ones after it, saying so.
 
     Args:
         loaded: a dict that carries the loaded model from run to run, so that one model is loaded once.

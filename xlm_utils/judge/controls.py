@@ -31,10 +31,9 @@ MOST = (len(EXPECTED) + 2 + len(AGAIN)) * SAMPLE + 4 * 40  # questions about a j
 def control_questions(study: Study, held_out: bool = False) -> list[dict]:
     """Controls for each of a seeded sample of terms, and for lists of texts whose truth is known, as ``judging.questions`` with the control's name.
 
-    The definition to grade is the reference itself, another concept's (any, and the most similar one by
-    character n-grams), nothing, a commonplace, a wrong definition with an instruction to the judge in it, the term
-    in a copula, and a text once and repeated to the limit of generation; then the same content in both languages, and
-    a right definition beside one with a wrong number, side or degree. The reference is the clinicians' where the
+    The definition to grade is the reference itself, another concept's (any, and the most similar one by character n-grams), nothing, a commonplace, a
+    wrong definition with an instruction to the judge in it, the term in a copula, and a text once and repeated to the limit of generation; then the
+    same content in both languages, and a right definition beside one with a wrong number, side or degree. The reference is the clinicians' where the
     study has it: a model can define two concepts in the same words, and then its neighbour is no wrong answer.
 
     Args:

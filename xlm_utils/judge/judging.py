@@ -141,9 +141,8 @@ def write_scores(study: Study, card: Card, output: str, asked: list[dict], base_
 def scores(study: Study, card: Card, asked: list[dict], base_url: str = "") -> tuple[list[dict], dict]:
     """Rows for questions, in their order, and what the manifest notes about the judge.
 
-    An empty definition is asked about like any other: it is what the model said, and leaving it out
-    would flatter a model that often says nothing. Only a missing *reference* makes a question void
-    (status ``no_reference``): nothing was asked, so the score is missing, not zero.
+    An empty definition is asked about like any other: it is what the model said, and leaving it out would flatter a model that often says nothing.
+    Only a missing *reference* makes a question void (status ``no_reference``): nothing was asked, so the score is missing, not zero.
     """
     askable = [q for q in asked if q["reference_text"]]
     answers, notes = {"proxy": _proxy, "people": people.answers}.get(card.client, _llm)(study, card, askable, base_url)

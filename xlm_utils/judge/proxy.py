@@ -1,10 +1,9 @@
 """The offline judge: how much closer a definition is to its own reference than to those of other concepts, for a sentence encoder.
 
-The term is deleted first, so that saying it again earns nothing, and what every text shares with every
-reference is taken off. 0 is no closer to its own reference than to the others. 10 is what a right definition, written
-independently and *in the same language*, gets in the median: an encoder finds two texts of one
-language closer than the same content in two. Both ends come from references alone, so no model moves
-another's score. It misses most one-word errors: a stand-in, never an LLM judge's score.
+The term is deleted first, so that saying it again earns nothing, and what every text shares with every reference is taken off. 0 is no closer to its
+own reference than to the others. 10 is what a right definition, written independently and *in the same language*, gets in the median: an encoder
+finds two texts of one language closer than the same content in two. Both ends come from references alone, so no model moves another's score. It
+misses most one-word errors: a stand-in, never an LLM judge's score.
 """
 
 import re
@@ -68,8 +67,7 @@ def open_encoder(model: str) -> tuple[Encode, dict[str, str]]:
 def without_term(text: str, term: str, translation: str) -> str:
     """What a text says besides its term, in either language, and besides repeating itself; may be empty.
 
-    >>> without_term("徐脈とは、徐脈のことである。", "Bradycardia", "徐脈")
-    'のことである'
+    >>> without_term("徐脈とは、徐脈のことである。", "Bradycardia", "徐脈") 'のことである'
     """
     for name in filter(None, (term, translation)):
         text = re.sub(re.escape(name), "", text, flags=re.IGNORECASE)

@@ -83,13 +83,9 @@ def l2_distances(study: Study, names: Sequence[str]) -> pd.DataFrame:
         models = {other: digest(folders[other]) for other in (name, *study.constituents)}
         with Step(study.models_folder / f"{name}.distances.csv", models=models) as step:
             if not step.done:
-                own = Tensors(folders[name])
-                far = pd.Series({other: _length(own, Tensors(folders[other])) for other in study.constituents})
-                far.to_csv(step.partial)
+                own, bases = Tensors(folders[name]), {other: Tensors(folders[other]) for other in study.constituents}
+                squares = {other: sum(squared_distance(own[tensor], base[tensor]) for tensor in base.shapes) for other, base in bases.items()}
+                (pd.Series(squares) ** 0.5).to_csv(step.partial)
                 step.finish()
             rows[name] = pd.read_csv(step.path, index_col=0).iloc[:, 0]
     return pd.DataFrame(rows).T
-
-
-def _length(model: Tensors, base: Tensors) -> float:
-    return math.sqrt(sum(squared_distance(model[name], base[name]) for name in base.shapes))

@@ -58,7 +58,9 @@ def search(study: Study, make_fitness: Callable[[Study], Fitness], name: str = "
     """
     method, settings = resolve(study, name), study.evolution
     check(study)
-    axes = _axes(method, settings.layer_groups)
+    axes = method.free  # or with layer groups each of them at so many depths (``expert_weight.1`` …)
+    if settings.layer_groups > 1:
+        axes = {f"{parameter}.{group + 1}": bounds for parameter, bounds in axes.items() for group in range(settings.layer_groups)}
     if not axes:
         raise StudyError(f"method {name}: its card has no parameter to search")
     # what a fitness depends on besides ``evolution``: where the items come from, how they are put, and what computes
@@ -113,13 +115,6 @@ def _file(name: str) -> str:
     """Log of a method's search; the methods with another mask seed share it, and the paper's method has the short name."""
     card, _, base, _ = parse(name)
     return f"evolution{'' if card == 'evo_dare_ties' else f'_{card}'}{'@' if base else ''}{base}.jsonl"
-
-
-def _axes(method: Method, groups: int) -> dict[str, tuple[float, float]]:
-    """What is searched: the method's free parameters, or with layer groups each of them at so many depths (``expert_weight.1`` …)."""
-    if groups == 1:
-        return dict(method.free)
-    return {f"{parameter}.{group}": bounds for parameter, bounds in method.free.items() for group in range(1, groups + 1)}
 
 
 def _values(method: Method, row: dict) -> dict[str, float | list[float]]:

@@ -65,10 +65,9 @@ def scorer(study: Study) -> "Callable[[PreTrainedModel, PreTrainedTokenizerBase]
     """What a search maximises, on ``evolution.items`` items of each data set of ``evolution.columns``.
 
     Returns:
-        a function of (model, tokenizer) → ``objective``: mean log-probability of the gold answer among
-        the choices (smooth, where accuracies tie; of ``transfer`` the margin), and ``accuracy``; both are means over items, then over
-        data sets, then over columns. Prompts are built and tokenised once, so all candidates must share
-        one tokenizer.
+        a function of (model, tokenizer) → ``objective``: mean log-probability of the gold answer among the choices (smooth, where accuracies tie; of
+        ``transfer`` the margin), and ``accuracy``; both are means over items, then over data sets, then over columns. Prompts are built and tokenised
+        once, so all candidates must share one tokenizer.
 
     Raises:
         StudyError: a column is unknown or scored by generation, or its data can't be used.

@@ -2,8 +2,7 @@
 
 A card (``params/methods/<card>.yaml``) describes one method and holds its MergeKit configuration as a
 template: models are named by role, ``$name`` stands for a parameter of the card. A method's name may
-carry arms: ``ties@ancestor`` (another base), ``dare_ties#3`` (another mask seed), ``ties~density=0.3``
-(a point of a grid).
+carry arms: ``ties@ancestor`` (another base), ``dare_ties#3`` (another mask seed), ``ties~density=0.3`` (a point of a grid).
 """
 
 from collections.abc import Mapping

@@ -3,6 +3,8 @@
 import json
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
@@ -51,37 +53,26 @@ def from_hub(repository: str, revision: str | None, files: tuple[str, ...] = FIL
         StudyError: gated, unknown, or out of reach.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
+    if folder := whole_copy(repository, revision, files):
+        return folder
+    print(f"downloading {repository} from the hub (once)")
     try:
-        if folder := whole_copy(repository, revision, files):
-            return folder
-        print(f"downloading {repository} from the hub (once)")
-        return Path(snapshot_download(repository, revision=revision, **_patterns(files)))
-    except GatedRepoError:
-        raise StudyError(f"model {repository}: its licence must be accepted on the hub, then set HF_TOKEN") from None
-    except RevisionNotFoundError:
-        raise StudyError(f"model {repository}: the hub knows no revision {revision!r} of it") from None
-    except (RepositoryNotFoundError, HFValidationError):
-        raise StudyError(f"model {repository}: neither a folder nor a repository that the hub knows") from None
+        with _told(repository, revision):
+            return Path(snapshot_download(repository, revision=revision, **_patterns(files)))
     except LocalEntryNotFoundError:
         raise StudyError(f"model {repository}: not in the local hub cache, and the hub can't be reached") from None
 
 
-def about(repository: str, revision: str | None) -> dict:
-    """What the hub says about a model repository, without its weights: config (its file), parameters, to_download (bytes), commit.
-
-    A StudyError: gated, unknown, out of reach, or without weights that can be merged.
-    """
-    from huggingface_hub import HfApi, get_token, hf_hub_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+@contextmanager
+def _told(repository: str, revision: str | None) -> Iterator[None]:
+    """The hub's refusals, each one sentence."""
+    from huggingface_hub import get_token
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        info = HfApi().model_info(repository, revision=revision, files_metadata=True)
-        names = {file.rfilename for file in info.siblings}
-        if "adapter_config.json" in names and "config.json" not in names:
-            raise StudyError(f"model {repository}: an adapter, not a model: give it as adapter: beside the weights of its base")
-        config = Path(hf_hub_download(repository, "config.json", revision=info.sha))
+        yield
     except GatedRepoError:
         how = "your token has no access to it" if get_token() else "it is gated and there is no token"
         raise StudyError(f"model {repository}: {how}; accept its licence on the hub and set HF_TOKEN") from None
@@ -89,6 +80,23 @@ def about(repository: str, revision: str | None) -> dict:
         raise StudyError(f"model {repository}: the hub knows no revision {revision!r} of it") from None
     except (RepositoryNotFoundError, HFValidationError):
         raise StudyError(f"model {repository}: neither a folder nor a repository that the hub knows") from None
+
+
+def about(repository: str, revision: str | None) -> dict:
+    """What the hub says about a model repository, without its weights: config (its file), parameters, to_download (bytes), commit.
+
+    A StudyError: gated, unknown, out of reach, or without weights that can be merged.
+    """
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        with _told(repository, revision):
+            info = HfApi().model_info(repository, revision=revision, files_metadata=True)
+            names = {file.rfilename for file in info.siblings}
+            if "adapter_config.json" in names and "config.json" not in names:
+                raise StudyError(f"model {repository}: an adapter, not a model: give it as adapter: beside the weights of its base")
+            config = Path(hf_hub_download(repository, "config.json", revision=info.sha))
     except (HfHubHTTPError, OSError) as error:
         raise StudyError(f"model {repository}: the hub can't say what it is ({type(error).__name__})") from None
     wanted = {name for name in names if any(fnmatch(name, pattern) for pattern in FILES) and not any(fnmatch(name, other) for other in OTHERS)}

@@ -55,25 +55,21 @@ def cut(base: Path, folder: Path, tokens: Path) -> None:
     state["added_tokens"] = [{**added, "id": new[added["content"]]} for added in state["added_tokens"] if added["content"] in new]
     for special in state["post_processor"]["special_tokens"].values():
         special["ids"] = [new[token] for token in special["tokens"]]
-    _save(base, folder, old, state)
-
-
-def _save(base: Path, folder: Path, old: list[int], state: dict) -> None:
     quiet()
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
     ends = [model.get_input_embeddings] + [model.get_output_embeddings] * (not model.config.tie_word_embeddings)
-    kept = [end().weight.detach()[torch.tensor(old)] for end in ends]
+    weights = [end().weight.detach()[torch.tensor(old)] for end in ends]
     model.resize_token_embeddings(len(old))
-    for end, rows in zip(ends, kept, strict=True):
+    for end, rows in zip(ends, weights, strict=True):
         end().weight.data.copy_(rows)
-    new = {number: position for position, number in enumerate(old)}
+    place = {number: position for position, number in enumerate(old)}
     for config in (model.config, model.generation_config):
         for key in EOS:
             if (ids := getattr(config, key, None)) is not None:
-                setattr(config, key, [new[token] for token in ids] if isinstance(ids, list) else new[ids])
+                setattr(config, key, [place[token] for token in ids] if isinstance(ids, list) else place[ids])
     model.save_pretrained(folder)
     spell_rope_twice(folder)
     AutoTokenizer.from_pretrained(base).save_pretrained(folder)

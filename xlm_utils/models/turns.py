@@ -67,8 +67,7 @@ def stop_tokens(eos: int | list[int] | None, tokenizer: PreTrainedTokenizerBase)
 
     A fine-tune or merge whose generation config knows ``<|end_of_text|>`` alone would otherwise run on
     after Llama-3's ``<|eot_id|>`` until it is cut off. The end of a turn is read from the template
-    itself: the special token behind an assistant's message, white space apart. A template that drops
-    the answer, or can't be rendered, tells nothing.
+    itself: the special token behind an assistant's message, white space apart. A template that drops the answer, or can't be rendered, tells nothing.
     """
     from jinja2 import TemplateError
 

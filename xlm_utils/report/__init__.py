@@ -7,10 +7,8 @@ Notebook: 07_figures; 03, 05 and 06 show parts.
 
 from xlm_utils.report.benchmark_columns import column_differences, one_item, remark, table2
 from xlm_utils.report.bias import properties, properties_plot
-from xlm_utils.report.charts import funnel, search_plot
-from xlm_utils.report.figures import benchmark_gaps, forest, histograms, seen_unseen_plot
+from xlm_utils.report.figures import benchmark_gaps, forest, funnel, histograms
 from xlm_utils.report.planned import claims, differences, helped, seen_unseen
 from xlm_utils.report.results import BENCHMARKS, load_scores, means, measured, summary
-from xlm_utils.report.tables import agreements, controls_table, missing_table, rated, save_table, table1
+from xlm_utils.report.tables import agreements, controls_table, extremes, missing_table, one_term, rated, save_table, table1, versus
 from xlm_utils.report.tied import transfer
-from xlm_utils.report.unplanned import extremes, one_term, versus

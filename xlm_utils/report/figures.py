@@ -1,4 +1,4 @@
-"""Figure 1 and its company: one function a figure, drawn from the files that a study already has.
+"""Figure 1 and its company: one function a figure, drawn from the files that a study already has, or from a notebook's data frame.
 
 Every function returns a Plotly figure; ``save`` writes it. A figure with nothing to show says so on
 the canvas. Proxy judges and control rows are named as such in every figure, as in the tables.
@@ -137,29 +137,6 @@ def forest(study: Study) -> go.Figure:
     return finish(fig, title, f"Forest plot. {title}.", study.proxy, legend=BELOW, height=height + 70, margin={"l": 130, "t": 115, "b": 130})
 
 
-def seen_unseen_plot(study: Study) -> go.Figure:
-    """Gains over the general model on terms whose concept the expert saw in training (filled) and on the others (open), with intervals."""
-    found = planned.seen_unseen(study)
-    if found.empty:
-        return empty("No two groups of terms: this vocabulary does not know of both seen and unseen ones.")
-    models = list(dict.fromkeys(found["model"]))
-    panels = list(found.groupby(["judge", "reference"], sort=False))
-    fig, places, height = _panels([_header(*key) for key, _ in panels], 46 * len(models))
-    for (_, block), place in zip(panels, places, strict=True):
-        for half, name, symbol, color, shift in (("seen", "seen in training", "circle", BLUE, -0.13), ("unseen", "unseen", "circle-open", RED, 0.13)):
-            ends = [block[half], block[f"{half}_low"], block[f"{half}_high"], block[f"n_{half}"]]
-            says = [f"{model}, {name}: {mean:+.2f} [{low:.2f}, {high:.2f}], n = {n}"
-                    for model, mean, low, high, n in zip(block["model"], *ends, strict=True)]  # fmt: skip
-            marker = {"symbol": symbol, "color": color, "size": 10, "line": {"width": 2, "color": color}}
-            fig.add_scatter(x=block[half], y=[models.index(model) + shift for model in block["model"]], mode="markers", marker=marker, name=name,
-                            error_x=_interval(block, half, f"{half}_low", f"{half}_high", thickness=2, width=0), text=says, hoverinfo="text",
-                            legendgroup=name, showlegend=place == places[0], **place)  # fmt: skip
-    _rows_of(fig, models, "gain in points, 95 % BCa")
-    title = f"Gain on terms the expert saw in training (n = {found['n_seen'].max()}), and on the others (n = {found['n_unseen'].max()})"
-    alt = "Gains over the general model with 95 % intervals, apart for terms that the expert saw in training and others."
-    return finish(fig, title, alt, study.proxy, legend=BELOW, height=height + 40, margin={"l": 150, "t": 115, "b": 100})
-
-
 def benchmark_gaps(study: Study) -> go.Figure:
     """Heat map of benchmarks: every model minus each parent, and the published ones minus the published general model; the scores on hover.
 
@@ -187,3 +164,14 @@ def benchmark_gaps(study: Study) -> go.Figure:
     under = study.proxy and f"{study.proxy}<br>(All but the numbers called published, which are the paper’s.)"
     alt, margin = f"Heat map of benchmark differences: {'; '.join(panels)}.", {"l": 185, "t": 112 if under else 75, "b": 45}
     return finish(fig, "Benchmarks: each model against its parents", alt, under, margin=margin, **size)
+
+
+def funnel(counts: pd.DataFrame) -> go.Figure:
+    """Rows of the vocabulary after each filter; ``counts`` has the columns step and rows."""
+    first, *later = counts["rows"]
+    texts = [f"{first:,}", *(f"{rows:,} ({100 * rows / first:.1f} %)" for rows in later)]
+    bars = {"orientation": "h", "marker_color": BLUE, "text": texts, "textposition": "outside", "cliponaxis": False}
+    fig = go.Figure(go.Bar(x=counts["rows"], y=counts["step"], **bars))
+    fig.update_yaxes(autorange="reversed", ticksuffix="  ").update_xaxes(range=[0, 1.18 * first], visible=False)
+    alt = "; ".join(f"{step}: {text}" for step, text in zip(counts["step"], texts, strict=True))
+    return finish(fig, "The vocabulary after each filter", alt, height=110 + 42 * len(counts), margin={"l": 250, "t": 45, "b": 20})

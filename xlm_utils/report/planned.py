@@ -11,7 +11,6 @@ from xlm_utils.ask.cards import load_card
 from xlm_utils.report.captions import captioned, text
 from xlm_utils.report.results import REFERENCES, control_run, judge_label, load_scores, row_label
 from xlm_utils.stats import statistics
-from xlm_utils.stats.prediction_powered import prediction_powered
 from xlm_utils.study import Study
 
 INTERVAL = f"Intervals: 95 % BCa bootstrap over terms, {statistics.RESAMPLES:,} resamples."
@@ -41,7 +40,7 @@ def differences(study: Study) -> pd.DataFrame:
         one, two = load_card(judge), load_card(person)
         if reference == other and one.client != "people" and (two.client, two.kind) == ("people", "people"):
             for run, base in [pair for pair in own[0] if pair in judged[0]]:
-                score, counted = (prediction_powered(mine[run] - mine[base], theirs[run] - theirs[base], facts["concept"])
+                score, counted = (statistics.prediction_powered(mine[run] - mine[base], theirs[run] - theirs[base], facts["concept"])
                                   for mine, theirs in zip(own[1:], judged[1:], strict=True))  # fmt: skip
                 rows.append(_row(study, f"{judge_label(person)}, with {judge_label(judge)}", reference, run, base) | score | _renamed(counted))
     columns = ["judge", "reference", "model", "minus", "n", "ties", "difference", "low", "high", "p", "p_holm", "counted", "counted_low"]

@@ -1,8 +1,7 @@
 """What a study needs, checked before anything is downloaded or paid for; every failure at once, each one sentence.
 
-The stages that are still to run decide what is looked at: the demo's checks are local and instant. The hub is
-asked for facts about repositories, a small file of each model and the first rows of each data set; a judge is asked
-whether its model exists.
+The stages that are still to run decide what is looked at: the demo's checks are local and instant. The hub is asked for facts about repositories, a
+small file of each model and the first rows of each data set; a judge is asked whether its model exists.
 """
 
 import json

@@ -99,8 +99,7 @@ class Name(NamedTuple):
 def parse(name: str) -> Name:
     """A method's name → its parts; a StudyError if it does not follow the grammar.
 
-    >>> parse("ties~density=0.3@ancestor")
-    Name(card='ties', values={'density': 0.3}, base='ancestor', seed='')
+    >>> parse("ties~density=0.3@ancestor") Name(card='ties', values={'density': 0.3}, base='ancestor', seed='')
     """
     found = GRAMMAR.fullmatch(name)
     if not found or len(name) > 150:  # it names files

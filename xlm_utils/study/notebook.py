@@ -1,7 +1,6 @@
 """What the package needs to know of the notebook that it runs in; outside a notebook, nothing.
 
-Papermill only warns of a parameter that a notebook does not have and then runs with the defaults, so
-the notebooks look for themselves.
+Papermill only warns of a parameter that a notebook does not have and then runs with the defaults, so the notebooks look for themselves.
 """
 
 import ast

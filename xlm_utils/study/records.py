@@ -1,8 +1,7 @@
 """Files as the only hand-over: JSONL in whole batches, manifests written last, steps that resume.
 
-A step is one output (a file or a model folder) and what it is made from. Its manifest is written
-after everything else, so *a manifest means done*; its key is a hash of what it was made from, so
-a changed parameter re-does exactly the steps that depend on it, and moves the old result to
+A step is one output (a file or a model folder) and what it is made from. Its manifest is written after everything else, so *a manifest means done*;
+its key is a hash of what it was made from, so a changed parameter re-does exactly the steps that depend on it, and moves the old result to
 ``superseded/`` instead of overwriting it.
 """
 

@@ -1,7 +1,6 @@
 """What a preset may say: every key of ``params/<study>.yaml`` with its type, range and default.
 
-Unknown keys and impossible values are errors in one sentence that names the file, the value and what
-is valid.
+Unknown keys and impossible values are errors in one sentence that names the file, the value and what is valid.
 """
 
 from pathlib import Path

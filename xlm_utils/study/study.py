@@ -144,12 +144,10 @@ def open_study(
 ) -> Study:  # fmt: skip
     """Read ``params/<study>.yaml`` (or a YAML file by path), apply overrides (of its name, then parameters), validate everything.
 
-    ``method``, ``judge`` and ``judge_base_url`` choose what to run and where; ``sweep``
-    takes the study's ``swept``; ``drive_dir`` is the folder that ``data/runs`` and ``figures`` go to instead of
-    the project's own (``XLM_HOME`` where it is empty); every other parameter is one of ``OVERRIDES`` and gets
-    a run folder of its own. Called in a notebook, it also looks at the parameters cells just above: a name
-    injected there that the notebook does not have (``-p methd ties``) is an error here, not a silent default.
-    A StudyError names the value and what is valid.
+    ``method``, ``judge`` and ``judge_base_url`` choose what to run and where; ``sweep`` takes the study's ``swept``; ``drive_dir`` is the folder that
+    ``data/runs`` and ``figures`` go to instead of the project's own (``XLM_HOME`` where it is empty); every other parameter is one of ``OVERRIDES``
+    and gets a run folder of its own. Called in a notebook, it also looks at the parameters cells just above: a name injected there that the notebook
+    does not have (``-p methd ties``) is an error here, not a silent default. A StudyError names the value and what is valid.
     """
     tidy_kernel()
     if str(sweep).lower() not in ("true", "false"):  # Papermill passes a string

@@ -53,14 +53,12 @@ def query(sql: str, *parameters: object) -> pd.DataFrame:
 def jmdict(terms: list[str], concepts: list[str] | None = None) -> pd.DataFrame:
     """Dictionary entries whose English gloss *is* the term (no fuzzy match), best entry per term.
 
-    Obsolete and sensitive words, slang and abbreviations translate nothing; nor does a sense of another
-    field, one that is not medical and either not its entry's first or of many other glosses (``BROAD``), or
-    a vague one of a term with as many entries; nor one with terms of two concepts among its glosses, or a
-    word that is the best one for two. Of the others (``ORDER``): a sense that more terms of the concept
-    find; a word that JMdict marks as common; a sense with at most one other gloss; a medical one; an
-    entry's first. Words usually written in kana are given so. The order was chosen among some sixty by
-    agreement with HPO's official Japanese labels (a test has the numbers), so that agreement is no
-    independent measure; without the refusals a few more words would equal them.
+    Obsolete and sensitive words, slang and abbreviations translate nothing; nor does a sense of another field, one that is not medical and either not
+    its entry's first or of many other glosses (``BROAD``), or a vague one of a term with as many entries; nor one with terms of two concepts among
+    its glosses, or a word that is the best one for two. Of the others (``ORDER``): a sense that more terms of the concept find; a word that JMdict
+    marks as common; a sense with at most one other gloss; a medical one; an entry's first. Words usually written in kana are given so. The order was
+    chosen among some sixty by agreement with HPO's official Japanese labels (a test has the numbers), so that agreement is no independent measure;
+    without the refusals a few more words would equal them.
 
     Args:
         terms: words, in any case.

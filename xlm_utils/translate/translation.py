@@ -1,7 +1,6 @@
 """English terms → the target language: JMdict offline, by a reviewed list or automatically, or an LLM (a judge card) online.
 
-A term without a translation stays in the table, marked; the terms a study runs are drawn from the
-translated ones.
+A term without a translation stays in the table, marked; the terms a study runs are drawn from the translated ones.
 """
 
 from importlib import metadata
@@ -93,9 +92,8 @@ def translate(study: Study, base_url: str = "") -> Path:
 def draw_terms(study: Study) -> Path:
     """``translated.csv`` → ``terms.csv``: the terms this study runs.
 
-    All translated terms, or ``vocabulary.sample`` of them drawn with the study's seed, half seen by
-    the expert in training and half unseen where the vocabulary knows that; one term a concept. A sweep
-    runs ``sweep.terms`` others, drawn alike from the study's translated terms: no concept and no
+    All translated terms, or ``vocabulary.sample`` of them drawn with the study's seed, half seen by the expert in training and half unseen where the
+    vocabulary knows that; one term a concept. A sweep runs ``sweep.terms`` others, drawn alike from the study's translated terms: no concept and no
     translation is in both. A study that runs all terms leaves the sweep's out.
     """
     source = (study.sweep_of or study).folder / "translated.csv"

@@ -7,9 +7,10 @@ with ``--metadata '{"data_dir": "folder"}'`` from JSON Lines files in the upstre
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NotRequired
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, computed_field, model_validator
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from xlm_utils.study.inputs import ROOT, StudyError, Whole, plain, read_text
 
@@ -23,116 +24,40 @@ class DataError(StudyError):
     """A data set that can't be reached or read; one sentence with the way out."""
 
 
-class Answers(BaseModel):
-    text: list[Said] = Field(min_length=1)
+Some = Annotated[list[str], Field(min_length=1)]
+Texts = Annotated[list[Said], Field(min_length=1)]
+COLUMNS: dict[str, dict] = {  # data set → its columns; the last are those of JMedBench's question answering and document classification
+    "pubmedqa": {"QUESTION": Said, "CONTEXTS": Some, "final_decision": Literal["yes", "no", "maybe"]},
+    "jaqket_v2": {"question": Said, "answers": TypedDict("Answers", {"text": Texts}),
+                  "ctxs": TypedDict("Contexts", {"text": Some, "has_answer": list[bool]})},
+    "jcommonsenseqa": {"question": Said} | {f"choice{n}": str for n in range(5)} | {"label": Annotated[Whole, Field(ge=0, le=4)]},
+    "jsquad": {"context": Said, "question": Said, "answers": TypedDict("Answers", {"text": Texts})},
+    "xwinograd_ja": {"sentence1": Said, "sentence2": Said, "answer": Annotated[Literal["1", "2"], BeforeValidator(str)]},  # a number, too
+    "xlsum_ja": {"text": Said, "summary": Said},
+    "jcsts": {"premise": Said, "hypothesis": Said, "label": Annotated[Whole, Field(ge=0, le=5)]},
+    "": {"question": Said, "options": Annotated[list[str], Field(min_length=2)], "answer_idx": Annotated[Whole, Field(ge=0)],
+         "metadata": TypedDict("Metadata", {"context": NotRequired[str]})}}  # fmt: skip
+SHAPES = {name: TypeAdapter(TypedDict(name or "MultipleChoice", columns)) for name, columns in COLUMNS.items()}
 
 
-class MultipleChoice(BaseModel):
-    """JMedBench, question answering and document classification."""
-
-    question: Said
-    options: list[str] = Field(min_length=2)
-    answer_idx: Whole = Field(ge=0)
-
-    class Context(BaseModel):
-        context: str = ""
-
-    metadata: Context
-
-    @model_validator(mode="after")
-    def _answer_is_an_option(self) -> "MultipleChoice":
-        if self.answer_idx >= len(self.options):
-            raise ValueError(f"answer_idx {self.answer_idx} is outside the {len(self.options)} options")
-        return self
+def _upstream(name: str, row: dict) -> dict:
+    """A row as the stock task expects it, of what its file or the hub has today."""
+    if name == "pubmedqa" and "question" in row and isinstance(row.get("context"), dict):
+        return {**row, "QUESTION": row["question"], "CONTEXTS": row["context"].get("contexts")}
+    if name == "jaqket_v2" and isinstance(row.get("answers"), list):
+        row = {**row, "answers": {"text": row["answers"]}}
+    if name == "jaqket_v2" and isinstance(row.get("ctxs"), list):  # up to a hundred retrieved contexts, of which the task uses the first five
+        row = {**row, "ctxs": {key: [c.get(key) for c in row["ctxs"][:5]] for key in ("text", "has_answer")}}
+    return row
 
 
-class Similarity(BaseModel):
-    """JMedBench, semantic textual similarity."""
-
-    premise: Said
-    hypothesis: Said
-    label: Whole = Field(ge=0, le=5)
-
-
-class PubMedQA(BaseModel):
-    QUESTION: Said
-    CONTEXTS: list[str] = Field(min_length=1)
-    final_decision: Literal["yes", "no", "maybe"]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _upper_case(cls, row: dict) -> dict:
-        """Today's hub copy has ``question`` and ``context.contexts`` where the task expects capitals."""
-        if "question" in row and isinstance(row.get("context"), dict):
-            return {**row, "QUESTION": row["question"], "CONTEXTS": row["context"].get("contexts")}
-        return row
-
-
-class Jaqket(BaseModel):
-    class Contexts(BaseModel):
-        text: list[str] = Field(min_length=1)
-        has_answer: list[bool]
-
-    question: Said
-    answers: Answers
-    ctxs: Contexts
-
-    @model_validator(mode="before")
-    @classmethod
-    def _five_contexts(cls, row: dict) -> dict:
-        """The raw file lists up to a hundred retrieved contexts as objects; the task uses the first five."""
-        if isinstance(row.get("answers"), list):
-            row = {**row, "answers": {"text": row["answers"]}}
-        if isinstance(row.get("ctxs"), list):
-            row = {**row, "ctxs": {key: [c.get(key) for c in row["ctxs"][:5]] for key in ("text", "has_answer")}}
-        return row
-
-
-class JCommonsenseQA(BaseModel):
-    question: Said
-    choice0: str
-    choice1: str
-    choice2: str
-    choice3: str
-    choice4: str
-    label: Whole = Field(ge=0, le=4)
-
-    @computed_field
-    @property
-    def choices(self) -> list[str]:
-        return [self.choice0, self.choice1, self.choice2, self.choice3, self.choice4]
-
-
-class JSQuAD(BaseModel):
-    context: Said
-    question: Said
-    answers: Answers
-
-
-class XWinograd(BaseModel):
-    sentence1: Said
-    sentence2: Said
-    answer: Annotated[Literal["1", "2"], BeforeValidator(str)]  # the stock task takes a number too
-
-    @computed_field
-    @property
-    def choices(self) -> list[str]:
-        return [self.sentence1.strip(), self.sentence2.strip()]
-
-    @computed_field
-    @property
-    def label(self) -> int:
-        return int(self.answer) - 1
-
-
-class XLSum(BaseModel):
-    text: Said
-    summary: Said
-
-
-SHAPES: dict[str, type[BaseModel]] = {
-    "pubmedqa": PubMedQA, "jaqket_v2": Jaqket, "jcommonsenseqa": JCommonsenseQA, "jsquad": JSQuAD,
-    "xwinograd_ja": XWinograd, "xlsum_ja": XLSum, "jcsts": Similarity}  # fmt: skip
+def _derived(name: str, row: dict) -> dict:
+    """What the task's templates use beside a row's own columns."""
+    if name == "jcommonsenseqa":
+        return {"choices": [row[f"choice{n}"] for n in range(5)]}
+    if name == "xwinograd_ja":
+        return {"choices": [row["sentence1"].strip(), row["sentence2"].strip()], "label": int(row["answer"]) - 1}
+    return {} if name in COLUMNS else {"metadata": {"context": row["metadata"].get("context", "")}}
 
 
 def load(name: str, path: str, files: dict, needs: list, config: str | None = None, raw: dict | None = None, data_dir: str | None = None, **_):
@@ -171,13 +96,16 @@ def check_row(name: str, path: str, where: str, row: object) -> dict | None:
     if not isinstance(row, dict):
         raise DataError(f"data set {name}: {where}: not an object with named fields; a good copy is at {HUB}{path}")
     try:
-        checked = SHAPES.get(name, MultipleChoice).model_validate(row)
+        checked = SHAPES.get(name, SHAPES[""]).validate_python(_upstream(name, row))
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "the row"
+        field = ".".join(map(str, first["loc"]))
         raise DataError(f"data set {name}: {where}: {field}: {plain(first)}; a good copy is at {HUB}{path}") from None
-    unanswerable = isinstance(checked, Jaqket) and not any(checked.ctxs.has_answer)  # such a row the stock data set drops
-    return None if unanswerable else checked.model_dump()
+    if "options" in checked and checked["answer_idx"] >= len(checked["options"]):
+        outside = f"answer_idx {checked['answer_idx']} is outside the {len(checked['options'])} options"
+        raise DataError(f"data set {name}: {where}: {outside}; a good copy is at {HUB}{path}")
+    unanswerable = name == "jaqket_v2" and not any(checked["ctxs"]["has_answer"])  # such a row the stock data set drops
+    return None if unanswerable else checked | _derived(name, checked)
 
 
 def _from_folder(name: str, path: str, files: dict, needs: list, raw: dict, data_dir: str) -> Iterator[tuple[str, list]]:
