@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 OURS = "import sys; from xlm_utils.merge import merging; from xlm_utils.study import open_study; merging.merge(open_study(sys.argv[1]), sys.argv[2])"
-IMPORTS = "import transformers.trainer_utils, mergekit.merge; from xlm_utils.merge import chunked, merging"
+IMPORTS = "from transformers import AutoConfig, AutoTokenizer, GenerationConfig; from xlm_utils.merge import merging, planning, writing"
 CLI = str(Path(sys.executable).with_name("mergekit-yaml"))
 SEED = "0"
 
