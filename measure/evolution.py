@@ -1,17 +1,23 @@
 """Candidates of an evolution per minute: merged in memory against written, loaded and evaluated.
 
-    python measure/evolution.py --study demo --candidates 3
+    python measure/evolution.py --study demo --candidates 3 [--before CHECKOUT]
 
 The second way is that of ``mergekit-evolve``: MergeKit's own merge to a folder, then ``from_pretrained``.
 Both merge on the GPU where there is one, and evaluate the same candidates with the study's fitness, one
 after the other in this process; the objectives must agree. Writes nothing into the study's folders.
+
+``--before`` is a checkout of an earlier commit instead: both builds evaluate the same candidates, each in a process of its
+own, the first of them a warm-up; seconds a candidate of merging and of evaluating, and the objectives, which must be equal.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
+import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -21,12 +27,59 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 
+SEARCH = """
+import json, sys, time
+import numpy as np
+from xlm_utils.merge import evolution, fitness, methods
+from xlm_utils.study import open_study
+study, name, count = open_study(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+spent, rows, generator, free = [], [], np.random.default_rng(study.seed), methods.resolve(study, name).free
+
+def timed(study):
+    score = fitness.scorer(study)
+    def fit(model, tokenizer):
+        started = time.perf_counter()
+        answer = score(model, tokenizer)
+        spent.append(time.perf_counter() - started)
+        return answer
+    return fit
+
+evaluate = evolution.evaluator(study, timed, name, seed=1)
+for _ in range(count + 1):
+    values = {parameter: low + generator.random() * (high - low) for parameter, (low, high) in free.items()}
+    started = time.perf_counter()
+    objective = evaluate(values)["objective"]
+    rows.append((time.perf_counter() - started - spent[-1], spent[-1], objective))
+print(json.dumps(rows))
+"""
+
+
+def builds(before: Path, study: str, name: str, candidates: int) -> None:
+    """The same candidates by two builds."""
+    found = {}
+    for build, folder in (("before", before), ("now", ROOT)):
+        run = subprocess.run([sys.executable, "-c", SEARCH, study, name, str(candidates)], env=os.environ | {"PYTHONPATH": str(folder)},
+                             cwd=folder, capture_output=True, text=True)  # fmt: skip
+        if run.returncode:
+            sys.exit(run.stderr)
+        rows = json.loads(run.stdout.splitlines()[-1])
+        merging, evaluating, _ = map(statistics.median, zip(*rows[1:], strict=True))
+        found[build] = merging, [objective for *_, objective in rows]
+        rate = 60 / (merging + evaluating)
+        print(f"{name}, {build:>6}: merged in {merging:.2f} s, evaluated in {evaluating:.2f} s: {rate:.1f} candidates a minute", flush=True)
+    assert found["before"][1] == found["now"][1], "the objectives differ"
+    print(f"the same {candidates + 1} objectives; merging {found['before'][0] / found['now'][0]:.2f} x")
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--study", default="demo")
     arguments.add_argument("--method", default="evo_dare_ties@ancestor")
     arguments.add_argument("--candidates", type=int, default=3)
+    arguments.add_argument("--before", type=Path, help="checkout of an earlier commit")
     options = arguments.parse_args()
+    if options.before:
+        return builds(options.before.resolve(), options.study, options.method, options.candidates)
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["XLM_HOME"] = scratch
         measure(options.study, options.method, options.candidates, Path(scratch))
@@ -44,7 +97,7 @@ def measure(study_name: str, name: str, candidates: int, scratch: Path) -> None:
     from mergekit.options import MergeOptions
     from transformers import AutoModelForCausalLM
 
-    from xlm_utils.merge import merging, methods
+    from xlm_utils.merge import merging, methods, planning
     from xlm_utils.merge.fitness import scorer
     from xlm_utils.study import open_study
 
@@ -52,6 +105,7 @@ def measure(study_name: str, name: str, candidates: int, scratch: Path) -> None:
     score, free = scorer(study), methods.resolve(study, name).free
     model, tokenizer, how = models.load(study, study.by_role("general"))
     device, generator, rows = model.device.type, np.random.default_rng(study.seed), []
+    live = planning.Live(model, study, name, seed=1)
 
     def now() -> float:
         if device == "cuda":
@@ -62,7 +116,7 @@ def measure(study_name: str, name: str, candidates: int, scratch: Path) -> None:
         values = {parameter: low + generator.random() * (high - low) for parameter, (low, high) in free.items()}
 
         started = now()
-        merging.merge_into(model, study, name, values, seed=1)
+        live.merge(values)
         merged = now()
         ours = score(model, tokenizer)["objective"]
         ended = now()

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 OURS = "import sys; from xlm_utils.merge import merging; from xlm_utils.study import open_study; merging.merge(open_study(sys.argv[1]), sys.argv[2])"
-IMPORTS = "import transformers.trainer_utils, mergekit.merge; from xlm_utils.merge import chunked, merging"
+IMPORTS = "from transformers import AutoConfig, AutoTokenizer, GenerationConfig; from xlm_utils.merge import merging, planning, writing"
 CLI = str(Path(sys.executable).with_name("mergekit-yaml"))
 SEED = "0"
 
@@ -48,6 +48,7 @@ def preset(folder: Path, parents: dict[str, Path]) -> Path:
     study = yaml.safe_load((ROOT / "params" / "demo.yaml").read_text(encoding="utf-8"))
     for name, constituent in study["constituents"].items():
         constituent.pop("adapter", None)
+        constituent.pop("tokens", None)
         constituent["weights"] = str(parents[name])
     path = folder / f"{folder.name}.yaml"
     path.write_text(yaml.safe_dump(study), encoding="utf-8")

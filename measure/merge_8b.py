@@ -1,11 +1,14 @@
-"""Merges at the size of Llama-3-8B: against the bytes that must move, and against ``mergekit-yaml``, in one run.
+"""Merges at the size of Llama-3-8B: against the bytes that must move and the arithmetic on them, and against ``mergekit-yaml``, in one run.
 
-    python measure/merge_8b.py [--shape 8b|0.3b|0.17b|pico] [--methods linear,ties,…] [--scratch FOLDER]
+    python measure/merge_8b.py [--shape 8b|0.3b|0.17b|pico] [--layers N] [--methods linear,ties,…] --scratch FOLDER
 
-Makes three random siblings (bf16, in shards) in the scratch folder: 48 GB for ``8b``, and 32 GB more for the results.
-The floor of a merge is the time to read its parents from this disk and write the result to it once, each timed here
-as plain copies of bytes; and ``loading`` is the time MergeKit's own loader takes to hand out every tensor of the
-parents. With a CUDA device it also counts merges of an evolution's candidates into a live model per minute.
+Makes three random siblings (bf16, in shards) in the scratch folder, once: 48 GB for ``8b``, of which it wants 52 GiB free;
+with ``--layers`` a model of that width and so many layers. Each method is run once and appended to ``results.jsonl``
+there; a method that stands in it is not run again. Every timed run starts with the parents' files dropped from the page
+cache. The floor of a merge is the larger of two times measured beside it: to read its parents from this disk and write the
+result to it once, as plain copies of bytes; and its arithmetic, tensor by tensor, on parents that are in memory. Where
+``mergekit-yaml`` is killed or fails, that is the result. With a CUDA device it also counts merges of an evolution's
+candidates into a live model per minute.
 """
 
 from __future__ import annotations
@@ -14,12 +17,14 @@ import argparse
 import json
 import os
 import shutil
+import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 from merge import CLI, OURS, SEED, preset, run
+
+GIB = 2**30
 
 SHAPES = {  # hidden, layers, intermediate, heads, key-value heads, vocabulary
     "8b": (4096, 32, 14336, 32, 8, 128256),
@@ -28,33 +33,55 @@ SHAPES = {  # hidden, layers, intermediate, heads, key-value heads, vocabulary
     "pico": (64, 2, 128, 4, 2, 512),
 }
 PIECE, SHARD = 1 << 26, 4 << 30  # bytes
-LOAD = """
-import sys
-from mergekit.io.lazy_tensor_loader import LazyTensorLoader
-for folder in sys.argv[1:]:
-    loader = LazyTensorLoader.from_disk(folder)
-    for name in sorted(loader.index.tensor_paths):
-        loader.get_tensor(name).view(-1)[::512].sum().item()  # a weight of each kilobyte, so that every page is read
+FREE = 52  # GiB of disk for the shape 8b
+ARITHMETIC = """
+import sys, time
+from xlm_utils.merge import chunked, merging, methods, planning
+from xlm_utils.merge.layers import written_out
+from xlm_utils.models.weights import Tensors
+from xlm_utils.study import open_study
+study, name = open_study(sys.argv[1]), sys.argv[2]
+config = methods.render(study, name)
+folders = merging.parents(study, config)
+methods.check_specification(config)
+tensors = {folder.resolve(): Tensors(folder) for folder in folders.values()}
+shapes = next(iter(tensors.values())).shapes
+plan = planning.Plan(written_out(config, folders), folders, methods.resolve(study, name).seed, planning.math_device(folders)[0], shapes)
+spent = 0
+for tensor in shapes:
+    held = {folder: tensors[folder][tensor].clone() for folder in plan.inputs}
+    started = time.perf_counter()
+    plan(tensor, held.__getitem__)
+    spent += time.perf_counter() - started
+    chunked.forget()
+print(spent)
 """
 
 
-def siblings(shape: str, folder: Path) -> dict[str, Path]:
+def siblings(shape: str, layers: int, folder: Path) -> dict[str, Path]:
     """An ancestor of random weights and two fine-tunes, every weight changed; with manifests, as materialised models have."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from tests.conftest import pico_tokenizer
     from xlm_utils.study.records import Step
 
     sizes = ("hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads", "num_key_value_heads", "vocab_size")
-    config = LlamaConfig(**dict(zip(sizes, SHAPES[shape], strict=True)), dtype="bfloat16", architectures=["LlamaForCausalLM"])
+    asked = dict(zip(sizes, SHAPES[shape], strict=True)) | {"num_hidden_layers": layers}
+    config = LlamaConfig(**asked, dtype="bfloat16", architectures=["LlamaForCausalLM"])
     with torch.device("meta"):
         shapes = {name: tuple(tensor.shape) for name, tensor in LlamaForCausalLM(config).state_dict().items()}
     made = {}
     for seed, name in enumerate(("ancestor", "japanese", "expert")):
-        step = Step(folder / name, shape=shape, seed=seed)
+        step = Step(folder / name, shape=shape, layers=layers, seed=seed)
         with step:
+            if step.done:
+                made[name] = step.path
+                continue
+            shutil.rmtree(step.partial, ignore_errors=True)
             step.partial.mkdir(parents=True)
             config.save_pretrained(step.partial)
+            pico_tokenizer().save_pretrained(step.partial)
             _shards(shapes, seed, step.partial)
             step.finish()
         made[name] = step.path
@@ -87,8 +114,17 @@ def _flush(save_file, shards: list[dict], folder: Path) -> None:
     shards.append({})
 
 
+def drop(folders: list[Path]) -> None:
+    """Write these folders' files to the disk and drop them from the page cache."""
+    for file in (file for folder in folders for file in folder.glob("*.safetensors")):
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def read(folders: list[Path]) -> float:
-    """Seconds to read every byte of these folders' weights once, in the state of the page cache that a merge finds."""
+    """Seconds to read every byte of these folders' weights once."""
+    drop(folders)
     started, buffer = time.perf_counter(), bytearray(PIECE)
     for file in (file for folder in folders for file in folder.glob("*.safetensors")):
         with file.open("rb", buffering=0) as stream:
@@ -113,69 +149,84 @@ def candidates(file: Path, name: str, parent: Path, count: int = 5) -> str:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from xlm_utils.merge import merging, methods
+    from xlm_utils.merge import methods, planning
     from xlm_utils.study import open_study
 
     study = open_study(str(file))
     model = AutoModelForCausalLM.from_pretrained(parent, dtype=torch.bfloat16, device_map="cuda")
-    free = methods.resolve(study, name).free
+    free, live = methods.resolve(study, name).free, planning.Live(model, study, name, seed=1)
     for candidate in range(-1, count):  # the first warms up
         if candidate == 0:
             started = time.perf_counter()
-        merging.merge_into(model, study, name, dict.fromkeys(free, 0.4 + 0.1 * (candidate + 1)), seed=1)
+        live.merge(dict.fromkeys(free, 0.4 + 0.1 * (candidate + 1)))
         torch.cuda.synchronize()
     seconds = (time.perf_counter() - started) / count
     used = torch.cuda.max_memory_allocated() / 2**30
     return f"{name}: {60 / seconds:.1f} candidates merged a minute on {torch.cuda.get_device_name()}, {used:.1f} GiB"
 
 
+def compare(file: Path, name: str, folder: Path, device: str) -> dict[str, float | str]:
+    """One method, once: the floors, our merge and ``mergekit-yaml``'s, each from files that are not in the page cache."""
+    from xlm_utils.merge import merging, methods
+    from xlm_utils.study import open_study
+
+    study = open_study(str(file))
+    parents = list(merging.parents(study, methods.render(study, name)).values())
+    weights = sum(f.stat().st_size for f in parents[0].glob("*.safetensors"))
+    reading, writing = read(parents), write(weights, folder)
+    drop(parents)
+    arithmetic = float(subprocess.run([sys.executable, "-c", ARITHMETIC, file, name], capture_output=True, text=True, check=True).stdout.split()[-1])
+    drop(parents)
+    ours = run(sys.executable, "-c", OURS, file, name)
+    row = {"read s": reading, "write s": writing, "arithmetic s": arithmetic, "ours s": ours[0], "ours CPU s": ours[1], "ours GiB": ours[2],
+           "times floor": ours[0] / max(reading + writing, arithmetic)}  # fmt: skip
+    shutil.rmtree(study.models_folder / name)
+    drop(parents)
+    arguments = ("--quiet", "--random-seed", SEED, "--no-copy-tokenizer", *(["--cuda"] if device == "cuda" else []))
+    try:
+        theirs = run(CLI, *arguments, f"{study.models_folder / name}.mergekit.yml", folder / "theirs")
+        row |= {"mergekit-yaml s": theirs[0], "mergekit-yaml CPU s": theirs[1], "mergekit-yaml GiB": theirs[2], "faster": theirs[0] / ours[0]}
+    except SystemExit as error:
+        row |= {"mergekit-yaml s": f"failed: {str(error).strip().splitlines()[-1][:80]}"}
+    shutil.rmtree(study.models_folder)
+    shutil.rmtree(folder / "theirs", ignore_errors=True)
+    return row
+
+
 def main() -> None:
-    """Measure each method against the floor and against MergeKit's command line."""
+    """Measure each method that has no result yet, and show all results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="8b")
+    parser.add_argument("--layers", type=int, help="instead of the shape's own")
     parser.add_argument("--methods", default="linear,slerp,task_arithmetic@ancestor,ties@ancestor,dare_ties@ancestor")
-    parser.add_argument("--scratch", help="folder on the disk to be measured")
+    parser.add_argument("--scratch", type=Path, required=True, help="folder on the disk to be measured; siblings and results stay in it")
     options = parser.parse_args()
     import pandas as pd
     import torch
 
-    from xlm_utils.merge import merging, methods
-    from xlm_utils.study import open_study, pick_device
+    from xlm_utils.study import pick_device
+    from xlm_utils.study.records import append_jsonl, read_jsonl
 
-    with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
-        os.environ["XLM_HOME"] = scratch
-        folder = Path(scratch) / "study"
-        folder.mkdir()
-        made = siblings(options.shape, folder / "parents")
-        file = preset(folder, made)
-        study, device = open_study(str(file)), pick_device()[0]
-        weights = sum(f.stat().st_size for f in made["ancestor"].glob("*.safetensors"))
-        a = torch.empty(1 << 26)
-        started = time.perf_counter()
-        a.copy_(torch.ones_like(a))
-        copied = 4 * 2 * a.numel() / (time.perf_counter() - started) / 1e9
-        print(f"{options.shape}: {weights / 1e9:.2f} GB a model, device {device}, {torch.get_num_threads()} threads, memory copies {copied:.1f} GB/s")
-        rows = {}
-        for name in options.methods.split(","):
-            parents = list(merging.parents(study, methods.render(study, name)).values())
-            reading, writing = read(parents), write(weights, folder)
-            loading = run(sys.executable, "-c", LOAD, *parents)[0] - run(sys.executable, "-c", LOAD)[0]
-            ours = run(sys.executable, "-c", OURS, file, name)
-            arguments = ("--quiet", "--random-seed", SEED, "--no-copy-tokenizer", *(["--cuda"] if device == "cuda" else []))
-            theirs = run(CLI, *arguments, f"{study.models_folder / name}.mergekit.yml", folder / "theirs")
-            rows[name] = {
-                "read s": reading, "write s": writing, "loading s": loading, "ours s": ours[0], "ours GiB": ours[-1],
-                "mergekit-yaml s": theirs[0], "mergekit-yaml GiB": theirs[-1],
-                "faster": theirs[0] / ours[0], "less CPU": theirs[1] / ours[1], "times floor": ours[0] / (reading + writing),
-            }  # fmt: skip
-            print(f"{name}: " + ", ".join(f"{what} {value:.2f}" for what, value in rows[name].items()), flush=True)
-            shutil.rmtree(folder / "theirs")
-            shutil.rmtree(study.models_folder)
-        print(f"\n{pd.DataFrame(rows).T.round(2).to_string()}", flush=True)
-        if device == "cuda":
-            print(candidates(file, "evo_dare_ties@ancestor", made["japanese"]))
-        else:
-            print("no CUDA device: candidates per minute are not measured")
+    layers = options.layers or SHAPES[options.shape][1]
+    folder = options.scratch.resolve() / f"merge_{options.shape}_{layers}"
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free / GIB
+    if options.shape == "8b" and layers >= SHAPES["8b"][1] and free < FREE and not (folder / "parents" / "expert").exists():
+        sys.exit(f"three siblings of Llama-3-8B's shape and two results want {FREE} GiB of disk, and {free:.0f} are free: take --layers")
+    os.environ["XLM_HOME"] = str(folder)
+    made, device = siblings(options.shape, layers, folder / "parents"), pick_device()[0]
+    file, results = preset(folder, made), folder / "results.jsonl"
+    size = sum(f.stat().st_size for f in made["ancestor"].glob("*.safetensors")) / 1e9
+    print(f"{options.shape}, {layers} layers: {size:.2f} GB a model, device {device}, {torch.get_num_threads()} threads", flush=True)
+    for name in options.methods.split(","):
+        if name not in {row["method"] for row in read_jsonl(results)}:
+            append_jsonl(results, [{"method": name, **compare(file, name, folder, device)}])
+            print(f"{name}: done", flush=True)
+    print(pd.DataFrame(read_jsonl(results)).set_index("method").T.to_string(float_format="{:.2f}".format))
+    if device == "cuda":
+        print(candidates(file, "evo_dare_ties@ancestor", made["japanese"]))
+    else:
+        print("no CUDA device: candidates per minute are not measured")
 
 
 if __name__ == "__main__":

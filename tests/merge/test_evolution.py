@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from xlm_utils.merge import evolution, merging
+from xlm_utils.merge import evolution, merging, planning
 from xlm_utils.models.loading import load
 from xlm_utils.study import StudyError
 from xlm_utils.study.records import read_jsonl
@@ -108,7 +108,7 @@ def test_what_is_delivered_is_evaluated_under_its_own_mask_beside_the_default(pi
     assert table.iloc[2] == candidates["objective"].max()
     values = evolution.best(study, candidates, NAME)
     model, tokenizer, _ = load(study, study.by_role("general"))
-    merging.merge_into(model, study, NAME, values, seed=study.seed)
+    planning.Live(model, study, NAME, seed=study.seed).merge(values)
     assert table.iloc[0] == pytest.approx(Closeness(study)(model, tokenizer)["objective"])
     said = capsys.readouterr().out
     for of, objective in table.iloc[1:].items():
@@ -135,7 +135,7 @@ def test_a_search_finds_the_boundaries_and_shares_of_a_layer_swap(pico_study):
     best = evolution.best(study, table, "evo_layer_swap")
     assert max(best["bottom"], best["top"]) < 0.5, "all layers are the expert's, whom the objective favours"
     model, tokenizer, _ = load(study, "japanese")
-    merging.merge_into(model, study, "evo_layer_swap", best)
+    planning.Live(model, study, "evo_layer_swap").merge(best)
     assert Closeness(study)(model, tokenizer)["objective"] == pytest.approx(table["objective"].max())
     assert merging.merge(study, "evo_layer_swap", best).is_dir()
     grouped = pico_study("llama", evolution=BUDGET | {"layer_groups": 2})
@@ -146,7 +146,7 @@ def test_a_search_finds_the_boundaries_and_shares_of_a_layer_swap(pico_study):
 def test_the_first_value_of_a_gradient_is_the_first_layer_s_and_the_last_the_last_s(pico_study):
     study, model = pico_study("llama"), load(pico_study("llama"), "japanese", "bfloat16")[0]
     start = {name: weight.clone() for name, weight in model.named_parameters()}
-    merging.merge_into(model, study, "evo_dare_ties", {"expert_weight": [0.0, 1.0], "expert_density": 1.0})
+    planning.Live(model, study, "evo_dare_ties").merge({"expert_weight": [0.0, 1.0], "expert_density": 1.0})
     moved = {name for name, weight in model.named_parameters() if not torch.equal(weight, start[name])}
     assert not [name for name in moved if ".layers.0." in name]
     assert [name for name in moved if ".layers.1." in name]
@@ -174,7 +174,7 @@ def test_the_mask_is_the_same_for_all_candidates_and_another_in_the_final_merge(
     model = load(study, "japanese", "bfloat16")[0]
 
     def merged(seed: int | None) -> torch.Tensor:
-        merging.merge_into(model, study, "evo_dare_ties", values, seed)
+        planning.Live(model, study, "evo_dare_ties", seed).merge(values)
         return torch.cat([p.flatten() for p in model.parameters()]).clone()
 
     search_seed = study.seed + evolution.MASK_SEED

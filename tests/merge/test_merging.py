@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.support.synthetic import make_study
-from xlm_utils.merge import distances, merging, methods
+from xlm_utils.merge import distances, merging, methods, planning
 from xlm_utils.models.constituents import locate
 from xlm_utils.report import benchmark_columns, figures, tables
 from xlm_utils.study import PARAMS, ROOT, StudyError, inputs, names
@@ -221,7 +221,7 @@ def test_a_misleading_sample_still_gives_the_exact_threshold(monkeypatch):
     model[::100] = 9  # all that a sample of every hundredth sees
     model[:500:7] = 0.25  # ties, of which the first are kept
     for density in (0.005, 0.3, 0.5, 0.9, 0.999):
-        trimmed = chunked._largest(model, base, density)
+        trimmed = chunked._trim(model, base, density)
         ours = torch.cat([trimmed(part) for part in chunked._parts(1000)])
         assert torch.equal(ours, trim(model, density)[0]), density
 
@@ -295,8 +295,9 @@ def test_a_merge_in_memory_is_the_checkpoint_bit_for_bit(pico_study, family, nam
     study = pico_study(family)
     values = {p: 0.6 for p in methods.resolve(study, name).free}
     live = AutoModelForCausalLM.from_pretrained(locate(study, "expert"), dtype=torch.bfloat16)
-    merging.merge_into(live, study, name, dict.fromkeys(values, 0.3))  # a candidate before leaves no trace
-    merging.merge_into(live, study, name, values)
+    search = planning.Live(live, study, name)
+    search.merge(dict.fromkeys(values, 0.3))  # a candidate before leaves no trace
+    search.merge(values)
     stored = AutoModelForCausalLM.from_pretrained(merging.merge(study, name, values), dtype=torch.bfloat16)
     for (parameter, ours), theirs in zip(live.named_parameters(), stored.parameters(), strict=True):
         assert torch.equal(ours, theirs), parameter
@@ -306,10 +307,11 @@ def test_a_gpu_too_small_for_mergekits_copies_leaves_the_merge_to_the_cpu(pico_s
     study = pico_study("llama")
     folders = merging.parents(study, methods.render(study, "ties"))
     largest, every = 300 * 32, sum(tensor.numel() for tensor in load_file(folders["japanese"] / "model.safetensors").values())
-    monkeypatch.setattr(merging, "pick_device", lambda: ("cuda", "a GPU"))
+    for module in (merging, planning):
+        monkeypatch.setattr(module, "pick_device", lambda: ("cuda", "a GPU"))
     for memory, device in ((17 * 4 * largest + 2 * every, "cuda"), (17 * 4 * largest + 2 * every - 1, "cpu")):
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _, memory=memory: SimpleNamespace(total_memory=memory))
-        assert merging.math_device(folders)[0] == device
+        assert planning.math_device(folders)[0] == device
     merging.merge(study, "ties")
     assert "ties: merged on the CPU (merging on the GPU takes up to 0 GiB, and it has 0)" in capsys.readouterr().out
 
@@ -350,7 +352,7 @@ def test_the_same_merge_again_does_nothing_and_says_so(pico_study, capsys, monke
     study = pico_study("llama")
     folder = merging.merge(study, "ties")
     before = files(folder)
-    monkeypatch.setattr("mergekit.graph.Executor.run", lambda *_, **__: pytest.fail("merged again"))
+    monkeypatch.setattr("xlm_utils.merge.planning.Plan.__call__", lambda *_: pytest.fail("merged again"))
     capsys.readouterr()
     assert merging.merge(study, "ties") == folder
     assert capsys.readouterr().out == "ties: already merged from the same parents with the same parameters\n"
@@ -370,12 +372,11 @@ def test_a_merge_prints_one_line(pico_study, capfd):
 def test_a_full_disk_leaves_no_folder(pico_study, monkeypatch):
     study = pico_study("llama")
 
-    def full(planner, folder):
-        Path(folder).mkdir(parents=True)
-        (Path(folder) / "model.safetensors").write_bytes(b"half")
+    def full(writer, name, data):
+        (writer._folder / "model.safetensors").write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("xlm_utils.merge.planning.Planner.plan_to_disk", full)
+    monkeypatch.setattr("xlm_utils.merge.writing.Writer._write", full)
     with pytest.raises(OSError, match="No space"):
         merging.merge(study, "ties")
     assert list(study.models_folder.glob("ties*")) == [], "neither a model nor the half of one"

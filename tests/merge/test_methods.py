@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.merge.test_merging import assert_equal, consensus, copy_model, drop, of, weights
-from xlm_utils.merge import merging
+from xlm_utils.merge import merging, planning
 from xlm_utils.merge.layers import _counted as by_layer
 from xlm_utils.models.loading import load
 from xlm_utils.models.weights import LAYER
@@ -91,7 +91,7 @@ def test_a_random_swap_takes_whole_matrices_of_the_layers_another_draw_for_anoth
     assert taken["random_swap~share=1"] == matrices
     assert len({frozenset(names) for names in taken.values()}) == 4
     live = load(study, "japanese", "bfloat16")[0]
-    merging.merge_into(live, study, "random_swap#1", {})
+    planning.Live(live, study, "random_swap#1").merge({})
     assert_equal({n: w.double() for n, w in live.state_dict().items() if n in a}, weights(merging.merge(study, "random_swap#1")))
 
 
@@ -107,7 +107,7 @@ def test_a_layer_swap_counts_layers_from_both_ends_and_leaves_what_stands_outsid
     merged = weights(merging.merge(study, name))
     assert_equal(merged, {n: a[n] + share[n] * (b[n] - a[n]) for n in a})
     live = load(study, "japanese", "bfloat16")[0]
-    merging.merge_into(live, study, name, {})
+    planning.Live(live, study, name).merge({})
     assert_equal({n: w.double() for n, w in live.state_dict().items() if n in a}, merged)
 
 
@@ -143,7 +143,7 @@ def test_a_searched_layer_swap_follows_its_boundaries_and_shares_on_disk_and_in_
     merged = weights(merging.merge(study, "evo_layer_swap", values))
     assert_equal(merged, {n: a[n] + share[n] * (b[n] - a[n]) for n in a})
     live = load(study, "japanese", "bfloat16")[0]
-    merging.merge_into(live, study, "evo_layer_swap", values)
+    planning.Live(live, study, "evo_layer_swap").merge(values)
     assert_equal({n: w.double() for n, w in live.state_dict().items() if n in a}, merged)
 
 

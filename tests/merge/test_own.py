@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.merge.test_merging import assert_equal, copy_model, of, weights
 from tests.merge.test_planning import FAMILIES, in_memory_as_on_disk, siblings
-from xlm_utils.merge import activations, layers, merging, own
+from xlm_utils.merge import activations, layers, merging, own, planning
 from xlm_utils.models.constituents import locate
 from xlm_utils.models.loading import load
 from xlm_utils.models.weights import LAYER
@@ -181,9 +181,9 @@ def test_wudi_adds_what_acts_apart_and_takes_once_what_both_do(monkeypatch):
     a, b = torch.zeros(2, 4).double(), torch.zeros(2, 4).double()
     a[:, :2], b[:, 2:] = torch.tensor([[1.0, 2], [3, 4]]), torch.tensor([[5.0, 6], [7, 8]])
     assert torch.allclose(solve(monkeypatch, a, b), a + b)
-    assert own.told() == "; 0.000 of the length of 1·τ + 1·τ away from it: a near-copy of chat_vector"
+    assert own.told(own.apart) == "; 0.000 of the length of 1·τ + 1·τ away from it: a near-copy of chat_vector"
     assert torch.allclose(solve(monkeypatch, a, a), a)
-    assert own.told() == "; 0.500 of the length of 1·τ + 1·τ away from it"
+    assert own.told(own.apart) == "; 0.500 of the length of 1·τ + 1·τ away from it"
     assert torch.equal(solve(monkeypatch, a, torch.zeros_like(a)), a), "a model that left the layer alone"
 
 
@@ -226,10 +226,10 @@ def test_neither_method_depends_on_the_number_of_threads(pico_study, reading):
 def test_models_that_changed_under_the_same_path_are_read_anew(pico_study, pico_siblings, reading, tmp_path):
     study = pico_study("llama", weights={"expert": copy_model(pico_siblings["llama"] / "expert", tmp_path / "expert")})
     model = load(study, "japanese", "bfloat16")[0]
-    merging.merge_into(model, study, "regmean", {})
+    planning.Live(model, study, "regmean").merge({})
     shutil.rmtree(tmp_path / "expert")
     copy_model(pico_siblings["llama"] / "expert", tmp_path / "expert", lambda tensors: [tensor.mul_(2) for tensor in tensors.values()])
-    merging.merge_into(model, study, "regmean", {})
+    planning.Live(model, study, "regmean").merge({})
     a, b = of(study, "japanese"), of(study, "expert")
     x, y = inputs_of(locate(study, "japanese"), READ["target"]), inputs_of(tmp_path / "expert", READ["source"])
     expected = {n: torch.from_numpy(regmean(a[n].numpy(), b[n].numpy(), x[n], y[n], 0.9)) for n in in_layers(a)}

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import pico_tokenizer
 from xlm_utils import merge
-from xlm_utils.merge import merging
+from xlm_utils.merge import merging, planning
 from xlm_utils.models import loading, weights
 from xlm_utils.models.weights import Tensors
 from xlm_utils.study import StudyError
@@ -53,7 +53,7 @@ def in_memory_as_on_disk(study, method: str) -> bool:
     """Whether a merge made in the loaded general model is the one that is loaded from its folder, bit for bit."""
     model, _, _ = loading.load(study, "japanese", dtype="bfloat16")
     with torch.no_grad():
-        merging.merge_into(model, study, method, {})
+        planning.Live(model, study, method).merge({})
     live, stored = model.state_dict(), loading.load(study, method, dtype="bfloat16")[0].state_dict()
     return live.keys() == stored.keys() and all(torch.equal(tensor, stored[name]) for name, tensor in live.items())
 

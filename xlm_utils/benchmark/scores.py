@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from unicodedata import normalize
 
 import pandas as pd
-from scipy.special import log_softmax
+import scipy  # loads its parts when they are used
 
 from xlm_utils.stats import statistics
 
@@ -22,7 +22,7 @@ def gold_index(task: "PreparedTask", doc: dict) -> int:
 def choice_scores(task: "PreparedTask", doc: dict, likelihoods: list[float]) -> tuple[float, bool]:
     """Log-probability of the gold choice, and whether it is the likeliest (the first of equals)."""
     gold = gold_index(task, doc)
-    return float(log_softmax(likelihoods)[gold]), likelihoods.index(max(likelihoods)) == gold
+    return float(scipy.special.log_softmax(likelihoods)[gold]), likelihoods.index(max(likelihoods)) == gold
 
 
 def normalised_em(answer: str, golds: list[str]) -> float:
@@ -57,7 +57,7 @@ def item_row(task: "PreparedTask", sample: dict, truncated: set[str] | None) -> 
         choices = task.doc_to_choice(doc)
         row |= {"gold": choices[gold_index(task, doc)], "prediction": choices[likelihoods.index(max(likelihoods))]}
         row["gold_logprob"], _ = choice_scores(task, doc, likelihoods)
-        row["logprobs"] = {choice: round(float(value), 4) for choice, value in zip(choices, log_softmax(likelihoods), strict=True)}
+        row["logprobs"] = {choice: round(float(value), 4) for choice, value in zip(choices, scipy.special.log_softmax(likelihoods), strict=True)}
         return row | ({"score": float(sample["acc"]), "options": len(choices)} if "acc" in sample else {})
     row |= {"gold": sample["target"], "prediction": answers[0], "gold_logprob": None}
     if "rouge2" in sample:

@@ -11,10 +11,9 @@ from math import inf
 from pathlib import Path
 
 import torch
-from accelerate import init_empty_weights
-from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from xlm_utils.models.configs import read_config, read_tokenizer
+from xlm_utils.models.libraries import PreTrainedModel
 from xlm_utils.models.weights import HEAD, LAYER, Tensors
 from xlm_utils.study import StudyError
 
@@ -22,6 +21,9 @@ _walks: dict[tuple[str, str], tuple] = {}  # folder and texts → a walk through
 
 
 def _empty(folder: Path) -> PreTrainedModel:
+    from accelerate import init_empty_weights
+    from transformers import AutoModelForCausalLM
+
     with init_empty_weights(include_buffers=False):
         return AutoModelForCausalLM.from_config(read_config(folder / "config.json", folder.name), dtype=torch.float32).eval()
 

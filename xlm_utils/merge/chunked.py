@@ -1,60 +1,61 @@
-"""TIES and DARE TIES for MergeKit on a CPU, a piece of a tensor at a time: the same weights in less time and memory.
+"""MergeKit's methods on a CPU, a piece of a tensor at a time: the same weights in less time and memory.
 
 MergeKit sorts a whole tensor to find the changes that TIES keeps, draws DARE's mask the slow way, and pages in some
 ten copies of the tensor. Here a threshold is selected among the few changes near a sampled guess, and pieces that
-fit the CPU's cache go through everything else. Registered beside MergeKit's own methods as ``chunked_…``.
+fit the CPU's cache go through everything else.
 """
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from dataclasses import replace
+from functools import cache, partial
 
 import numpy as np
 import torch
 from mergekit.merge_methods import registry
-from mergekit.merge_methods.base import GroupMergeMethod, MergeMethodSpec, TensorGroup
-from mergekit.merge_methods.generalized_task_arithmetic import GeneralizedTaskArithmeticMerge
+from mergekit.merge_methods.base import TensorGroup
 
 CHUNK, SAMPLE = 1 << 17, 1 << 16  # weights in a piece; changes looked at to guess a threshold
 
 
-@dataclass(frozen=True)
-class Chunked(GroupMergeMethod):
-    """One of MergeKit's methods with sign consensus, given inputs in their stored dtype, computing in float32."""
+def pieces(method: str, group: TensorGroup, parameters: dict) -> torch.Tensor:
+    """A method in which a weight depends on its counterparts alone."""
+    flat, run = [replace(entry, tensor=entry.tensor.reshape(-1)) for entry in group.entries], registry.get(method)._execute_resolved
+    merged = _result(flat[0].tensor)
 
-    stock: GeneralizedTaskArithmeticMerge
+    def merge(part: slice) -> None:
+        piece = replace(group, entries=tuple(replace(entry, tensor=entry.tensor[part]) for entry in flat))
+        merged[part] = run((piece,), [parameters], dtype=torch.float32)[0]
 
-    @cached_property
-    def spec(self) -> MergeMethodSpec:
-        return replace(self.stock.spec, name=f"chunked_{self.stock.method_name}")
+    _each(merge, len(merged))
+    return merged.reshape(group.entries[0].tensor.shape)
 
-    def merge_group(self, group: TensorGroup, /, **parameters) -> torch.Tensor:
-        base, keep, kept = group.base.tensor.reshape(-1), _largest if self.stock.method_name == "ties" else _random, []
-        for model in group.non_base:
-            tensor, density = model.tensor.reshape(-1), parameters["density"][model.id]
-            if not torch.equal(tensor, base):  # an unchanged tensor adds nothing and has no sign to elect
-                trimmed = partial(_change, tensor, base) if density >= 1 else keep(tensor, base, density)
-                kept.append((trimmed, parameters["weight"][model.id]))
-            elif keep is _random and density < 1:
-                _skip(len(base))
-        if not kept:
-            return group.base.tensor
-        # rounding to bfloat16 piece by piece is what MergeKit does at the end; any other dtype stays float32 until then
-        merged = _empty(len(base), torch.bfloat16 if base.dtype == torch.bfloat16 else torch.float32)
 
-        def merge(part: slice) -> None:
-            changes = [trimmed(part).mul_(weight) for trimmed, weight in kept]
-            sign = torch.ones_like(changes[0]).copysign_(sum(changes))  # never of -0, as sum starts from 0
-            changes = [change.mul_(sign).clamp_(min=0) for change in changes]  # what disagrees becomes 0
-            change = sum(changes)
-            if parameters["normalize"]:
-                divisor = sum(change.sign_().mul_(weight) for change, (_, weight) in zip(changes, kept, strict=True))
-                change /= divisor.add_(divisor == 0)
-            merged[part] = change.mul_(sign).mul_(parameters["lambda"]).add_(base[part].float())
+def consensus(method: str, group: TensorGroup, parameters: dict) -> torch.Tensor:
+    """TIES or DARE TIES: task vectors trimmed, the sign that has more of the change elected, and what agrees with it added up."""
+    base, keep, kept = group.base.tensor.reshape(-1), _largest if method == "ties" else _random, []
+    for model in group.non_base:
+        tensor, density = model.tensor.reshape(-1), parameters["density"][model.id]
+        if not _known(torch.equal, tensor, base):  # an unchanged tensor adds nothing and has no sign to elect
+            kept.append((partial(_change, tensor, base) if density >= 1 else keep(tensor, base, density), parameters["weight"][model.id]))
+        elif keep is _random and density < 1:
+            _skip(len(base))
+    if not kept:
+        return group.base.tensor
+    merged = _result(base)
 
-        _each(merge, len(base))
-        return merged.reshape(group.base.tensor.shape)
+    def merge(part: slice) -> None:
+        changes = [trimmed(part).mul_(weight) for trimmed, weight in kept]
+        sign = torch.ones_like(changes[0]).copysign_(sum(changes))  # never of -0, as sum starts from 0
+        changes = [change.mul_(sign).clamp_(min=0) for change in changes]  # what disagrees becomes 0
+        change = sum(changes)
+        if parameters["normalize"]:
+            divisor = sum(change.sign_().mul_(weight) for change, (_, weight) in zip(changes, kept, strict=True))
+            change /= divisor.add_(divisor == 0)
+        merged[part] = change.mul_(sign).mul_(parameters["lambda"]).add_(base[part].float())
+
+    _each(merge, len(base))
+    return merged.reshape(group.base.tensor.shape)
 
 
 def _parts(n: int) -> Iterator[slice]:
@@ -63,13 +64,21 @@ def _parts(n: int) -> Iterator[slice]:
 
 def _each(function: Callable, n: int) -> list:
     """Results of ``function`` for each piece: in as many threads as torch has, every operation in one."""
-    threads = torch.get_num_threads()
+    threads, parts = torch.get_num_threads(), list(_parts(n))
+    if threads == 1 or len(parts) == 1:
+        return list(map(function, parts))
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(function, _parts(n)))
+        return list(_pool(threads).map(function, parts))
     finally:
         torch.set_num_threads(threads)
+
+
+_pool = cache(ThreadPoolExecutor)  # threads that begin while torch has one of its own keep to one
+
+
+def _result(like: torch.Tensor) -> torch.Tensor:  # rounding to bfloat16 piece by piece is what MergeKit does at the end; else it stays float32
+    return _empty(len(like), torch.bfloat16 if like.dtype == torch.bfloat16 else torch.float32)
 
 
 def _empty(n: int, dtype: torch.dtype) -> torch.Tensor:
@@ -80,8 +89,32 @@ def _change(model: torch.Tensor, base: torch.Tensor, part: slice) -> torch.Tenso
     return model[part].to(torch.float32, copy=True).sub_(base[part].float())
 
 
+_facts: dict[tuple, object] = {}  # of tensors in memory, by address: whether they are equal, thresholds, sums
+_numbers: dict[tuple[bytes, int], torch.Tensor] = {}  # by the generator's state before and how many: random numbers
+_states: dict[tuple[bytes, int], torch.Tensor] = {}  # by the same: the state behind
+_room = [0]  # bytes of random numbers that may still be kept for the next candidate of a search
+
+
+def forget(room: int = 0) -> None:
+    """Let go of what is known about tensors: others may stand at their addresses next time. ``room`` (bytes) is for a search's random numbers."""
+    _facts.clear()
+    _numbers.clear()
+    _room[0] = room
+
+
+def _known(find: Callable, model: torch.Tensor, base: torch.Tensor, *density: float) -> object:
+    key = (find.__name__, model.data_ptr(), base.data_ptr(), len(base), *density)
+    if key not in _facts:
+        _facts[key] = find(model, base, *density)
+    return _facts[key]
+
+
 def _largest(model: torch.Tensor, base: torch.Tensor, density: float) -> Callable[[slice], torch.Tensor]:
     """The ``density`` largest changes of a piece, else 0. Of changes that tie at the threshold the first are kept."""
+    return _known(_trim, model, base, density)
+
+
+def _trim(model: torch.Tensor, base: torch.Tensor, density: float) -> Callable[[slice], torch.Tensor]:
     k, n = max(1, int(density * len(base))), len(base)
     sample = np.sort(_change(model, base, slice(0, n, n // SAMPLE + 1)).abs_().numpy())
     place, spread = (n - k) / n * len(sample), 3 * len(sample) ** 0.5  # of the threshold in the sample; six standard deviations
@@ -112,34 +145,41 @@ def _largest(model: torch.Tensor, base: torch.Tensor, density: float) -> Callabl
 
 def _random(model: torch.Tensor, base: torch.Tensor, density: float) -> Callable[[slice], torch.Tensor]:
     """Changes kept by a Bernoulli mask, drawn now and in MergeKit's order, scaled to the L1 norm of them all."""
-    mask, size = _draw(len(base), density), _empty(len(base), torch.float32)
+    mask, size, before = _draw(len(base), density), _empty(len(base), torch.float32), _known(_norm, model, base)
+    _each(lambda part: size[part].copy_(torch.where(mask[part], _change(model, base, part).abs_(), 0)), len(base))
+    after = size.sum()  # whole, as sums in another order differ in the last bit
+    scale = before / after if before >= 1e-7 and after >= 1e-7 else 1.0
+    return lambda part: torch.where(mask[part], _change(model, base, part), 0).mul_(scale)
+
+
+def _norm(model: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
+    size = _empty(len(base), torch.float32)
     _each(lambda part: size[part].copy_(_change(model, base, part).abs_()), len(base))
-    before = size.sum()  # whole, as sums in another order differ in the last bit
-    _each(lambda part: size[part].mul_(mask[part]), len(base))
-    scale = before / size.sum() if before >= 1e-7 and size.sum() >= 1e-7 else 1.0
-    return lambda part: _change(model, base, part).mul_(mask[part]).mul_(scale)
+    return size.sum()
 
 
-def _draw(n: int, density: float) -> torch.Tensor:
-    """The mask that ``torch.bernoulli`` draws from the same generator, in a third of its time."""
-    mask, numbers = _empty(n, torch.bool), torch.empty(min(n, CHUNK))
+def _draw(n: int, density: float, keep: bool = True) -> torch.Tensor:
+    """The mask that ``torch.bernoulli`` draws from the same generator, in a third of its time, or of numbers that are kept."""
+    mask, numbers, key = _empty(n, torch.bool), torch.empty(min(n, CHUNK)), (torch.get_rng_state().numpy().tobytes(), n)
+    if keep and key not in _numbers and 4 * n <= _room[0]:
+        _room[0] -= 4 * n
+        _numbers[key], _states[key] = _empty(n, torch.float32).uniform_(), torch.get_rng_state()
+    if key in _numbers:
+        torch.set_rng_state(_states[key])
+        _each(lambda part: np.less(_numbers[key][part].numpy(), np.float32(density), out=mask[part].numpy()), n)
+        return mask
     for part in _parts(n):
         np.less(numbers[: part.stop - part.start].uniform_().numpy(), np.float32(density), out=mask.numpy()[part])
     return mask
-
-
-_states: dict[tuple[bytes, int], torch.Tensor] = {}  # of torch's generator: before a skip and its length → after it
 
 
 def _skip(n: int) -> None:
     """Move the generator as a draw would, for later masks to stay MergeKit's; instantly from the second time on, as in a search."""
     before = (torch.get_rng_state().numpy().tobytes(), n)
     if before not in _states:
-        _draw(n, 0.5)
+        _draw(n, 0.5, keep=False)
         _states[before] = torch.get_rng_state()
     torch.set_rng_state(_states[before])
 
 
-for _method in registry.registered_methods():
-    if _method.spec.name in ("ties", "dare_ties"):
-        registry.register(Chunked(_method))
+FASTER = dict.fromkeys(("linear", "task_arithmetic", "nearswap", "ram"), pieces) | dict.fromkeys(("ties", "dare_ties"), consensus)

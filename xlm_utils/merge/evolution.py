@@ -14,8 +14,7 @@ import numpy as np
 import pandas as pd
 
 from xlm_utils.benchmark.prepared import data_folder
-from xlm_utils.merge.merging import RECIPE, merge_into, parents
-from xlm_utils.merge.methods import Method, resolve
+from xlm_utils.merge.methods import RECIPE, Method, parents, resolve
 from xlm_utils.models.libraries import PreTrainedModel, PreTrainedTokenizerBase
 from xlm_utils.models.loading import load
 from xlm_utils.study import PARAMS, Step, Study, StudyError, append_jsonl, digest, fingerprint, parse, read_jsonl, read_manifest, sha256
@@ -27,10 +26,13 @@ Fitness = Callable[[PreTrainedModel, PreTrainedTokenizerBase], Mapping[str, floa
 
 def evaluator(study: Study, make_fitness: Callable[[Study], Fitness], name: str, seed: int) -> Callable[[Mapping], dict[str, float]]:
     """What the fitness says of candidates: parameters → answers, each merged into one live model under one random mask."""
+    from xlm_utils.merge.planning import Live
+
     fitness, (model, tokenizer, _) = make_fitness(study), load(study, study.by_role("general"))
+    live = Live(model, study, name, seed)
 
     def evaluate(values: Mapping[str, float | list[float]]) -> dict[str, float]:
-        merge_into(model, study, name, values, seed=seed)
+        live.merge(values)
         return {key: float(value) for key, value in fitness(model, tokenizer).items()}
 
     return evaluate

@@ -6,14 +6,18 @@ carry arms: ``ties@ancestor`` (another base), ``dare_ties#3`` (another mask seed
 """
 
 from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
 from typing import NamedTuple
 
 import yaml
 
+from xlm_utils.models.constituents import locate
 from xlm_utils.study import Study, StudyError
 from xlm_utils.study.names import in_range, parse, placeholders, read_card
 
 DTYPES = {"dtype": "float32", "out_dtype": "bfloat16"}  # of the arithmetic, of the result
+RECIPE = {"mergekit": metadata.version("mergekit"), "tensors": "all that the parents store"}  # of the key of whatever is merged
 
 
 class Method(NamedTuple):
@@ -31,7 +35,7 @@ def check_specification(template: dict, file: str = "") -> dict:
     """MergeKit's specifications by method; a StudyError if a card's template has a method or parameter that is not among them."""
     from mergekit.merge_methods.registry import registered_methods
 
-    from xlm_utils.merge import chunked, own  # noqa: F401  (they register their methods)
+    from xlm_utils.merge import own  # noqa: F401  (it registers its methods)
 
     specs = {method.spec.name: method.spec for method in registered_methods()}
     name = template["merge_method"]
@@ -120,3 +124,9 @@ def render(study: Study, name: str, **values: float | list[float]) -> dict:
 def config_yaml(study: Study, name: str, **values: float) -> str:
     """The rendered configuration as YAML, models by name; the file beside a merge has their folders instead."""
     return yaml.safe_dump(render(study, name, **values), sort_keys=False)
+
+
+def parents(study: Study, config: dict) -> dict[str, Path]:
+    """Folders of the models that a configuration names, and of the general model, which donates the tokenizer."""
+    names = [study.by_role("general"), config["base_model"], *(entry["model"] for entry in config["models"])]
+    return {name: locate(study, name) for name in dict.fromkeys(names)}

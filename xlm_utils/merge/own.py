@@ -13,7 +13,7 @@ from mergekit.merge_methods.easy_define import merge_method
 from xlm_utils.merge.activations import linear_layers, read_by
 
 NEAR = 0.1  # of the length of the two task vectors' sum: what is nearer to it is called a copy
-apart: list[tuple[float, float]] = []  # squared, for each linear layer of a WUDI merge: distance from the task vectors' sum, and its length
+apart: list[tuple[float, float]] = []  # squared, for each linear layer that WUDI has merged: distance from the task vectors' sum, and its length
 
 
 def _gram(read: torch.Tensor, alpha: float) -> torch.Tensor:
@@ -36,9 +36,9 @@ def regmean(group: TensorGroup, alpha: float, texts: PerInput[str]) -> torch.Ten
     texts gets the mean of both models.
     """
     general, expert = group.base, group.non_base[0]
-    if group.metadata.name not in linear_layers(general.id.model.path):
+    if group.metadata.name not in linear_layers(str(general.id)):
         return (general.tensor + expert.tensor) / 2
-    first, second = (_gram(read_by(entry.id.model.path, texts[entry.id], group.metadata.name), alpha) for entry in (general, expert))
+    first, second = (_gram(read_by(str(entry.id), texts[entry.id], group.metadata.name), alpha) for entry in (general, expert))
     dead = first.diagonal() + second.diagonal() == 0
     first.diagonal()[dead] = second.diagonal()[dead] = 1
     ours, theirs = (entry.tensor.cpu().double() for entry in (general, expert))
@@ -58,7 +58,7 @@ def wudi(group: TensorGroup, cutoff: float) -> torch.Tensor:
     base, one, two = (entry.tensor.cpu().double() for entry in (group.base, *group.non_base))
     one, two = one - base, two - base
     total = one + two
-    if group.metadata.name in linear_layers(group.base.id.model.path) and one.any() and two.any():
+    if group.metadata.name in linear_layers(str(group.base.id)) and one.any() and two.any():
         first, second = one / one.norm(), two / two.norm()
         q, r = torch.linalg.qr(torch.cat([first, second]))
         known = q[: len(one)].T @ first @ two.T + q[len(one) :].T @ second @ one.T
@@ -68,8 +68,8 @@ def wudi(group: TensorGroup, cutoff: float) -> torch.Tensor:
     return (base + total).to(group.base.tensor)
 
 
-def told() -> str:
-    """How far the linear layers of a WUDI merge are from both task vectors added; nothing after a merge by another method."""
+def told(apart: list[tuple[float, float]]) -> str:
+    """How far the linear layers of a WUDI merge are from both task vectors added; nothing of a merge by another method."""
     far = (sum(distance for distance, _ in apart) / max(sum(length for _, length in apart), 1e-300)) ** 0.5
     near = ": a near-copy of chat_vector" if far < NEAR else ""
     return f"; {far:.3f} of the length of 1·τ + 1·τ away from it{near}" if apart else ""

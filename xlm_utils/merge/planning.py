@@ -1,74 +1,159 @@
-"""MergeKit's plan of a merge for every tensor that the parents store, whatever its table of architectures lists."""
+"""What a configuration asks of every tensor that the parents store, whatever MergeKit's table of architectures lists.
 
+The methods are MergeKit's. Its planner is not used: it takes longer to import than most merges take.
+"""
+
+import json
+import math
 import re
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
-from mergekit.architecture import ModelArchitecture, ModuleArchitecture, ModuleDefinition, WeightInfo, arch_info_for_config
-from mergekit.config import ConfigReader, MergeConfiguration
-from mergekit.io.tasks import LoaderCache
-from mergekit.merge import _model_out_config
-from mergekit.options import MergeOptions
-from mergekit.plan import MergePlanner
+import torch
+from mergekit.merge_methods.base import ParameterSpec, PerInputValues, TensorEntry, TensorGroup, TensorMetadata
+from mergekit.merge_methods.registry import get
+from psutil import virtual_memory
 
+from xlm_utils.merge import activations, chunked, own
+from xlm_utils.merge.layers import written_out
+from xlm_utils.merge.methods import DTYPES, check_specification, parents, render, resolve
+from xlm_utils.models.libraries import PreTrainedModel
 from xlm_utils.models.weights import EMBEDDINGS, LAYER, Tensors
+from xlm_utils.study import Study, pick_device
+
+COPIES = 17  # float32 copies of one tensor that MergeKit holds at once on a GPU: TIES sorts it, in about eleven times its size
+ROOM = 0.25  # of the memory that is available, for random numbers
 
 
-class Stored(ModuleArchitecture):
-    """The tensors of a checkpoint: before the layers, in each, and behind them."""
+def math_device(folders: Mapping[str, Path]) -> tuple[str, str]:
+    """Where to compute a merge, and the reason: a GPU that holds a model and MergeKit's copies of its largest tensor, or the CPU.
 
-    def __init__(self, before: list[WeightInfo], layers: list[list[WeightInfo]], behind: list[WeightInfo]):
-        self.before, self.layers, self.behind = before, layers, behind
-
-    def pre_weights(self, config: object) -> list[WeightInfo]:
-        """Embeddings."""
-        return self.before
-
-    def layer_weights(self, index: int, config: object) -> list[WeightInfo]:
-        """One layer's tensors."""
-        return self.layers[index]
-
-    def post_weights(self, config: object) -> list[WeightInfo]:
-        """Final norm and head."""
-        return self.behind
-
-    def num_layers(self, config: object) -> int:
-        """How many layers there are."""
-        return len(self.layers)
+    It is asked of the GPU's whole memory, not of what is free, so that a search and the merge of what it found
+    draw their random masks on the same device.
+    """
+    device, reason = pick_device()
+    if device == "cpu":
+        return device, reason
+    sizes = [math.prod(shape) for shape in Tensors(next(iter(folders.values()))).shapes.values()]
+    needed, there = COPIES * 4 * max(sizes) + 2 * sum(sizes), torch.cuda.get_device_properties(0).total_memory
+    if there < needed:
+        return "cpu", f"merging on the GPU takes up to {needed / 2**30:.0f} GiB, and it has {there / 2**30:.0f}"
+    return device, reason
 
 
-class Planner(MergePlanner):
-    """MergeKit's planner, but what stands behind the layers gets the last value of a gradient; ``unlisted`` are tensors its table lacks."""
+class Plan:
+    """One merge, tensor by tensor, to be called in the order of their names: random masks are drawn in it, as MergeKit draws them.
 
-    def __init__(self, configuration: MergeConfiguration, options: MergeOptions, folders: Mapping[str, Path]):
-        LoaderCache().setup(options)
-        config = configuration.base_model.config(trust_remote_code=False)
-        listed, tensors = _listed(config), Tensors(next(iter(folders.values())))
-        names, count = tensors.shapes, tensors.layers
-        self.unlisted = sorted(names.keys() - {weight.name for weight in listed}, key=_natural)
-        # MergeKit's order first, as random masks are drawn in it; a tensor that the table requires and no parent has is none
-        weights = [weight for weight in listed if weight.name in names] + [WeightInfo(name=name) for name in self.unlisted]
-        parts: dict[int, list[WeightInfo]] = defaultdict(list)
-        for weight in weights:
-            layer = LAYER.search(weight.name)
-            parts[int(layer[1]) if layer else -1 if EMBEDDINGS.search(weight.name) else count].append(weight)
-        self._behind = {weight.name for weight in parts[count]}
-        stored = Stored(parts[-1], [parts[layer] for layer in range(count)], parts[count])
-        architecture = ModelArchitecture(
-            modules={"default": ModuleDefinition(architecture=stored)}, architectures=config.architectures, model_type=config.model_type)  # fmt: skip
-        super().__init__(configuration, architecture, options, _model_out_config(configuration, architecture))
+    Args:
+        config: rendered and written out; ``folders`` has the models that it names, and a method knows them by their folders.
+        seed: of the random masks; they are drawn apart from torch's global generators.
+        names: of all tensors.
+    """
 
-    def plan_tensor(self, weight: WeightInfo, weights_in: list[WeightInfo], models: list, cfg_reader: ConfigReader) -> None:
-        """As MergeKit's, at the depth where the tensor stands."""
-        super().plan_tensor(weight, weights_in, models, cfg_reader.with_t(1) if weight.name in self._behind else cfg_reader)
+    def __init__(self, config: dict, folders: Mapping[str, Path], seed: int | None, device: str, names: Collection[str]):
+        self.base = folders[config["base_model"]].resolve()
+        self.inputs = {folders[entry["model"]].resolve(): entry.get("parameters", {}) for entry in config["models"]}
+        self.inputs.setdefault(self.base, {})  # a base that is none of the models comes last
+        self._shared, self._seed, self.state, self.apart = config["parameters"], seed or 0, None, []
+        self._name, self._method = config["merge_method"], get(config["merge_method"])
+        self._faster = chunked.FASTER.get(self._name) if device == "cpu" else None
+        self._device = device if self._method.spec.uses_accelerator else "cpu"
+        self._layers = 1 + max((int(found[1]) for found in map(LAYER.search, names) if found), default=-1)
+
+    def __call__(self, name: str, stored: Callable[[Path], torch.Tensor]) -> torch.Tensor:
+        """The merged tensor in the dtype of the result, on the device; ``stored`` gives a parent's."""
+        entries = [TensorEntry(id=folder, tensor=stored(folder).to(self._device), is_base=folder == self.base) for folder in self.inputs]
+        group, out = TensorGroup(tuple(entries), TensorMetadata(name=name)), getattr(torch, DTYPES["out_dtype"])
+        own.apart.clear()
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.no_grad():
+            generators = [torch.default_generator, *torch.cuda.default_generators]
+            if self.state is None:
+                torch.manual_seed(self._seed)
+            else:
+                for generator, state in zip(generators, self.state, strict=True):
+                    generator.set_state(state)
+            if self._faster:
+                merged = self._faster(self._name, group, self.parameters(name)).to(out)
+            else:  # SLERP widens its pieces by itself: a whole copy in float32 adds nothing
+                dtype = None if self._name == "slerp" and all(entry.tensor.dtype == out for entry in entries) else getattr(torch, DTYPES["dtype"])
+                (merged,) = self._method((group,), parameters=self.parameters(name), dtype=dtype, out_dtype=out)
+            self.state = [generator.get_state() for generator in generators]
+        self.apart += own.apart
+        return merged
+
+    def parameters(self, name: str) -> dict[str, Any]:
+        """What the method's parameters are at a tensor: a value, or one for each input that has the parameter."""
+        layer, found = LAYER.search(name), {}
+        depth = 0.0 if not layer and EMBEDDINGS.search(name) else 1.0  # what stands behind the layers goes with the last one
+        if layer and self._layers > 1:
+            depth = int(layer[1]) / (self._layers - 1)
+        for spec in self._method.spec.parameters:
+            inputs = [folder for folder in self.inputs if spec.scope == "input" or folder != self.base]
+            values = [(folder, _value(spec, [self.inputs[folder], self._shared], name, depth)) for folder in inputs]
+            found[spec.name] = _value(spec, [self._shared], name, depth) if spec.scope == "shared" else PerInputValues(values)
+        return found
 
 
-def _listed(config: object) -> list[WeightInfo]:
-    """What MergeKit's table lists for an architecture, in its order."""
-    architecture = arch_info_for_config(config)
-    return architecture.all_weights(config) if architecture and list(architecture.modules) == ["default"] else []
+def _value(spec: ParameterSpec, sources: list[Mapping], tensor: str, depth: float) -> Any:
+    """The first source's value that holds for a tensor, or the default, as MergeKit's ``resolve_parameter``."""
+    value = next((settings[spec.name] for settings in sources if spec.name in settings), spec.default)
+    if isinstance(value, dict) or (isinstance(value, list) and isinstance(value[0], dict)):
+        parts = [value] if isinstance(value, dict) else value
+        value = next((part["value"] for part in parts if part.get("filter") in ("*", None) or part["filter"] in tensor), spec.default)
+    if isinstance(value, list):  # a gradient
+        values, place = [spec.validate(one) for one in value], depth * (len(value) - 1)
+        low, share = int(place), place - int(place)
+        value = (1 - share) * values[low] + share * values[min(len(value) - 1, low + 1)]
+    return spec.validate(value)
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+class Live:
+    """A live model that one method's merges are written into, under one random mask.
+
+    Random numbers are kept from the first merge on, 4 bytes for each weight that a masked task vector changes, in at most a quarter of the
+    memory that is available; what does not fit is drawn again. Tensors that neither parent changed are written once.
+
+    Args:
+        model: of the parents' architecture, in any dtype; nobody else may write into it between two merges.
+        seed: of the random mask, if not the method's own.
+    """
+
+    def __init__(self, model: PreTrainedModel, study: Study, name: str, seed: int | None = None):
+        method = resolve(study, name)
+        self._study, self._name, self._seed = study, name, method.seed if seed is None else seed
+        self._folders = parents(study, method.template)
+        self._device = math_device(self._folders)[0]
+        self._tensors = {folder.resolve(): Tensors(folder) for folder in self._folders.values()}
+        self._model, self._last = model, {}  # tensor → where its last merge stands, if that is a parent's own
+        self._stored = {name: {tensors[name].data_ptr() for tensors in self._tensors.values()} for name in next(iter(self._tensors.values())).shapes}
+        chunked.forget(int(ROOM * virtual_memory().available))
+
+    def merge(self, values: Mapping[str, float | list[float]]) -> None:
+        """Merge with these parameters: the weights of the checkpoint that ``merge`` writes, to the bit."""
+        config = written_out(self._study, render(self._study, self._name, **values), self._folders)
+        check_specification(config)
+        shapes, live = next(iter(self._tensors.values())).shapes, dict(self._model.named_parameters(remove_duplicate=False))
+        plan = Plan(config, self._folders, self._seed, self._device, shapes)
+        made = ((name, plan(name, lambda folder, name=name: self._tensors[folder][name])) for name in shapes)
+        if not shapes.keys() <= live.keys():  # GPT-2's and GPT-NeoX's have other names in memory, and the experts of a mixture are one there
+            stored = {name: tensor.cpu() for name, tensor in made}
+            made = type(self._model).from_pretrained(None, config=self._model.config, state_dict=stored).named_parameters()
+        with torch.no_grad():
+            for name, tensor in made:
+                if (place := tensor.data_ptr()) not in self._stored.get(name, ()) or self._last.get(name) != place:  # or as before
+                    live[name].copy_(tensor)
+                self._last[name] = place
+        activations.forget()
+
+
+def unlisted(folder: Path, names: Collection[str]) -> list[str]:
+    """The tensors of a model that MergeKit's table of architectures lacks: ``mergekit-yaml`` leaves them out.
+
+    Read from the table's files, as importing the room that reads them takes four seconds.
+    """
+    architecture = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"][0]
+    tables = [file.read_text(encoding="utf-8") for file in files("mergekit._data.architectures").iterdir() if file.suffix == ".json"]
+    listed = {name for table in tables if f'"{architecture}"' in table for name in re.findall(r'"name": *"([^"]+)"', table)}
+    return [name for name in names if LAYER.sub(lambda found: found[0].replace(found[1], "${layer_index}"), name, count=1) not in listed]

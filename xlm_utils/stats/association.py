@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy
 
 from xlm_utils.stats.statistics import LEVEL, NAN, SCALE
 
@@ -32,7 +32,7 @@ def agreement(a: Sequence[float], b: Sequence[float]) -> dict:
         found["kappa"] = float(cohen_kappa_score(*whole, labels=list(SCALE), weights="quadratic"))
         found["alpha"] = ordinal_alpha(whole)
     if np.ptp(a) > 0 and np.ptp(b) > 0:
-        found["spearman"] = float(stats.spearmanr(a, b).statistic)
+        found["spearman"] = float(scipy.stats.spearmanr(a, b).statistic)
     constant = [name for name, scores in zip(("first", "second"), whole, strict=True) if np.ptp(scores) == 0]
     return found | {"reason": f"the {' and the '.join(constant)} judge gives one score to everything" if constant else ""}
 
@@ -65,14 +65,14 @@ def ordinal_alpha(scores: Sequence[Sequence[float]]) -> float:
 def same_order(a: Sequence[float], b: Sequence[float]) -> dict:
     """Whether two judges put the models in the same order: Kendall's tau-b of their means, shape (models,) each; models (with both), tau."""
     a, b = _both(a, b)
-    return {"models": len(a), "tau": float(stats.kendalltau(a, b).statistic) if len(a) > 1 else NAN}
+    return {"models": len(a), "tau": float(scipy.stats.kendalltau(a, b).statistic) if len(a) > 1 else NAN}
 
 
 def correlate(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
     """Spearman's ρ of two measurements of the same few things, shape (things,) each, and its p: exact over all permutations of up to seven."""
-    ranks = [side - side.mean() for side in (stats.rankdata(a), stats.rankdata(b))]  # ρ is the ranks' scalar product, up to a factor
-    found = stats.permutation_test(ranks[:1], lambda x, axis: (x * ranks[1]).sum(axis=axis), permutation_type="pairings", vectorized=True)
-    return float(stats.spearmanr(a, b).statistic), float(found.pvalue)
+    ranks = [side - side.mean() for side in (scipy.stats.rankdata(a), scipy.stats.rankdata(b))]  # ρ is the ranks' scalar product, up to a factor
+    found = scipy.stats.permutation_test(ranks[:1], lambda x, axis: (x * ranks[1]).sum(axis=axis), permutation_type="pairings", vectorized=True)
+    return float(scipy.stats.spearmanr(a, b).statistic), float(found.pvalue)
 
 
 def within_slope(x: Sequence[float], y: Sequence[float], groups: Sequence) -> dict:

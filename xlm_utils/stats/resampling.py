@@ -10,7 +10,7 @@ items), the test is exact.
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from xlm_utils.stats.statistics import NAN, RESAMPLES
 
@@ -55,7 +55,7 @@ def _exact(sets: list[np.ndarray], found: float) -> float | None:
                 return None
             ups = np.arange(count + 1)
             sums = np.add.outer(sums, size * (2 * ups - count) / len(gaps) / len(sets)).ravel()
-            shares = np.multiply.outer(shares, stats.binom.pmf(ups, count, 0.5)).ravel()
+            shares = np.multiply.outer(shares, scipy.stats.binom.pmf(ups, count, 0.5)).ravel()
     return min(1.0, float(shares[np.abs(sums) >= found - 1e-9].sum()))
 
 

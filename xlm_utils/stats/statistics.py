@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+import scipy  # loads its parts when they are used
 
 LEVEL = 0.95
 RESAMPLES = 9999
@@ -83,7 +83,7 @@ def _bootstrap(seed: int, *groups: bytes) -> tuple[float, float]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # degenerate resamples give NaN, which the caller gives a reason for
-        low, high = stats.bootstrap(
+        low, high = scipy.stats.bootstrap(
             tuple(map(np.frombuffer, groups)), statistic, n_resamples=RESAMPLES, confidence_level=LEVEL, method="BCa", batch=100,
             rng=np.random.default_rng(seed)).confidence_interval  # fmt: skip
     return (float(low), float(high)) if np.isfinite([low, high]).all() else (NAN, NAN)
@@ -93,7 +93,7 @@ def correlation_interval(r: float, n: int) -> Interval:
     """Interval of Pearson's r by Fisher's z (1921, Metron 1, 3–32)."""
     if n < 4 or abs(r) > 1 - 1e-9:
         return Interval(NAN, NAN, "fewer than four points" if n < 4 else "all points on a line")
-    width = stats.norm.ppf((1 + LEVEL) / 2) / np.sqrt(n - 3)
+    width = scipy.stats.norm.ppf((1 + LEVEL) / 2) / np.sqrt(n - 3)
     return Interval(*(float(np.tanh(np.arctanh(r) + side * width)) for side in (-1, 1)))
 
 
@@ -138,7 +138,7 @@ def rank_biserial(differences: Sequence[float]) -> float:
     Ranks are Pratt's: zeros are ranked with the others, then left out of both sums.
     """
     differences = np.asarray(differences, float)
-    ranks = stats.rankdata(np.abs(differences))
+    ranks = scipy.stats.rankdata(np.abs(differences))
     up, down = ranks[differences > 0].sum(), ranks[differences < 0].sum()
     return float((up - down) / (up + down)) if up + down else NAN
 
@@ -166,7 +166,7 @@ def compare(a: Sequence[float], b: Sequence[float], clusters: Sequence | None = 
     return {
         "n": len(differences), "ties": int((differences == 0).sum()),
         "difference": float(differences.mean()) if len(differences) else NAN, "low": interval.low, "high": interval.high,
-        "p": float(stats.wilcoxon(differences, zero_method="pratt").pvalue) if moved else NAN,
+        "p": float(scipy.stats.wilcoxon(differences, zero_method="pratt").pvalue) if moved else NAN,
         "rank_biserial": rank_biserial(differences), "cluster_low": robust.low, "cluster_high": robust.high, "clusters": count,
         "detectable": detectable_difference(differences), "reason": interval.reason or robust.reason}  # fmt: skip
 
@@ -182,7 +182,7 @@ def compare_groups(a: Sequence[float], b: Sequence[float], seed: int = 0) -> dic
     if reason := too_little(groups[0], "value") or too_little(groups[1], "value"):
         return found | {"low": NAN, "high": NAN, "p": NAN, "reason": reason}
     low, high = _bootstrap(seed, *(values.tobytes() for values in groups))
-    return found | {"low": low, "high": high, "p": float(stats.ttest_ind(*groups, equal_var=False).pvalue), "reason": ""}
+    return found | {"low": low, "high": high, "p": float(scipy.stats.ttest_ind(*groups, equal_var=False).pvalue), "reason": ""}
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
@@ -234,6 +234,6 @@ def prediction_powered(
         center, free = float(mean + share * (judge.mean() - seen)), count - 1 - (share > 0)
         if (error := float(np.sqrt(((own + share * added) ** 2).sum() * count / free) / n)) < 1e-9:
             return found | {"difference": center, "lambda": tuned, "reason": "no spread between clusters"}
-        reach = float(stats.t.ppf((1 + LEVEL) / 2, free)) * error
+        reach = float(scipy.stats.t.ppf((1 + LEVEL) / 2, free)) * error
         found |= {f"{name}low": center - reach, f"{name}high": center + reach}
-    return found | {"difference": center, "lambda": tuned, "p": float(2 * stats.t.sf(abs(center) / error, free))}
+    return found | {"difference": center, "lambda": tuned, "p": float(2 * scipy.stats.t.sf(abs(center) / error, free))}

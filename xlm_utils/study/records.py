@@ -40,11 +40,11 @@ def fingerprint(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, or of a folder's files (names and contents, sorted by name)."""
+def sha256(path: Path, known: Mapping[str, str] | None = None) -> str:
+    """SHA-256 of a file, or of a folder's files (names and contents, sorted by name); ``known`` has that of files in the folder, by name."""
     path = Path(path)
     if path.is_dir():
-        listing = [f"{sha256(p)}  {p.relative_to(path).as_posix()}" for p in sorted(path.rglob("*")) if p.is_file()]
+        listing = [f"{(known or {}).get(p.name) or sha256(p)}  {p.relative_to(path).as_posix()}" for p in sorted(path.rglob("*")) if p.is_file()]
         return hashlib.sha256("\n".join(listing).encode()).hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -177,11 +177,11 @@ class Step:
             return False
         return self.path.is_dir() or sha256(self.path) == manifest["sha256"]
 
-    def finish(self, **notes: object) -> None:
-        """Give ``partial`` its final name, then write the manifest."""
+    def finish(self, known: Mapping[str, str] | None = None, **notes: object) -> None:
+        """Give ``partial`` its final name, then write the manifest; ``known`` has the SHA-256 of files in it that need not be read again."""
         manifest = {
             "key": self.key, "made_from": self.made_from, **notes,
-            "sha256": sha256(self.partial), "versions": versions()}  # fmt: skip
+            "sha256": sha256(self.partial, known), "versions": versions()}  # fmt: skip
         write_json(self._pending, manifest)
         self._set_aside()
         os.replace(self.partial, self.path)
