@@ -4,8 +4,7 @@ import pandas as pd
 
 from xlm_utils.benchmark.prepared import COLUMNS, columns
 from xlm_utils.report import results
-from xlm_utils.report.captions import captioned
-from xlm_utils.report.results import BENCHMARKS, row_label
+from xlm_utils.report.results import BENCHMARKS, captioned, row_label
 from xlm_utils.stats import association, resampling, statistics
 from xlm_utils.study import Study, project_path, read_jsonl
 

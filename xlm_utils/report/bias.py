@@ -8,8 +8,7 @@ from xlm_utils.ask.cards import OFFLINE, load_card
 from xlm_utils.draw.canvas import BLUE, SMALL, finish
 from xlm_utils.generate import definitions
 from xlm_utils.judge import controls
-from xlm_utils.report.captions import captioned
-from xlm_utils.report.results import judge_label, load_scores
+from xlm_utils.report.results import captioned, judge_label, load_scores
 from xlm_utils.stats import association, statistics
 from xlm_utils.study import Study, read_jsonl
 

@@ -9,8 +9,7 @@ import pandas as pd
 
 from xlm_utils.ask.cards import load_card
 from xlm_utils.benchmark.transfer import CONTROLS, transfer_rows
-from xlm_utils.report.captions import captioned, text
-from xlm_utils.report.results import REFERENCES, control_run, judge_label, load_scores, note, row_label, row_order
+from xlm_utils.report.results import REFERENCES, captioned, control_run, judge_label, load_scores, note, row_label, row_order, text
 from xlm_utils.stats import statistics
 from xlm_utils.study import Study
 

@@ -5,6 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
+import yaml
 
 from xlm_utils.ask.cards import load_card
 from xlm_utils.generate import usable
@@ -17,7 +18,19 @@ PUBLISHED = ROOT / "data" / "published"
 BENCHMARKS = {
     "pubmedqa": "PubMedQA", "jaqket_v2": "JAQKET v2", "jcommonsenseqa": "JComQA", "jsquad": "JSQuAD", "xwinograd_ja": "XWinograd",
     "xlsum_ja": "XL-Sum", "mcqa": "MCQA", "dc": "DC", "sts": "STS"}  # fmt: skip
+TEXTS = yaml.safe_load(Path(__file__).with_name("captions.yaml").read_text(encoding="utf-8"))  # titles and captions of tables
 REFERENCES = {"expert": "the expert’s definition", "clinician": "the clinicians’ definition"}
+
+
+def text(name: str, part: str = "caption", **blanks: object) -> str:
+    """One of a table's texts."""
+    return TEXTS[name][part].format(**blanks)
+
+
+def captioned(frame: pd.DataFrame, name: str, **blanks: object) -> pd.DataFrame:
+    """The table with its title and caption."""
+    frame.attrs |= {part: text(name, part, **blanks) for part in ("title", "caption")}
+    return frame
 
 
 def control_run(study: Study) -> str:

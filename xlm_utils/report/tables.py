@@ -15,9 +15,9 @@ from xlm_utils.ask.cards import load_card
 from xlm_utils.draw.pages import as_text, page, table_html
 from xlm_utils.generate import definitions
 from xlm_utils.judge import controls, judging, people
-from xlm_utils.report.captions import captioned, text
+from xlm_utils.report import results
 from xlm_utils.report.planned import INTERVAL
-from xlm_utils.report.results import PUBLISHED, group_label, judge_label, load_scores, note, published_key, row_label, row_order, summary, unusable
+from xlm_utils.report.results import captioned, group_label, judge_label, load_scores, note, row_label, row_order, summary, text
 from xlm_utils.stats import association
 from xlm_utils.study import Study, StudyError, read_jsonl, write_text
 
@@ -47,8 +47,8 @@ def table1(study: Study) -> pd.DataFrame:
         offset = known.loc[judge_label(judge)] if judge_label(judge) in known.index else None
         parts[group_label(judge, reference)] = (part if offset is None else without_offset(part, offset)).set_index("run")
     parts["no definition"] = answers(study)
-    repeated = [published_key(study, run) or "" for run in row_order(study)]
-    for judge, part in pd.read_csv(PUBLISHED / "table1.csv").groupby("judge", sort=False):
+    repeated = [results.published_key(study, run) or "" for run in row_order(study)]
+    for judge, part in pd.read_csv(results.PUBLISHED / "table1.csv").groupby("judge", sort=False):
         parts[f"published: {judge}"] = part.set_index("model").reindex(repeated).set_axis(row_order(study))
     means = [f"{mean}{end}" for mean in ("offset_off", "counted") for end in ("", "_low", "_high")]
     columns = ["median", "mean", "low", "high", *means, "std", "n", "missing", *UNUSABLE]
@@ -61,7 +61,7 @@ def table1(study: Study) -> pd.DataFrame:
 def answers(study: Study) -> pd.DataFrame:
     """How many outputs of each finished run are no definition, by reason (``generate.usable``): index run, columns ``UNUSABLE``."""
     runs = [run for run in row_order(study) if (study.folder / "definitions" / f"{run}.jsonl").exists()]
-    counts = Counter((run, reason) for (run, _), reason in unusable(study, runs).items())
+    counts = Counter((run, reason) for (run, _), reason in results.unusable(study, runs).items())
     return pd.DataFrame([[counts[run, reason] for reason in UNUSABLE] for run in runs], index=runs, columns=list(UNUSABLE), dtype="Int64")
 
 
