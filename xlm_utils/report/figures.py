@@ -20,28 +20,6 @@ def _header(judge: str, reference: str, what: str = "") -> str:
     return f"{judge}<br><span style='font-size:11px'>{what}against {REFERENCES[reference]}</span>"
 
 
-def _panels(titles: list[str], height: int) -> tuple[go.Figure, list[dict], int]:
-    """Panels of so many pixels in rows of two that share both axes; their places, and the height of all."""
-    columns = min(2, len(titles))
-    rows = -(-len(titles) // columns)
-    fig = make_subplots(rows, columns, shared_xaxes="all", shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.05,
-                        vertical_spacing=95 / (rows * height + 95 * (rows - 1)) if rows > 1 else 0)  # fmt: skip
-    fig.update_annotations(font_size=14).update_xaxes(zeroline=False, showticklabels=True).update_yaxes(zeroline=False)
-    return fig, [{"row": i // columns + 1, "col": i % columns + 1} for i in range(len(titles))], rows * height + 95 * (rows - 1) + 170
-
-
-def _interval(part: pd.DataFrame, center: str, low: str, high: str, **style: object) -> dict:
-    """Error bars of a scatter trace, from the ends of intervals."""
-    return {"array": part[high] - part[center], "arrayminus": part[center] - part[low], **style}
-
-
-def _rows_of(fig: go.Figure, models: list[str], unit: str) -> None:
-    """A row a model from the top, and a line at no difference."""
-    fig.add_vline(x=0, line={"color": INK, "width": 1})
-    fig.update_yaxes(tickvals=list(range(len(models))), ticktext=models, range=[len(models) - 0.5, -0.5], showgrid=False)
-    fig.update_xaxes(title={"text": unit, **SMALL, "standoff": 4})
-
-
 def histograms(study: Study) -> go.Figure:
     """Figure 1: models × judges and references, one bin per score 0–10, the median marked; a proxy's scores are rounded to their bin.
 
@@ -103,10 +81,16 @@ def forest(study: Study) -> go.Figure:
     if found.empty:
         return empty(f"No merge and {general} were scored by the same judge.")
     panels = list(found.groupby(["judge", "reference", "minus"], sort=False))
-    fig, places, height = _panels([_header(judge, reference, f"minus {minus}, ") for (judge, reference, minus), _ in panels],
-                                  52 * found["model"].nunique())  # fmt: skip
+    titles = [_header(judge, reference, f"minus {minus}, ") for (judge, reference, minus), _ in panels]
+    columns, height = min(2, len(titles)), 52 * found["model"].nunique()  # pixels of a panel; 95 between two
+    rows = -(-len(titles) // columns)
+    whole = rows * height + 95 * (rows - 1)
+    fig = make_subplots(rows, columns, shared_xaxes="all", shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.05,
+                        vertical_spacing=95 / whole if rows > 1 else 0)  # fmt: skip
+    fig.update_annotations(font_size=14).update_xaxes(zeroline=False, showticklabels=True)
     models, shown = list(dict.fromkeys(found["model"])), set()
-    for ((_, reference, minus), block), place in zip(panels, places, strict=True):
+    for number, ((_, reference, minus), block) in enumerate(panels):
+        place = {"row": number // columns + 1, "col": number % columns + 1}
         for value, low, high, p, name, color, shift in (
             ("difference", "low", "high", "p_holm", "mean of the scores", BLUE, -0.16),
             ("counted", "counted_low", "counted_high", "counted_p_holm", "no definition counts as 0", RED, 0.16),
@@ -117,10 +101,10 @@ def forest(study: Study) -> go.Figure:
                 part, texts = block[(block[p] < 0.05) == holds], [text for text, own in zip(says, (block[p] < 0.05) == holds, strict=True) if own]
                 label = f"{name}, {'holds after Holm' if holds else 'does not hold'}"
                 marker = {"color": color, "size": 11, "symbol": "circle" if holds else "circle-open", "line": {"width": 2, "color": color}}
-                bars = _interval(part, value, low, high, thickness=2 if holds else 1, width=0, color=color)
+                bars = {"array": part[high] - part[value], "arrayminus": part[value] - part[low], "thickness": 2 if holds else 1, "width": 0}
                 fig.add_scatter(x=part[value], y=[models.index(model) + shift for model in part["model"]], mode="markers", name=label,
                                 legendgroup=label, showlegend=len(part) > 0 and label not in shown, marker=marker, text=texts, hoverinfo="text",
-                                error_x=bars, **place)  # fmt: skip
+                                error_x=bars | {"color": color}, **place)  # fmt: skip
                 shown |= {label} if len(part) else set()
         if reference == "expert" and minus == general:
             there = results.published_differences(study, results.published_scores()).reindex(study.methods).dropna()
@@ -131,10 +115,13 @@ def forest(study: Study) -> go.Figure:
                             showlegend=name not in shown, text=[model for model, _ in rows], hovertemplate="%{text}: %{x:+.2f}",
                             marker={"color": ORANGE, "size": 10, "symbol": "diamond", "line": {"color": INK, "width": 1}}, **place)  # fmt: skip
             shown.add(name)
-    _rows_of(fig, models, "points of 10, 95 % interval over terms" if "lambda" in found else "points of 10, 95 % BCa over terms")
+    unit = "points of 10, 95 % interval over terms" if "lambda" in found else "points of 10, 95 % BCa over terms"
+    fig.add_vline(x=0, line={"color": INK, "width": 1}).update_xaxes(title={"text": unit, **SMALL, "standoff": 4})
+    names = {"tickvals": list(range(len(models))), "ticktext": models, "range": [len(models) - 0.5, -0.5]}
+    fig.update_yaxes(zeroline=False, showgrid=False, **names)
     n = "–".join(map(str, sorted({found["n"].min(), found["n"].max()})))
     title = f"The planned differences, paired by term (n = {n})"
-    return finish(fig, title, f"Forest plot. {title}.", study.proxy, legend=BELOW, height=height + 70, margin={"l": 130, "t": 115, "b": 130})
+    return finish(fig, title, f"Forest plot. {title}.", study.proxy, legend=BELOW, height=whole + 240, margin={"l": 130, "t": 115, "b": 130})
 
 
 def benchmark_gaps(study: Study) -> go.Figure:
