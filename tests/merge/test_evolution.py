@@ -8,7 +8,6 @@ import torch
 
 from xlm_utils.merge import evolution, merging
 from xlm_utils.models.loading import load
-from xlm_utils.report import figures
 from xlm_utils.study import StudyError
 from xlm_utils.study.records import read_jsonl
 
@@ -160,21 +159,6 @@ def test_another_mask_seed_needs_no_search_of_its_own(pico_study):
     values = evolution.best(study, table, NAME)
     folders = [merging.merge(study, name, values) for name in (NAME, f"{NAME}#3")]
     assert merging.identical(study, [NAME, f"{NAME}#3"]) == [], folders
-
-
-def test_the_figure_of_a_search_holds_every_candidate_in_a_panel_per_parameter(pico_study):
-    study = pico_study("llama", evolution=BUDGET)
-    table = evolution.search(study, Closeness, name=NAME)
-    fig = figures.search_plot(table, "Evo. DARE TIES")
-    columns = ["objective", *table.columns[2:6]]
-    panels = {note.text.replace(" ", "_"): note.y for note in fig.layout.annotations}
-    assert sorted(panels, key=panels.get, reverse=True) == columns
-    shown = {trace.yaxis: list(trace.y) for trace in fig.data if trace.mode == "markers"}
-    tops = sorted(shown, key=lambda axis: fig.layout[axis.replace("y", "yaxis")].domain[1], reverse=True)
-    assert [shown[axis] for axis in tops] == [table[column].tolist() for column in columns]
-    (line,) = [trace for trace in fig.data if trace.mode == "lines"]
-    assert list(line.y) == table["objective"].cummax().tolist()
-    assert line.yaxis == tops[0]
 
 
 def test_a_search_on_reported_items_is_called_contaminated_wherever_its_name_stands(pico_study):
