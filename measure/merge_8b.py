@@ -2,13 +2,13 @@
 
     python measure/merge_8b.py [--shape 8b|0.3b|0.17b|pico] [--layers N] [--methods linear,ties,…] --scratch FOLDER
 
-Makes three random siblings (bf16, in shards) in the scratch folder, once: 48 GB for ``8b``, of which it wants 52 GiB free;
-with ``--layers`` a model of that width and so many layers. Each method is run once and appended to ``results.jsonl``
-there; a method that stands in it is not run again. Every timed run starts with the parents' files dropped from the page
-cache. The floor of a merge is the larger of two times measured beside it: to read its parents from this disk and write the
-result to it once, as plain copies of bytes; and its arithmetic, tensor by tensor, on parents that are in memory. Where
-``mergekit-yaml`` is killed or fails, that is the result. With a CUDA device it also counts merges of an evolution's
-candidates into a live model per minute.
+Makes three random siblings (bf16, in shards) in the scratch folder, once: 48 GB for ``8b``, and 16 GB for a result; it refuses
+a disk that is too small. ``--layers`` makes a model of that width and so many layers: 12 of them want 30 GiB in all. Each method
+is run once and appended to ``results.jsonl`` there; a method that stands in it is not run again. Every timed run starts with the
+parents' files dropped from the page cache. The floor of a merge is the larger of two times measured beside it: to read its
+parents from this disk and write the result to it once, as plain copies of bytes; and its arithmetic, tensor by tensor, on parents
+that are in memory. Where ``mergekit-yaml`` is killed or fails, that is the result. With a CUDA device it also counts merges of an
+evolution's candidates into a live model per minute.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SHAPES = {  # hidden, layers, intermediate, heads, key-value heads, vocabulary
     "pico": (64, 2, 128, 4, 2, 512),
 }
 PIECE, SHARD = 1 << 26, 4 << 30  # bytes
-FREE = 52  # GiB of disk for the shape 8b
+MODELS, SPARE = 4, 2  # on the disk at a time: three siblings and a result; GiB beside them
 ARITHMETIC = """
 import sys, time
 from xlm_utils.merge import chunked, merging, methods, planning
@@ -46,7 +46,7 @@ folders = merging.parents(study, config)
 methods.check_specification(config)
 tensors = {folder.resolve(): Tensors(folder) for folder in folders.values()}
 shapes = next(iter(tensors.values())).shapes
-plan = planning.Plan(written_out(config, folders), folders, methods.resolve(study, name).seed, planning.math_device(folders)[0], shapes)
+plan = planning.Plan(written_out(study, config, folders), folders, methods.resolve(study, name).seed, planning.math_device(folders)[0], shapes)
 spent = 0
 for tensor in shapes:
     held = {folder: tensors[folder][tensor].clone() for folder in plan.inputs}
@@ -211,8 +211,10 @@ def main() -> None:
     folder = options.scratch.resolve() / f"merge_{options.shape}_{layers}"
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free / GIB
-    if options.shape == "8b" and layers >= SHAPES["8b"][1] and free < FREE and not (folder / "parents" / "expert").exists():
-        sys.exit(f"three siblings of Llama-3-8B's shape and two results want {FREE} GiB of disk, and {free:.0f} are free: take --layers")
+    hidden, _, inner, heads, pairs, vocabulary = SHAPES[options.shape]
+    weights = 2 * vocabulary * hidden + layers * (2 * hidden**2 * (1 + pairs / heads) + 3 * hidden * inner)  # but for the norms
+    if (wanted := SPARE + MODELS * 2 * weights / GIB) > free and not (folder / "parents" / "expert").exists():
+        sys.exit(f"three siblings of {layers} layers and a result want {wanted:.0f} GiB of disk, and {free:.0f} are free: take fewer --layers")
     os.environ["XLM_HOME"] = str(folder)
     made, device = siblings(options.shape, layers, folder / "parents"), pick_device()[0]
     file, results = preset(folder, made), folder / "results.jsonl"
