@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.merge.test_merging import assert_equal, copy_model, of, weights
 from tests.merge.test_planning import FAMILIES, in_memory_as_on_disk, siblings
-from xlm_utils.merge import activations, layers, merging, own, planning
+from xlm_utils.merge import layers, merging, own, planning
 from xlm_utils.models.constituents import locate
 from xlm_utils.models.loading import load
 from xlm_utils.models.weights import LAYER
@@ -124,11 +124,11 @@ def test_the_texts_are_of_unreported_terms_in_both_languages_the_source_s_with_t
 def test_layers_may_be_asked_for_in_any_order(pico_study):
     folder, read = locate(pico_study("gemma"), "expert"), json.dumps(READ["source"])
     expected = inputs_of(folder, READ["source"])
-    activations.forget()
+    own.forget()
     with torch.no_grad():
-        for name in sorted(activations.linear_layers(str(folder)), reverse=True):
-            np.testing.assert_allclose(activations.read_by(str(folder), read, name).numpy(), expected[name], rtol=1e-4, atol=1e-6)
-    activations.forget()
+        for name in sorted(own.linear_layers(str(folder)), reverse=True):
+            np.testing.assert_allclose(own.read_by(str(folder), read, name).numpy(), expected[name], rtol=1e-4, atol=1e-6)
+    own.forget()
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma"])

@@ -57,7 +57,7 @@ def merge_many(study: Study, names: Sequence[str], values: Mapping[str, Mapping[
 
 
 def _merge(study: Study, merges: Mapping[str, tuple[Step, dict, dict[str, Path]]], values: Mapping[str, Mapping]) -> None:
-    from xlm_utils.merge import activations, chunked, own
+    from xlm_utils.merge import chunked, own
     from xlm_utils.merge.planning import Plan, math_device, unlisted
     from xlm_utils.merge.writing import Writer
 
@@ -72,7 +72,7 @@ def _merge(study: Study, merges: Mapping[str, tuple[Step, dict, dict[str, Path]]
     shapes, waiting, odd, dressed = tensors[donor.resolve()].shapes, deque(), [], None
     chunked.forget()
     with ExitStack() as stack:
-        stack.callback(activations.forget)
+        stack.callback(own.forget)
         for step, *_ in merges.values():
             shutil.rmtree(step.partial, ignore_errors=True)  # a killed merge can't be continued
             stack.callback(shutil.rmtree, step.partial, ignore_errors=True)

@@ -16,7 +16,7 @@ from mergekit.merge_methods.base import ParameterSpec, PerInputValues, TensorEnt
 from mergekit.merge_methods.registry import get
 from psutil import virtual_memory
 
-from xlm_utils.merge import activations, chunked, own
+from xlm_utils.merge import chunked, own
 from xlm_utils.merge.layers import written_out
 from xlm_utils.merge.methods import DTYPES, check_specification, parents, render, resolve
 from xlm_utils.models.libraries import PreTrainedModel
@@ -145,7 +145,7 @@ class Live:
                 if (place := tensor.data_ptr()) not in self._stored.get(name, ()) or self._last.get(name) != place:  # or as before
                     live[name].copy_(tensor)
                 self._last[name] = place
-        activations.forget()
+        own.forget()
 
 
 def unlisted(folder: Path, names: Collection[str]) -> list[str]:
