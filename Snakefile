@@ -36,16 +36,13 @@ def card(method):
     return str(PARAMS / "methods" / f"{parse(method).card}.yaml")
 
 
-def rater(judge, **part):
+def rater(judge):
     """A judge's card, and the sheets that people have filled."""
-    return [str(PARAMS / "judges" / f"{judge}.yaml"), *(file for file in files("05_judge", judge=judge, **part) if "/filled/" in file)]
+    return [str(PARAMS / "judges" / f"{judge}.yaml"), *(file for file in files("05_judge", judge=judge) if "/filled/" in file)]
 
 
 PROMPTS = [str(PARAMS / "prompts" / language.prompt) for language in (STUDY.source, STUDY.target)]
 MERGE = {method: files("03_merge", method=method) for method in STUDY.methods}
-SWEEP = {"sweep": "true"}  # the grids' points, on terms of their own
-POINTS = {point: files("03_merge", method=point, **SWEEP) for point in (STUDY.swept().methods if STUDY.sweeps else ())}
-SWEPT = [STUDY.by_role("expert"), STUDY.by_role("general"), *POINTS] if POINTS else []
 RATING = str(PARAMS / "prompts" / "judge.txt")
 JOBS = [  # stage, the notebook parameter that makes it a part, what it reads, what it needs
     ("01_curate", {}, [], HERE),
@@ -55,11 +52,8 @@ JOBS = [  # stage, the notebook parameter that makes it a part, what it reads, w
       for model in dict.fromkeys(run.model for run in runs(STUDY))],
     # a judge's rate limit and controls are one process's: a job a judge, not one a model and judge
     *[("05_judge", {"judge": judge}, [*rater(judge), RATING, *files("04_generate")], HERE) for judge in STUDY.judges],
-    *[("03_merge", SWEEP | {"method": point}, [card(point)], NODE) for point in POINTS if point not in MERGE],  # a grid's point of all defaults is a method
-    *[("04_generate", SWEEP | {"method": model}, [*PROMPTS, *files("02_translate"), *POINTS.get(model, [])], NODE) for model in SWEPT],
-    *[("05_judge", SWEEP | {"judge": judge}, [*rater(judge, **SWEEP), RATING, *files("04_generate", **SWEEP)], HERE) for judge in STUDY.judges if POINTS],
     *[("06_benchmark", {"method": model}, MERGE.get(model, []), NODE) for model in STUDY.models],
-    ("07_figures", {}, files("05_judge") + (files("05_judge", **SWEEP) if POINTS else []) + files("06_benchmark"), HERE),
+    ("07_figures", {}, files("05_judge") + files("06_benchmark"), HERE),
     ("08_why", {}, files("07_figures"), NODE),  # by way of 07 all the others
 ]
 
@@ -74,7 +68,7 @@ onstart:  # checks and downloads, before anything is paid for, and here: nodes m
 
 
 for stage, part, reads, needs in JOBS:
-    name = "+".join([stage, *("sweep" if key == "sweep" else value for key, value in part.items())])
+    name = "+".join([stage, *part.values()])
 
     rule:
         name: name

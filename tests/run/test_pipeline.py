@@ -83,28 +83,10 @@ def test_a_result_that_was_changed_or_deleted_is_made_again(stage):
 def test_every_stage_has_its_notebook_and_leaves_something():
     study = open_study("demo")
     stages = pipeline.outputs(study)
-    own = [stage_ for stage_ in stages if not stage_.endswith(pipeline.SWEEP)]
-    assert own == sorted(own)
+    assert list(stages) == sorted(stages)
     for stage_, files in stages.items():
-        assert (pipeline.NOTEBOOKS / f"{stage_.removesuffix(pipeline.SWEEP)}.ipynb").is_file()
+        assert (pipeline.NOTEBOOKS / f"{stage_}.ipynb").is_file()
         assert files
-
-
-def test_a_sweep_is_three_stages_more_after_the_judge_in_a_folder_of_its_own(monkeypatch, tmp_path):
-    monkeypatch.setenv("XLM_HOME", str(tmp_path))
-    study = open_study("demo")
-    assert not any(stage.endswith(pipeline.SWEEP) for stage in pipeline.outputs(study)), "only where the study says run: true"
-    study.settings = study.settings.model_copy(update={"sweep": study.sweep.model_copy(update={"run": True})})
-    stages = list(pipeline.outputs(study))
-    assert stages[4:9] == ["05_judge", "03_merge, sweep", "04_generate, sweep", "05_judge, sweep", "06_benchmark"]
-    files = pipeline.outputs(study)["04_generate, sweep"]
-    assert {file.parent.parent.name for file in files} == {"demo+sweep=1"}
-    started = []
-    monkeypatch.setattr(pipeline, "execute", lambda notebook, output, parameters: started.append((notebook.stem, parameters)))
-    monkeypatch.setattr(pipeline, "outputs", lambda _: {"05_judge": [], "03_merge, sweep": []})
-    pipeline.run("demo")
-    assert started == [("05_judge", {}), ("03_merge", {"sweep": True})]
-    assert (tmp_path / "data" / "runs" / "demo+sweep=1" / "stages" / "03_merge.json").exists()
 
 
 def test_a_stage_without_its_results_is_named(stage, monkeypatch):

@@ -98,17 +98,6 @@ def test_a_disk_too_small_for_the_merges_is_told_in_one_sentence(pico_study, mon
         preflight.preflight(pico_study(), ["03_merge"])
 
 
-def test_the_disk_has_to_hold_the_points_of_a_sweep_too(pico_study, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "total used free")(2**40, 0, 2**40))
-    small = pico_study("llama", sweep=None)
-    large = pico_study("llama", sweep={"grids": ["slerp", "ties"], "terms": 12, "run": True})
-    facts = {"expert": {"parameters": 1e9, "to_download": 0}}
-    needed = [float(re.search(r"([\d.]+) GiB needed", preflight._disk(study, facts))[1]) for study in (small, large)]
-    more = len(set(large.methods) | set(large.swept().methods)) - len(small.methods)
-    assert more == 4, "two points of two grids, whose third is the method itself"
-    assert needed[1] - needed[0] == pytest.approx(more * 2e9 / 2**30, abs=0.1)
-
-
 @pytest.mark.parametrize(("settings", "size"), [
     ({"dtype": "bfloat16"}, 2), ({"dtype": "float32"}, 4), ({"dtype": "bfloat16", "quantization": "nf4"}, 0.75),
 ])  # fmt: skip

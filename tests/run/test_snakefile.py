@@ -41,23 +41,19 @@ for file in map(Path, json.loads(Path(os.environ["RESULTS"]).read_text())[json.d
 
 def results(study, home):
     """What the stand-in writes: stage and parameters of a job → its files."""
-    sweeps = [{}, {"sweep": "true"}] if open_study(study).sweeps else [{}]
-    found = {}
-    for sweep in sweeps:
-        whole = open_study(study, **sweep)
-        models = dict.fromkeys([*whole.models, *whole.constituents])
-        for part in [{}, *({"method": name} for name in models), *({"judge": name} for name in whole.judges)]:
-            for stage, files in pipeline.outputs(open_study(study, drive_dir=home, **sweep, **part)).items():
-                files = [str(manifest_path(file) if file.parent.name == "models" else file) for file in files]
-                found[json.dumps([stage, {"study": study, **sweep, **part}], sort_keys=True)] = files
+    found, whole = {}, open_study(study)
+    models = dict.fromkeys([*whole.models, *whole.constituents])
+    for part in [{}, *({"method": name} for name in models), *({"judge": name} for name in whole.judges)]:
+        for stage, files in pipeline.outputs(open_study(study, drive_dir=home, **part)).items():
+            files = [str(manifest_path(file) if file.parent.name == "models" else file) for file in files]
+            found[json.dumps([stage, {"study": study, **part}], sort_keys=True)] = files
     return found
 
 
 def test_the_snakefile_has_every_stage_and_no_file_name_of_its_own():
     text = SNAKEFILE.read_text(encoding="utf-8")
-    stages = [stage for stage in pipeline.outputs(open_study("demo")) if not stage.endswith(pipeline.SWEEP)]
+    stages = list(pipeline.outputs(open_study("demo")))
     assert list(dict.fromkeys(re.findall(r'^    \*?\[?\("(\d\d_\w+)"', text, flags=re.MULTILINE))) == stages
-    assert {"03_merge", "04_generate", "05_judge"} == set(re.findall(r'\("(\d\d_\w+)", SWEEP', text))
     assert not re.search(r"\.jsonl|\.csv|\.html|vocabulary|definitions/|scores/", text.split('"""')[2])
 
 
@@ -115,13 +111,6 @@ def test_a_new_method_starts_its_own_jobs_and_those_that_show_all_models(snakema
     snakemake()
     status, started, _ = snakemake(methods=("slerp", "dare_ties@ancestor#3", "linear"))
     assert (status, started) == (0, ["03_merge+linear", "04_generate+linear", "05_judge+proxy", "06_benchmark+linear", *LAST])
-
-
-def test_a_sweep_has_jobs_of_its_own_but_for_the_merge_that_is_a_method_already(snakemake):
-    status, started, out = snakemake(sweep={"grids": ["slerp"], "terms": 12, "run": True})
-    own = ["03_merge+sweep+slerp~t=0.3", "03_merge+sweep+slerp~t=0.7", "05_judge+sweep+proxy"]
-    own += [f"04_generate+sweep+{model}" for model in ("expert", "japanese", "slerp", "slerp~t=0.3", "slerp~t=0.7")]
-    assert (status, started) == (0, sorted(FIRST + own)), out[-2000:]
 
 
 def test_a_changed_setting_plans_every_job_again(snakemake):

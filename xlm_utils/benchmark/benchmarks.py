@@ -4,7 +4,7 @@ Data sets, prompts and requests are built once (``prepare``) and put to every mo
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -50,10 +50,14 @@ def evaluate(study: Study, prepared: Prepared, name: str, loaded: dict | None = 
             lm = language_model(study, name, prepared.pairs, loaded)
             if study.benchmarks.chat_template and not lm.tokenizer.chat_template:
                 raise StudyError(f"chat_template: {name} has none")
-            for group in _groups(prepared, asked):
-                for dataset, part in answer(lm, prepared, group, study.benchmarks.chat_template).items():
-                    parts[dataset] = part
-                    write_json(files[dataset], {"model": name, **part})
+            group: list[str] = []  # consecutive data sets of at least ``AT_ONCE`` items together
+            for dataset in asked:
+                group.append(dataset)
+                if dataset == asked[-1] or sum(len(prepared.items[one]) for one in group) >= AT_ONCE:
+                    for one, part in answer(lm, prepared, group, study.benchmarks.chat_template).items():
+                        parts[one] = part
+                        write_json(files[one], {"model": name, **part})
+                    group = []
             texts = {"".join(part for part in i.args if isinstance(part, str)) for dataset in asked for i in prepared.tasks[dataset].instances}
             models.report_bytes(lm.tokenizer, sorted(texts), f"{name}, benchmarks")
         result, rows = compose(prepared, name, parts)
@@ -62,16 +66,6 @@ def evaluate(study: Study, prepared: Prepared, name: str, loaded: dict | None = 
         write_json(result_step.partial, result)
         result_step.finish()
     return result
-
-
-def _groups(prepared: Prepared, asked: list[str]) -> Iterator[list[str]]:
-    """Consecutive data sets of at least ``AT_ONCE`` items together."""
-    group: list[str] = []
-    for dataset in asked:
-        group.append(dataset)
-        if dataset == asked[-1] or sum(len(prepared.items[one]) for one in group) >= AT_ONCE:
-            yield group
-            group = []
 
 
 def language_model(study: Study, name: str, pairs: dict[str, dict], loaded: dict | None = None) -> "LM":

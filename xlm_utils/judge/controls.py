@@ -41,13 +41,16 @@ def control_questions(study: Study, held_out: bool = False) -> list[dict]:
     Raises:
         StudyError: fewer than two concepts have a reference.
     """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
     table = judging.graded_terms(study)
     clinical = "clinician" in study.judging.references and table.loc[table["definition"] != "", "concept"].nunique() > 1
     reference, column, other = ("clinician", "definition", "expert") if clinical else ("expert", "expert", "definition")
     table = table[table[column] != ""].reset_index(drop=True)
     if table["concept"].nunique() < 2:
         raise StudyError("the judge's controls need the expert's definitions of at least two concepts")
-    similar, said = _similarity(table[column].tolist()), {"run": "controls", "reference": reference}
+    vectors = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True).fit_transform(table[column])
+    similar, said = (vectors @ vectors.T).toarray(), {"run": "controls", "reference": reference}
     draw = np.random.default_rng(study.seed)
     asked = []
     for index in np.sort(draw.permutation(len(table))[:SAMPLE]):
@@ -93,13 +96,6 @@ def retest(study: Study, name: str, runs: list[str], base_url: str = "") -> None
         again = repeated(study, runs)
         for file in AGAIN:
             judging.write_scores(study, card, file, [q for q in again if q["again"] == file], base_url)
-
-
-def _similarity(texts: list[str]) -> np.ndarray:
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    vectors = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True).fit_transform(texts)
-    return (vectors @ vectors.T).toarray()
 
 
 def verdicts(rows: list[dict]) -> pd.DataFrame:

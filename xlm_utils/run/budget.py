@@ -54,8 +54,7 @@ def cost(study: Study, stages: Collection[str], parameters: float) -> str:
             needed.append(estimate(card, llm.prompts(study, ["x" * 12]) * terms, translation.SCHEMA))
         if card.name in study.judges and "05_judge" in stages:
             row = {"term": "x" * 12, "translation": "あ" * 5, "reference_text": DEFINITION, "definition": DEFINITION}
-            definitions = (asked - 1) * terms + ((len(runs(study.swept())) - 1) * study.sweep.terms if study.sweeps else 0)
-            calls = definitions * len(study.judging.references) + controls.MOST * (2 if study.sweeps else 1)
+            calls = (asked - 1) * terms * len(study.judging.references) + controls.MOST
             needed.append(estimate(card, [judging.prompt_for(study, row)] * calls, judging.SCHEMA))
     usd = sum(part["usd"] for part in needed)
     before, limit = spent(study.replies), study.judging.max_cost_usd

@@ -22,14 +22,10 @@ from xlm_utils.study.overrides import is_file, split_name
 from xlm_utils.study.records import digest, fingerprint, read_manifest, sha256, write_json
 
 NOTEBOOKS = ROOT / "notebooks"
-SWEEP = ", sweep"  # ends the name of a stage that runs the study's sweep
 
 
 def outputs(study: Study) -> dict[str, list[Path]]:
-    """What each stage leaves behind when it runs for the study's ``method`` and ``judge``, in running order.
-
-    A study whose sweep says ``run: true`` has three stages more, after 05.
-    """
+    """What each stage leaves behind when it runs for the study's ``method`` and ``judge``, in running order."""
 
     def chosen(names: Iterable[str]) -> list[str]:
         return [name for name in names if study.method in ("all", name)]
@@ -39,8 +35,6 @@ def outputs(study: Study) -> dict[str, list[Path]]:
             return [study.folder / card.name / f"{card.round}.key.csv", *people.files(study, card)[1]]
         return [study.folder / "scores" / card.name / f"{run}.jsonl" for run in scored]
 
-    swept = outputs(study.swept()) if study.sweeps and not study.sweep_of else {}
-    sweep = {f"{stage}{SWEEP}": swept[stage] for stage in ("03_merge", "04_generate", "05_judge") if swept}
     folder, names = study.folder, [run.name for run in runs(study) if chosen([run.model])]
     scored = [name for name in names if not name.endswith(".reference")]
     return {
@@ -49,7 +43,6 @@ def outputs(study: Study) -> dict[str, list[Path]]:
         "03_merge": [study.models_folder / method for method in chosen(study.methods)],
         "04_generate": [folder / "definitions" / f"{name}.jsonl" for name in names],
         "05_judge": [file for card in map(load_card, study.judges) for file in judged(card)],
-        **sweep,
         "06_benchmark": [study.benchmarks_folder / f"{model}.json" for model in chosen(study.models)],
         "07_figures": [study.figures / name for name in ("table1.csv", "table1.html", "table2.csv", "table2.html", "figure1.html")],
         "08_why": [study.figures / f"{name}.html" for name in ("lens", "meeting", "knockout", "kept", "lost")],
@@ -102,7 +95,7 @@ def fetch(study: Study) -> None:
 
     So that jobs on nodes without a network find it: weights, with their hashes, and data sets.
     """
-    preflight(study, {stage.removesuffix(SWEEP) for stage, files in outputs(study).items() if not all(f.exists() for f in files)}, here=False)
+    preflight(study, {stage for stage, files in outputs(study).items() if not all(f.exists() for f in files)}, here=False)
     for name in study.constituents:
         print(f"  here  model {name}: {digest(locate(study, name))[:12]}", flush=True)
     print(f"  here  data sets: {len(benchmark.prepare(study).tasks)}")
@@ -120,20 +113,19 @@ def run(name: str) -> None:
     parameters = {} if name == "demo" else {"study": from_anywhere(name)}  # the notebooks' own default is the demo
     times, before, checked = {}, "", False
     for number, (stage, files) in enumerate(outputs(study).items()):
-        of, step = (study.swept() if stage.endswith(SWEEP) else study), stage.removesuffix(SWEEP)
-        notebook, record = NOTEBOOKS / f"{step}.ipynb", of.folder / "stages" / f"{step}.json"
+        notebook, record = NOTEBOOKS / f"{stage}.ipynb", study.folder / "stages" / f"{stage}.json"
         started, key = time.monotonic(), stage_key(study, notebook, before)
         if is_done(record, key, files):
             print(f"{stage}: nothing to do", flush=True)
             times[stage] = "kept"
         else:
             if not checked:
-                preflight(study, {left.removesuffix(SWEEP) for left in list(outputs(study))[number:]})
+                preflight(study, list(outputs(study))[number:])
             checked = True
             print(f"{stage}: running", flush=True)
-            execute(notebook, of.folder / "notebooks" / notebook.name, parameters | ({"sweep": True} if of is not study else {}))
+            execute(notebook, study.folder / "notebooks" / notebook.name, parameters)
             if lacking := [relative(f) for f in files if not f.exists()]:
-                raise StudyError(f"{stage} ended without {', '.join(lacking)} (see {relative(of.folder / 'notebooks')})")
+                raise StudyError(f"{stage} ended without {', '.join(lacking)} (see {relative(study.folder / 'notebooks')})")
             sources = {name: source(study, name) for name in study.constituents} if stage in ("03_merge", "04_generate", "06_benchmark") else {}
             write_json(record, {"key": key, "outputs": {relative(f): digest(f) for f in files}, "sources": sources})
             times[stage] = f"{time.monotonic() - started:.0f}"

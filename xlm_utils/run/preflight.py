@@ -101,13 +101,12 @@ def _terminology(study: Study) -> str:
 
 def _methods(study: Study) -> str:
     """Every merge's name fits its card, and a search can run."""
-    names = [*study.methods, *(study.swept().methods if study.sweeps else ())]
-    for card in dict.fromkeys(parse(name).card for name in names):
+    for card in dict.fromkeys(parse(name).card for name in study.methods):
         check_specification(read_card(card)["mergekit"], f"params/methods/{card}.yaml: ")
-    if any([is_searched(study, name) for name in names]):  # a list: every name is looked at
+    if any([is_searched(study, name) for name in study.methods]):  # a list: every name is looked at
         evolution.check(study)
         fitness.check_columns(study)
-    return f"methods: {len(names)} merges"
+    return f"methods: {len(study.methods)} merges"
 
 
 def _memory(study: Study, facts: Facts) -> str:
@@ -134,8 +133,7 @@ def _disk(study: Study, facts: Facts) -> str:
     """Downloads and merges against the free space of the disks they go to."""
     from huggingface_hub import constants
 
-    wanted = dict.fromkeys([*study.methods, *(study.swept().methods if study.sweeps else ())])
-    to_merge = [method for method in wanted if not read_manifest(study.models_folder / method)]
+    to_merge = [method for method in study.methods if not read_manifest(study.models_folder / method)]
     merges, downloads = len(to_merge) * largest(facts) * 2, sum(fact["to_download"] for fact in facts.values())
     disks: dict[int, list] = {}
     for folder, size in ((Path(constants.HF_HUB_CACHE), downloads), (study.models_folder, merges + SPARE)):

@@ -105,7 +105,6 @@ class Evolution(Part):
 class Sweep(Part):
     grids: Annotated[tuple[Text, ...], Field(min_length=1), Once]  # methods with a file in params/sweeps, such as ties or ties@ancestor
     terms: Whole = Field(ge=2, le=10_000)  # translated terms to compare the points on, none of them the study's own
-    run: bool = False  # whether the whole run has its stages; -p sweep true runs one notebook's without
 
 
 class Settings(Part):

@@ -57,11 +57,6 @@ class Study:
         """Models in the order of the tables: expert, general model, then every merge."""
         return [self.by_role("expert"), self.by_role("general"), *self.methods]
 
-    @property
-    def sweeps(self) -> bool:
-        """Whether a run of the whole study has the sweep's stages."""
-        return bool(self.sweep and self.sweep.run)
-
     def swept(self) -> "Study":
         """This study with its grids' points for methods, on terms and in a run folder of its own; a StudyError: no sweep, or a grid is no good."""
         if self.sweep is None:

@@ -105,7 +105,7 @@ def draw_terms(study: Study) -> Path:
         table = table[table["translation"] != ""]
         single = table.sample(frac=1, random_state=study.seed).drop_duplicates("concept").drop_duplicates("translation")
         own = _halves(single, size, "vocabulary.sample") if size else table.head(0)
-        drawn = study.sweep_of or study.sweeps or not size  # where the sweep is still to come, so that too few are told before anything is merged
+        drawn = study.sweep_of or not size
         validation = _halves(without(single, own), swept, "sweep.terms") if drawn else table.head(0)
         rest = without(table, validation)
         if not study.sweep_of and not size and len(rest) < len(table):
