@@ -86,7 +86,9 @@ def load(study: Study, name: str, dtype: str = "") -> tuple[PreTrainedModel, Pre
         print(f"{name}: the adapter in its folder is left aside; the folder's whole weights are the model")
     model = AutoModelForCausalLM.from_pretrained(folder, **options, **WITHOUT_ADAPTER).eval()
     tokenizer = leave_open(AutoTokenizer.from_pretrained(folder, padding_side="left"), name)
-    if dtype == "float16" and not _finite(model, tokenizer):
+    with torch.inference_mode():  # Gemma-3, for one, was trained in bfloat16 and exceeds float16's 65,504
+        tried = model(**tokenizer("Term: asthma\nDefinition:", return_tensors="pt").to(model.device)).logits if dtype == "float16" else torch.ones(1)
+    if not torch.isfinite(tried).all():
         if study.generation.dtype == "float16":
             raise StudyError(f"generation.dtype = 'float16': {name} overflows in it; take bfloat16 or float32")
         print(f"{name} overflows in float16 (its scores are not finite): loaded again in float32")
@@ -94,30 +96,15 @@ def load(study: Study, name: str, dtype: str = "") -> tuple[PreTrainedModel, Pre
         return load(study, name, dtype="float32")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if left := _left_out(folder):
+    file = folder / "generation_config.json"  # a penalty or a stop string of its own would set it apart
+    given = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    left = ", ".join(f"{key} = {value}" for key, value in given.items() if key not in UNSAID and value and (value != 1 or key.endswith("_id")))
+    if left:
         print(f"{name}: left out of its generation config, since decoding is plain greedy: {left}")
     stops = stop_tokens(eos_ids(folder), tokenizer)
     model.generation_config = GenerationConfig(eos_token_id=stops, pad_token_id=tokenizer.pad_token_id)
     how = f"{name} on {device} ({device_reason}) in {dtype} ({dtype_reason}), quantization {quantization}"
     return model, tokenizer, f"{how}, stops at {' '.join(tokenizer.convert_ids_to_tokens(stops))}"
-
-
-def _finite(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the scores after a short prompt are numbers: Gemma-3, for one, was trained in bfloat16 and exceeds float16's 65,504."""
-    import torch
-
-    with torch.inference_mode():
-        return bool(torch.isfinite(model(**tokenizer("Term: asthma\nDefinition:", return_tensors="pt").to(model.device)).logits).all())
-
-
-def _left_out(folder: Path) -> str:
-    """Settings of the folder's generation config that would bend greedy decoding, as text.
-
-    A penalty, a second sequence or a stop string of one model's own would set it apart from those it is compared with.
-    """
-    file = folder / "generation_config.json"
-    given = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    return ", ".join(f"{key} = {value}" for key, value in given.items() if key not in UNSAID and value and (value != 1 or key.endswith("_id")))
 
 
 def continuations(
