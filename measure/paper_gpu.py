@@ -31,7 +31,8 @@ sys.path.insert(0, str(ROOT))
 from tests.support.loopback import Loopback
 
 CANDIDATES, TERMS, ITEMS = 4, 24, 20
-FULL = {"04_generate": 1782 / TERMS, "05_judge": 1782 / TERMS, "06_benchmark": 25_795 / (ITEMS * 16)}  # the published study's size over this run's
+SETS = 12  # data sets of the demo
+FULL = {"04_generate": 1782 / TERMS, "05_judge": 1782 / TERMS, "06_benchmark": 25_795 / (ITEMS * SETS)}  # the published study's size over this run's
 STAGES = ("01_curate", "02_translate", "03_merge", "04_generate", "05_judge", "06_benchmark", "07_figures")
 
 
