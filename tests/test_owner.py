@@ -45,7 +45,7 @@ def test_an_account_is_written_everywhere_once_and_can_be_another_or_none(copy):
     without = contents(copy)
     assert not [name for name, text in without.items() if accounts(text.decode())]
     assert b"colab-badge" not in b"".join(without.values())
-    assert len(owner.write(copy, "some-body")) == 10
+    assert len(owner.write(copy, "some-body")) == 11
     assert owner.write(copy, "some-body") == []
     assert owner.current(copy) == "some-body"
     for name, text in contents(copy).items():
