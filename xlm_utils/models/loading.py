@@ -86,9 +86,10 @@ def load(study: Study, name: str, dtype: str = "") -> tuple[PreTrainedModel, Pre
         print(f"{name}: the adapter in its folder is left aside; the folder's whole weights are the model")
     model = AutoModelForCausalLM.from_pretrained(folder, **options, **WITHOUT_ADAPTER).eval()
     tokenizer = leave_open(AutoTokenizer.from_pretrained(folder, padding_side="left"), name)
+    prompt = tokenizer("Term: asthma\nDefinition:", return_tensors="pt").to(model.device)
     with torch.inference_mode():  # Gemma-3, for one, was trained in bfloat16 and exceeds float16's 65,504
-        tried = model(**tokenizer("Term: asthma\nDefinition:", return_tensors="pt").to(model.device)).logits if dtype == "float16" else torch.ones(1)
-    if not torch.isfinite(tried).all():
+        overflows = dtype == "float16" and not torch.isfinite(model(**prompt).logits).all()
+    if overflows:
         if study.generation.dtype == "float16":
             raise StudyError(f"generation.dtype = 'float16': {name} overflows in it; take bfloat16 or float32")
         print(f"{name} overflows in float16 (its scores are not finite): loaded again in float32")
