@@ -187,7 +187,7 @@ def compare(file: Path, name: str, folder: Path, device: str) -> dict[str, float
         theirs = run(CLI, *arguments, f"{study.models_folder / name}.mergekit.yml", folder / "theirs")
         row |= {"mergekit-yaml s": theirs[0], "mergekit-yaml CPU s": theirs[1], "mergekit-yaml GiB": theirs[2], "faster": theirs[0] / ours[0]}
     except SystemExit as error:
-        row |= {"mergekit-yaml s": f"failed: {str(error).strip().splitlines()[-1][:80]}"}
+        row |= {"mergekit-yaml s": f"failed: {' '.join(str(error).split()[-12:])}"}
     shutil.rmtree(study.models_folder)
     shutil.rmtree(folder / "theirs", ignore_errors=True)
     return row
