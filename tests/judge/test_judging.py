@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 
 from tests.support.loopback import SERVED, Loopback
-from xlm_utils.ask import batches, calls, pacing, replies
+from xlm_utils.ask import batches, calls, replies, servers
 from xlm_utils.ask.cards import Card, load_card
 from xlm_utils.ask.replies import open_store
 from xlm_utils.judge import controls, judging, known, proxy
@@ -110,7 +110,7 @@ def test_progress_is_a_line_with_the_cost(tmp_path, monkeypatch):
 
 
 def test_the_pacer_keeps_the_tighter_of_the_two_limits():
-    pacer = pacing.Pacer(requests_per_minute=6000, tokens_per_minute=60_000 / pacing.HEADROOM)
+    pacer = servers.Pacer(requests_per_minute=6000, tokens_per_minute=60_000 / servers.HEADROOM)
     start = time.monotonic()
     for _ in range(4):
         assert pacer.wait(100)  # 100 tokens at 1,000 tokens/s: 0.1 s each, though 100 requests/s are allowed
@@ -118,7 +118,7 @@ def test_the_pacer_keeps_the_tighter_of_the_two_limits():
 
 
 def test_one_refusal_holds_everybody_and_lowers_the_rate_once_for_all_requests_under_way():
-    pacer = pacing.Pacer(60_000, 0)
+    pacer = servers.Pacer(60_000, 0)
     time.sleep(0.01)
     started = time.monotonic()
     for _ in range(5):
@@ -131,8 +131,8 @@ def test_one_refusal_holds_everybody_and_lowers_the_rate_once_for_all_requests_u
 
 
 def test_the_rate_recovers_slowly_and_never_above_the_card(monkeypatch):
-    monkeypatch.setattr(pacing, "EASE", 0.0)
-    pacer = pacing.Pacer(60, 0)
+    monkeypatch.setattr(servers, "EASE", 0.0)
+    pacer = servers.Pacer(60, 0)
     pacer.hold(0, time.monotonic())
     pacer.ease()
     assert pacer.slowdown == pytest.approx(4 / 3 / 1.05)

@@ -50,8 +50,8 @@ def batches(rows: list, lengths: list[int], budget: int) -> Iterator[list]:
 class PreparedTask(ConfigurableTask):
     """A task whose requests are built once and then put to many models.
 
-    Few-shot examples are drawn row by row from one generator. So where a task has any, the requests of all
-    rows are built and those of the chosen ones kept: they get the examples that they have in a whole run.
+    Few-shot examples are drawn row by row from one generator. So where a task has any, the requests of all rows are built and those of the chosen
+    ones kept: they get the examples that they have in a whole run.
     """
 
     _instances = None
@@ -79,8 +79,8 @@ class SharedPromptLM(HFLM):
     ``batch_tokens`` tokens, the beginning that a batch shares only once; each option then goes on from the prompt's key-value cache. The
     log-likelihoods are the same up to floating point; they are summed in float32, where the stock class rounds each one to the model's dtype.
 
-    ``truncated`` collects the prompts that were cut to the model's context length. ``pairs`` keeps
-    tokenised requests; hand the same dict to models that share a tokenizer.
+    ``truncated`` collects the prompts that were cut to the model's context length. ``pairs`` keeps tokenised requests; hand the same dict to models
+    that share a tokenizer.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_tokens: int, pairs: dict | None = None):
@@ -163,8 +163,7 @@ class SharedPromptLM(HFLM):
         inputs, mask = self._lay(prompts, same)
         read = self.model(
             input_ids=inputs[:, same:], attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0)[:, same:],
-            past_key_values=cache, use_cache=True, logits_to_keep=1,
-        )  # fmt: skip
+            past_key_values=cache, use_cache=True, logits_to_keep=1)  # fmt: skip
         first = read.logits[:, -1].float()
         normaliser, best = first.logsumexp(-1), first.argmax(-1)
         longer = []

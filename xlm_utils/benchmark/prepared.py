@@ -66,8 +66,8 @@ def spread(pool: list[int], wanted: int, seed: object) -> list[int]:
 def prepare(study: Study) -> Prepared:
     """Load and check every data set, draw its items, build its task.
 
-    A data set that can't be had, or has a bad row, is named in one printed sentence and stops its own
-    column only. A StudyError: the data folder does not exist, or no data set can be used at all.
+    A data set that can't be had, or has a bad row, is named in one printed sentence and stops its own column only. A StudyError: the data folder does
+    not exist, or no data set can be used at all.
     """
     prepared = Prepared(columns=columns(study))
     if fewer := [f"{column}: {', '.join(sets)}" for column, sets in prepared.columns.items() if sets != COLUMNS[column]]:

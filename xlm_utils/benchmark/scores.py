@@ -109,9 +109,7 @@ def column_result(sets: tuple[str, ...], datasets: dict[str, dict]) -> dict:
         known = complete and all(d[end] is not None for d in found)
         ends[end] = mean + side * math.hypot(*(d[end] - d["value"] for d in found)) / len(sets) if known else None
     chances = [d["chance"] for d in found]
-    return {
-        "value": mean, **ends,
-        "stderr": math.sqrt(sum(e**2 for e in errors)) / len(sets) if complete and None not in errors else None,
-        "n": sum(d["n"] for d in found),
-        "chance": sum(chances) / len(chances) if chances and None not in chances else None,
-        "metric": found[0]["metric"] if found else None, "sets": list(sets)}  # fmt: skip
+    stderr = math.sqrt(sum(e**2 for e in errors)) / len(sets) if complete and None not in errors else None
+    chance = sum(chances) / len(chances) if chances and None not in chances else None
+    metric, n = found[0]["metric"] if found else None, sum(d["n"] for d in found)
+    return {"value": mean, **ends, "stderr": stderr, "n": n, "chance": chance, "metric": metric, "sets": list(sets)}

@@ -65,11 +65,10 @@ def _tagger():
 def part_of_speech(word: str) -> str:
     """``noun``, ``adjective`` or ``other``, from the word's morphology alone.
 
-    A term in a list has no sentence around it, so a tagger that leans on context does badly. HanTa gives
-    all readings of a form with a score, and its *best* one is often wrong for a rare word: an adverb in
-    microcephaly or brachydactyly, an adjective in cardiomyopathy, a verb in clubbing or sneeze. So the
-    ending decides where readings compete: an adjective has an ending of adjectives and a reading as one
-    that is as likely as a noun's; an adverb is such an adjective with -ly; what else can be a noun is one.
+    A term in a list has no sentence around it, so a tagger that leans on context does badly. HanTa gives all readings of a form with a score, and its
+    *best* one is often wrong for a rare word: an adverb in microcephaly or brachydactyly, an adjective in cardiomyopathy, a verb in clubbing or
+    sneeze. So the ending decides where readings compete: an adjective has an ending of adjectives and a reading as one that is as likely as a noun's;
+    an adverb is such an adjective with -ly; what else can be a noun is one.
     """
     word = word.lower()
     readings = {tag[:2]: float(score) for tag, score in reversed(_tagger().tag_word(word, cutoff=15))}  # British National Corpus tags

@@ -45,10 +45,8 @@ BELOW = {"orientation": "h", "yref": "container", "y": 0.01, "yanchor": "bottom"
 @cache
 def chrome() -> str | None:
     """Path of a Chrome that kaleido can drive, or None."""
-    try:
-        from choreographer.browsers.chromium import Chromium
-    except ImportError:
-        return None
+    from choreographer.browsers.chromium import Chromium
+
     path = Chromium.find_browser(skip_local=False)
     return str(path) if path and Path(path).exists() else None
 
@@ -79,8 +77,8 @@ def save(fig: go.Figure, name: str, folder: Path) -> go.Figure:
     here once and ignored by git, so the page works offline where it was made, and falls back on Plotly's CDN, so it works in a fresh clone. Pictures
     of a figure that has not changed are kept.
 
-    A notebook that ends a cell with this shows the figure: interactive in JupyterLab and, where there
-    is a Chrome, as a picture on GitHub too. PLOTLY_RENDERER, where set, decides instead.
+    A notebook that ends a cell with this shows the figure: interactive in JupyterLab and, where there is a Chrome, as a picture on GitHub too.
+    PLOTLY_RENDERER, where set, decides instead.
     """
     data, text = folder / f"{name}.json", fig.to_json()
     files = [folder / f"{name}.svg", folder / f"{name}.png", folder / "shown" / f"{name}.png"]

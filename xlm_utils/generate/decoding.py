@@ -4,10 +4,11 @@ A decoding step reads every weight once, however many rows there are, so rows ar
 length, so a batch that waits for its longest row computes mostly padding. Hence large batches that shrink as their rows finish.
 """
 
-import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+
+import psutil
 
 from xlm_utils import models
 from xlm_utils.models.libraries import PreTrainedModel, PreTrainedTokenizerBase
@@ -43,23 +44,16 @@ def writer(study: Study, name: str) -> Writer:
 
 def complete(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], max_new_tokens: int, templated: bool = False,
-    stop_at_loop: bool = False,
-) -> list[dict]:  # fmt: skip
+    stop_at_loop: bool = False) -> list[dict]:  # fmt: skip
     """Greedy continuations of one batch.
 
-    Args:
-        templated: the prompts bring their own beginning-of-text token.
-        stop_at_loop: a row that repeats eight tokens has finished; what it says again is cut off.
-
-    Returns:
-        one dict a text: definition (stripped, without thoughts), tokens (generated and kept, without the
-        stop token), finish (``stop``, ``length``, ``loop`` or ``empty``; a thought that never ends is ``length``).
+    ``templated``: the prompts bring their own beginning-of-text token; ``stop_at_loop``: a row that repeats eight tokens has finished, and what it
+    says again is cut off. Returns one dict a text: definition (stripped, without thoughts), tokens (generated and kept, without the stop token),
+    finish (``stop``, ``length``, ``loop`` or ``empty``; a thought that never ends is ``length``).
     """
     batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not templated).to(model.device)
-    stops = models.as_list(model.generation_config.eos_token_id)
-    said = models.continuations(
-        model, batch["input_ids"], batch["attention_mask"], max_new_tokens, lambda tokens: stop_at_loop and _loop(tokens) is not None
-    )
+    stops, rows = models.as_list(model.generation_config.eos_token_id), (batch["input_ids"], batch["attention_mask"])
+    said = models.continuations(model, *rows, max_new_tokens, lambda tokens: stop_at_loop and _loop(tokens) is not None)
     return [_row(tokenizer, tokens, stops, stop_at_loop) for tokens in said]
 
 
@@ -102,13 +96,11 @@ def pick_batch_size(study: Study, model: PreTrainedModel, tokenizer: PreTrainedT
 
 def free_memory(device: str) -> int:
     """Bytes that could be allocated now; on a GPU with what PyTorch holds without using it."""
-    import torch
+    if device == "cpu":
+        return psutil.virtual_memory().available
+    from torch import cuda
 
-    if device == "cuda":
-        return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-    import psutil
-
-    return psutil.virtual_memory().available
+    return cuda.mem_get_info()[0] + cuda.memory_reserved() - cuda.memory_allocated()
 
 
 def row_bytes(model: PreTrainedModel, prompt_tokens: int, new_tokens: int) -> int:
@@ -129,11 +121,3 @@ def out_of_memory(error: BaseException) -> bool:
     import torch
 
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in str(error) for words in OUT_OF_MEMORY)
-
-
-def release() -> None:
-    """Give back what a failed batch had allocated."""
-    import torch
-
-    gc.collect()
-    torch.cuda.empty_cache()  # nothing where no GPU was used

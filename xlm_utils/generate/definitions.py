@@ -22,8 +22,8 @@ def _rows(study: Study, name: str) -> list[dict]:
 def identity(study: Study) -> tuple[int, int]:
     """Terms that the expert defines in the very same words in both of its source-language runs, and terms in both.
 
-    Both are generated. With the same prompt twice, as published, greedy decoding leaves only a device's
-    rounding to differ; with a ``generation.baseline_prompt`` the wording does. 0 of 0 if a run is missing.
+    Both are generated. With the same prompt twice, as published, greedy decoding leaves only a device's rounding to differ; with a
+    ``generation.baseline_prompt`` the wording does. 0 of 0 if a run is missing.
     """
     expert = study.by_role("expert")
     first, second = ({row["term_id"]: row["definition"] for row in _rows(study, name)} for name in (f"{expert}.reference", expert))
@@ -34,8 +34,8 @@ def identity(study: Study) -> tuple[int, int]:
 def side_by_side(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     """One row a term: term_id, term, translation, the vocabulary's own definition (``clinicians``), and one column a finished run.
 
-    Written to ``definitions/side_by_side.csv`` as well, with a mark by which Excel knows UTF-8. Jobs that end
-    at the same time take turns, so that the last one's table has every run.
+    Written to ``definitions/side_by_side.csv`` as well, with a mark by which Excel knows UTF-8. Jobs that end at the same time take turns, so that
+    the last one's table has every run.
     """
     folder = study.folder / "definitions"
     file = folder / "side_by_side.csv"

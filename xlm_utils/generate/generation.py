@@ -4,6 +4,7 @@ Terms go longest prompt first (less padding, and memory that is too small shows 
 it was, so that a run which is killed and started again makes the same batches and, on the same machine, the same bytes.
 """
 
+import gc
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,17 +77,11 @@ def define(study: Study, run: Run, table: pd.DataFrame, loaded: dict | None = No
 
     Finished batches of an earlier, killed run are kept; a finished run yields nothing. Two merges of one study with identical weights are generated
     once and copied, saying so; the expert's reference and its baseline are not, since whether they are the same is asked. A batch that the memory
-    does not hold is halved, and so are the ones after it, saying so.
+    does not hold is halved, and so are the ones after it, saying so. ``loaded``: a dict that carries the loaded model from run to run, so that one
+    model is loaded once.
 
-    Args:
-        loaded: a dict that carries the loaded model from run to run, so that one model is loaded once.
-
-    Yields:
-        rows: term_id, run, language, prompt, definition, tokens, finish, output_language, batch,
-        batch_size (rows the batch was meant to have), dtype.
-
-    Raises:
-        StudyError: the backend or a chat template is missing, or one row alone is too large for the memory.
+    Yields rows: term_id, run, language, prompt, definition, tokens, finish, output_language, batch, batch_size (rows the batch was meant to have),
+    dtype. A StudyError: the backend or a chat template is missing, or one row alone is too large for the memory.
     """
     languages = (study.source.code, study.target.code)
     language_of("a", languages)  # one that can't be told is an error now, not after the first batch
@@ -140,12 +135,15 @@ def load(study: Study, model: str, loaded: dict) -> decoding.Writer:
 
 def _answers(writer: decoding.Writer, texts: list[str]) -> list[dict] | None:
     """The batch's answers, or None if memory ran out."""
+    import torch
+
     try:
         return writer.complete(texts)
     except (RuntimeError, MemoryError) as error:
         if not decoding.out_of_memory(error):
             raise
-    decoding.release()  # outside the handler: the error holds the batch's tensors
+    gc.collect()  # outside the handler: the error holds the batch's tensors
+    torch.cuda.empty_cache()  # nothing where no GPU was used
     return None
 
 

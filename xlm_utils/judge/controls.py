@@ -33,13 +33,8 @@ def control_questions(study: Study, held_out: bool = False) -> list[dict]:
     The definition to grade is the reference itself, another concept's (any, and the most similar one by character n-grams), nothing, a commonplace, a
     wrong definition with an instruction to the judge in it, the term in a copula, and a text once and repeated to the limit of generation; then the
     same content in both languages, and a right definition beside one with a wrong number, side or degree. The reference is the clinicians' where the
-    study has it: a model can define two concepts in the same words, and then its neighbour is no wrong answer.
-
-    Args:
-        held_out: leaves out the pairs of languages that set the proxy's scale.
-
-    Raises:
-        StudyError: fewer than two concepts have a reference.
+    study has it: a model can define two concepts in the same words, and then its neighbour is no wrong answer. ``held_out``: leaves out the pairs of
+    languages that set the proxy's scale. A StudyError: fewer than two concepts have a reference.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 

@@ -1,7 +1,7 @@
 """Definitions → scores from 0 to 10, by an LLM judge, the offline proxy or people.
 
-The design is the paper's: the judge sees the term in both languages, a reference definition and the
-definition to grade. The prompt (``params/prompts/judge.txt``) is ours; the paper prints none.
+The design is the paper's: the judge sees the term in both languages, a reference definition and the definition to grade. The prompt
+(``params/prompts/judge.txt``) is ours; the paper prints none.
 """
 
 import json
@@ -104,9 +104,8 @@ def question(row: dict, reference: str, definition: str) -> dict:
 def judge(study: Study, name: str, run: str, base_url: str = "") -> Path:
     """Score one run's definitions: ``scores/<judge>/<run>.jsonl``, a row per term and reference.
 
-    Resumes; a finished file is kept unless terms, definitions, references, prompt or card have changed.
-
-    A StudyError: definitions are missing, or the judge can't go on (see ``calls.run_calls``).
+    Resumes; a finished file is kept unless terms, definitions, references, prompt or card have changed. A StudyError: definitions are missing, or the
+    judge can't go on (see ``calls.run_calls``).
     """
     return write_scores(study, load_card(name), run, questions(study, run), base_url)
 
@@ -146,12 +145,9 @@ def scores(study: Study, card: Card, asked: list[dict], base_url: str = "") -> t
     askable = [q for q in asked if q["reference_text"]]
     answers, notes = {"proxy": _proxy, "people": people.answers}.get(card.client, _llm)(study, card, askable, base_url)
     void = {"score": None, "status": "no_reference", "served_model": None, "tokens_in": 0, "tokens_out": 0, "reply": None}
-    rest = iter(answers)
-    named = ("term_id", "run", "reference", "control")
-    rows = [
-        {key: q[key] for key in named if key in q} | {"judge": card.name} | (next(rest) if q["reference_text"] else void)
-        for q in asked]  # fmt: skip
-    return rows, notes
+    rest, named = iter(answers), ("term_id", "run", "reference", "control")
+    about = [{key: q[key] for key in named if key in q} | {"judge": card.name} for q in asked]
+    return [said | (next(rest) if q["reference_text"] else void) for q, said in zip(asked, about, strict=True)], notes
 
 
 def _llm(study: Study, card: Card, asked: list[dict], base_url: str) -> tuple[list[dict], dict]:
@@ -197,11 +193,8 @@ def preview(study: Study, name: str, run: str, n: int = 1, base_url: str = "") -
 def plan(study: Study, name: str, runs: list[str], base_url: str = "", more: Sequence[dict] = ()) -> dict:
     """What judging these runs would take, printed before anything is spent: calls, tokens, cost, time, shutdown date; people get their sheets.
 
-    Args:
-        more: questions beside the runs' own, such as ``controls.control_questions``; one with ``repeat`` is asked again.
-
-    Raises:
-        StudyError: together with what the study has spent, the cost is above ``judging.max_cost_usd``.
+    ``more``: questions beside the runs' own, such as ``controls.control_questions``; one with ``repeat`` is asked again. A StudyError: together with
+    what the study has spent, the cost is above ``judging.max_cost_usd``.
     """
     card = load_card(name)
     if card.client in OFFLINE:

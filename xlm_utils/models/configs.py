@@ -14,13 +14,9 @@ SHAPE = (  # what must be one in models that merge, or their tensors differ
 
 
 def read_config(file: Path, model: str) -> PretrainedConfig:
-    """The config of a causal language model of text, from its ``config.json``.
+    """The config of a causal language model of text, from its ``config.json``; ``model``: how to call it in an error.
 
-    Args:
-        model: how to call it in an error.
-
-    Raises:
-        StudyError: no such file, not JSON, an adapter's, quantised, with code of its own, or of a model that is not only one of text.
+    A StudyError: no such file, not JSON, an adapter's, quantised, with code of its own, or of a model that is not only one of text.
     """
     if not file.is_file():
         if (file.parent / "adapter_config.json").is_file():
@@ -72,8 +68,7 @@ def meaning(config: PretrainedConfig) -> dict[str, object]:
 def spell_rope_twice(folder: Path, like: Path | None = None) -> None:
     """Add transformers 4's keys to a ``config.json`` that transformers 5 has written: it would read 10000 for a Llama-3's 500000.
 
-    Args:
-        like: a model folder whose own spelling is kept, where it has the older one.
+    ``like``: a model folder whose own spelling is kept, where it has the older one.
     """
     file = folder / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))

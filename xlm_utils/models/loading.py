@@ -63,9 +63,8 @@ def can_drop_rows(model: PreTrainedModel) -> bool:
 def load(study: Study, name: str, dtype: str = "") -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
     """Load a constituent or merge for inference.
 
-    Returns:
-        model in evaluation mode on the picked device, its tokenizer (left-padding), and one line
-        that says where and how it was loaded, with the reasons.
+    Returns the model in evaluation mode on the picked device, its tokenizer (left-padding), and one line that says where and how it was loaded, with
+    the reasons.
     """
     quiet()
     import torch
@@ -113,11 +112,8 @@ def continuations(
     cache: "DynamicCache | None" = None) -> list[list[int]]:
     """The tokens that ``generate`` puts behind each row, at most ``most``; what a row says after it is done may be among them.
 
-    The cache goes on from segment to segment, so nothing is computed twice.
-
-    Args:
-        done: whether a row has finished with these tokens, beside by a stop token.
-        cache: keys and values of the first columns of ``ids``.
+    The cache goes on from segment to segment, so nothing is computed twice. ``done``: whether a row has finished with these tokens, beside by a stop
+    token; ``cache``: keys and values of the first columns of ``ids``.
     """
     import torch
 

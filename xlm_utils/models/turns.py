@@ -13,15 +13,9 @@ DATE = datetime(2024, 7, 26)  # what a template that prints today's date is give
 def chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict], add_generation_prompt: bool = True, of: str = "this model") -> str:
     """Messages inside the tokenizer's chat template: with thinking off where the template can, and always on the same date.
 
-    A system message that the template refuses or drops stands before the first user message instead; a
-    thought that the template opens for the answer is closed.
-
-    Args:
-        messages: turns with ``role`` and ``content``.
-        of: whose template it is, for the error.
-
-    Raises:
-        StudyError: the template can't render these messages.
+    A system message that the template refuses or drops stands before the first user message instead; a thought that the template opens for the answer
+    is closed. ``messages``: turns with ``role`` and ``content``; ``of``: whose template it is, for the error. A StudyError: the template can't render
+    these messages.
     """
     from jinja2 import TemplateError
 

@@ -70,10 +70,7 @@ def without_offset(means: pd.DataFrame, offset: pd.Series) -> pd.DataFrame:
 
     That is mean − share · offset, for the share of the scored texts that are in the target language (NaN where the texts are not there).
     The two are of different texts, so the interval is MOVER's: distances to the ends of both add up in squares (Zou & Donner 2008,
-    Statistics in Medicine 27, 1693–1702).
-
-    Args:
-        offset: average, low and high of the judge's *language* control (see ``controls.verdicts``).
+    Statistics in Medicine 27, 1693–1702). ``offset``: average, low and high of the judge's *language* control (see ``controls.verdicts``).
     """
     share, mean = means["in_target"], means["mean"]
     left = mean - share * offset["average"]
@@ -114,8 +111,7 @@ def missing_table(study: Study) -> pd.DataFrame:
 def agreements(study: Study) -> pd.DataFrame:
     """Every pair of judges on the same answers, and people on what they both rated; a judge with itself is ``bias.properties``'.
 
-    Returns:
-        reference, first, second, then what ``association.agreement`` gives, ``tau`` of the models' order and ``models``.
+    Returns reference, first, second, then what ``association.agreement`` gives, ``tau`` of the models' order and ``models``.
     """
     scores, rows = load_scores(study), []
     controls = [run for run in scores["run"].unique() if note(study, run)]
@@ -140,8 +136,7 @@ def agreements(study: Study) -> pd.DataFrame:
 def rated(study: Study) -> pd.DataFrame:
     """How far each proxy of the study agrees with the mean of the ratings written for this repository, and their two passes with each other.
 
-    Returns:
-        of, half (``choose``: what forms were chosen by; ``report``), n, spearman, kappa (quadratic); terms that the study does not run are left out.
+    Returns of, half (``choose``: what forms were chosen by; ``report``), n, spearman, kappa (quadratic). Terms that the study does not run are out.
     """
     table, rows = judging.graded_terms(study).set_index("term_id"), []
     file = people.read(study, load_card("written_ratings"))

@@ -34,9 +34,8 @@ def describe(scores: Sequence[float], status: Sequence[str] | None = None) -> di
         scores: shape (terms,), NaN where missing.
         status: shape (terms,), why a score is missing; ``"missing"`` for all if not given.
 
-    Returns:
-        n (scored), missing, statuses (counts of the missing, by status), median, mean, std (of the
-        sample, ddof 1), mean_low and mean_high (the mean if every missing score were 0, or 10), reason.
+    Returns n (scored), missing, statuses (counts of the missing, by status), median, mean, std (of the sample, ddof 1), mean_low and mean_high (the
+    mean if every missing score were 0, or 10), reason.
     """
     scores = np.asarray(scores, float)
     absent = np.isnan(scores)
@@ -150,10 +149,8 @@ def compare(a: Sequence[float], b: Sequence[float], clusters: Sequence | None = 
         a, b: shape (terms,), NaN where missing.
         clusters: shape (terms,), names of the clusters the terms belong to.
 
-    Returns:
-        n (pairs), ties, difference (mean), low and high (BCa), p (Wilcoxon's signed ranks, zeros by
-        Pratt 1959: exact up to 13 pairs, or 50 without ties; normal approximation beyond), rank_biserial,
-        cluster_low, cluster_high, clusters, detectable, reason.
+    Returns n (pairs), ties, difference (mean), low and high (BCa), p (Wilcoxon's signed ranks, zeros by Pratt 1959: exact up to 13 pairs, or 50
+    without ties; normal approximation beyond), rank_biserial, cluster_low, cluster_high, clusters, detectable, reason.
     """
     # rounding makes differences that are equal on paper equal here: .3 − .1 and .4 − .2
     differences = np.round(np.asarray(a, float) - np.asarray(b, float), 9)
@@ -174,8 +171,7 @@ def compare(a: Sequence[float], b: Sequence[float], clusters: Sequence | None = 
 def compare_groups(a: Sequence[float], b: Sequence[float], seed: int = 0) -> dict:
     """Difference of the means of two independent groups, ``mean(a) − mean(b)``, shapes (first,) and (second,), NaN where missing.
 
-    Returns:
-        interaction (the difference), low and high (BCa, each group resampled by itself), p (Welch 1947, Biometrika 34, 28–35), reason.
+    Returns interaction (the difference), low and high (BCa, each group resampled by itself), p (Welch 1947, Biometrika 34, 28–35), reason.
     """
     groups = [values[~np.isnan(values)] for values in (np.asarray(a, float), np.asarray(b, float))]
     found = {"interaction": float(groups[0].mean() - groups[1].mean()) if all(map(len, groups)) else NAN}
@@ -186,10 +182,7 @@ def compare_groups(a: Sequence[float], b: Sequence[float], seed: int = 0) -> dic
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """p-values adjusted for the planned comparisons (Holm 1979), same shape.
-
-    A planned comparison that could not be tested (NaN) stays NaN and still counts as planned.
-    """
+    """p-values adjusted for the planned comparisons (Holm 1979), same shape; one that can't be tested (NaN) stays so and counts as planned."""
     from statsmodels.stats.multitest import multipletests
 
     p_values = np.asarray(p_values, float)
@@ -200,21 +193,18 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
 
 def prediction_powered(
-    people: Sequence[float], judge: Sequence[float], clusters: Sequence | None = None, chances: Sequence[float] | None = None
-) -> dict:
+    people: Sequence[float], judge: Sequence[float], clusters: Sequence | None = None, chances: Sequence[float] | None = None) -> dict:  # fmt: skip
     """Mean of people's values over all terms: λ·mean(judge) over all + mean(people − λ·judge) over the rated ones; arrays of shape (terms,).
 
     λ from 0 to 1 makes the cluster-robust variance smallest; a judge that tells nothing gets 0, which leaves people's mean. Intervals are
-    Student's, with as many degrees of freedom as clusters are rated, less what is estimated (the mean, λ): they hold however biased the judge is.
-
-    Angelopoulos et al. 2023, Science 382, 669–674, tuned as in PPI++ (Angelopoulos, Duchi & Zrnic 2023, arXiv 2311.01453).
+    Student's, with as many degrees of freedom as clusters are rated, less what is estimated (the mean, λ): they hold however biased the judge is
+    (Angelopoulos et al. 2023, Science 382, 669–674, tuned as in PPI++: Angelopoulos, Duchi & Zrnic 2023, arXiv 2311.01453).
 
     Args:
         people, judge: of two models, the paired differences; NaN where people did not rate, at random. Without the judge's, a term is left out.
         clusters, chances: what each term belongs to, and how likely it was to be rated (weights are the inverse); None: alone, all as likely.
 
-    Returns:
-        n, n_rated, difference (the mean), low, high, p (that it is 0), lambda, classical_low and classical_high (people alone), reason.
+    Returns n, n_rated, difference (the mean), low, high, p (that it is 0), lambda, classical_low and classical_high (people alone), reason.
     """
     judge = np.asarray(judge, float)
     known = ~np.isnan(judge)

@@ -82,8 +82,7 @@ def write_json(path: Path, value: object) -> None:
 def read_jsonl(path: Path) -> list[dict]:
     """Rows of a JSONL file; an empty list if there is no file.
 
-    A last line without its newline is what a killed writer leaves and is dropped; any other
-    line that is not JSON is an error naming the file and the line.
+    A last line without its newline is what a killed writer leaves and is dropped; any other line that is not JSON is an error naming file and line.
     """
     if not path.exists():
         return []
@@ -148,8 +147,8 @@ def read_manifest(path: Path) -> dict | None:
 class Step:
     """One output and what it is made from: a context that locks, resumes and finishes it.
 
-    ``made_from`` holds JSON values: parameters and digests of inputs. Inside the context write to
-    ``partial`` (kept between runs, so that a killed run resumes), then call ``finish``.
+    ``made_from`` holds JSON values: parameters and digests of inputs. Inside the context write to ``partial`` (kept between runs, so that a killed
+    run resumes), then call ``finish``.
     """
 
     def __init__(self, path: Path, **made_from: object):
@@ -179,9 +178,7 @@ class Step:
 
     def finish(self, known: Mapping[str, str] | None = None, **notes: object) -> None:
         """Give ``partial`` its final name, then write the manifest; ``known`` has the SHA-256 of files in it that need not be read again."""
-        manifest = {
-            "key": self.key, "made_from": self.made_from, **notes,
-            "sha256": sha256(self.partial, known), "versions": versions()}  # fmt: skip
+        manifest = {"key": self.key, "made_from": self.made_from, **notes, "sha256": sha256(self.partial, known), "versions": versions()}
         write_json(self._pending, manifest)
         self._set_aside()
         os.replace(self.partial, self.path)

@@ -71,11 +71,8 @@ def load(name: str, path: str, files: dict, needs: list, config: str | None = No
         data_dir: local folder; None reads from the hub.
         _: what else the harness hands over (task metadata).
 
-    Returns:
-        a ``datasets.DatasetDict`` with one checked ``datasets.Dataset`` per split found.
-
-    Raises:
-        DataError: one sentence that names the data set, the file and line, and where to get a good copy.
+    Returns a ``datasets.DatasetDict`` with one checked ``datasets.Dataset`` per split found. A DataError: one sentence that names the data set, the
+    file and line, and where to get a good copy.
     """
     import datasets
 
@@ -150,10 +147,8 @@ def _from_hub(name: str, path: str, files: dict, needs: list, config: str | None
         else:
             loaded = datasets.load_dataset(path, config)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:  # unreachable, unknown or changed
-        raise DataError(
-            f"data set {name}: {path} can't be loaded from the hub ({type(error).__name__}); get it from {HUB}{path}, "
-            f"put {' and '.join((raw or files).values())} into a folder and name that folder in data_dir"
-        ) from None
+        way = f"get it from {HUB}{path}, put {' and '.join((raw or files).values())} into a folder and name that folder in data_dir"
+        raise DataError(f"data set {name}: {path} can't be loaded from the hub ({type(error).__name__}); {way}") from None
     if name == "pubmedqa":
         loaded = _official_split(loaded["train"])
     for split in files:
