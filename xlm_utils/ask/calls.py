@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +191,7 @@ class _Run:
     def keep(self, prompt: str, repeat: int, reply: Reply) -> bool:
         """Store a reply the moment it is there, unless another model than before has answered."""
         text = reply.text and mended(reply.text)
-        reply = replace(reply, finish="empty") if reply.finish == "stop" and not (text or "").strip() else reply
+        reply = reply._replace(finish="empty") if reply.finish == "stop" and not (text or "").strip() else reply
         value, status = _outcome(text, reply.finish, self.parse)
         usd = self.card.usd(reply.tokens_in, reply.tokens_out)
         row = (

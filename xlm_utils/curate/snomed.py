@@ -9,15 +9,13 @@ import zipfile
 import zlib
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
+import pyarrow as pa
+from pyarrow import csv
+from pyarrow.compute import Expression, field
 
 from xlm_utils.study import StudyError
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-    from pyarrow.compute import Expression
 
 REQUIRED = ("Concept", "Description", "Language")  # without the other two, definitions and parents are empty
 NAME = re.compile(r"x?(?:sct2_(Concept|Description|TextDefinition|Relationship)_|der2_cRefset_\w*?(Language))\w*?Snapshot[-_].*\.txt")
@@ -105,10 +103,7 @@ def _fault(member: Member, kind: str) -> str | None:
     return None
 
 
-def _stream(member: Member, kind: str, wanted: list[str], keep: "Expression | None") -> "list[pa.Table]":
-    import pyarrow as pa
-    from pyarrow import csv
-
+def _stream(member: Member, kind: str, wanted: list[str], keep: Expression | None) -> list[pa.Table]:
     columns = COLUMNS[kind]
     types = {column: pa.int64() if _number(kind, column) else pa.string() for column in wanted} | {"active": pa.bool_()}
     with member.open("rb") as stream:
@@ -126,14 +121,12 @@ def _stream(member: Member, kind: str, wanted: list[str], keep: "Expression | No
         return [table if keep is None else table.filter(keep) for table in tables]
 
 
-def read(files: dict[str, tuple[Member, ...]], kind: str, wanted: list[str], keep: "Expression | None" = None) -> pd.DataFrame:
+def read(files: dict[str, tuple[Member, ...]], kind: str, wanted: list[str], keep: Expression | None = None) -> pd.DataFrame:
     """Columns ``wanted`` of the components that are active in their latest state, one row a component.
 
     ``keep``: rows to look at. It may use ``wanted`` columns that never change over a component's states (its concept, language, type or refset); else
     an old state could stand for the latest. A StudyError: with the file and the line that breaks the format.
     """
-    import pyarrow as pa
-
     columns = list(dict.fromkeys(["id", "effectiveTime", "active", *wanted]))
     tables = []
     for member in files.get(kind, ()):
@@ -148,7 +141,7 @@ def read(files: dict[str, tuple[Member, ...]], kind: str, wanted: list[str], kee
     states = pa.concat_tables(tables).sort_by("effectiveTime").group_by("id", use_threads=False)
     latest = states.aggregate([(column, "last") for column in columns if column != "id"])
     latest = latest.rename_columns([name.removesuffix("_last") for name in latest.column_names])
-    return latest.filter(pa.compute.field("active")).select(wanted).to_pandas()
+    return latest.filter(field("active")).select(wanted).to_pandas()
 
 
 def labels(path: Path, kind: str = "synonyms", language: str = "en-US") -> pd.DataFrame:
@@ -170,8 +163,6 @@ def labels(path: Path, kind: str = "synonyms", language: str = "en-US") -> pd.Da
 
 @cache  # a large edition takes a while; a file that changed is another argument
 def _labels(path: Path, _changed: tuple[tuple[Path, int], ...], kind: str, language: str) -> pd.DataFrame:
-    from pyarrow.compute import field
-
     files, code = release(path), language.partition("-")[0]
     for optional, lost in (("TextDefinition", "definitions"), ("Relationship", "parents")):
         if optional not in files:

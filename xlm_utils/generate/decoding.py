@@ -5,8 +5,8 @@ length, so a batch that waits for its longest row computes mostly padding. Hence
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import psutil
 
@@ -20,8 +20,7 @@ LOOP = 8  # tokens; a row that says so many again, in the same order, has begun 
 OUT_OF_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")  # in a plain RuntimeError
 
 
-@dataclass(frozen=True)
-class Writer:
+class Writer(NamedTuple):
     """A model that is ready to write: what it runs on, and its two functions."""
 
     tokenizer: PreTrainedTokenizerBase

@@ -1,4 +1,4 @@
-"""The model libraries, kept quiet; and transformers' classes for annotations, without the seconds that importing them takes."""
+"""The model libraries, kept quiet; and their classes for annotations, without the seconds that importing them takes."""
 
 import logging
 import os
@@ -6,9 +6,11 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from safetensors import safe_open
+    from torch import Tensor
+    from transformers import DynamicCache, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 else:
-    PretrainedConfig = PreTrainedModel = PreTrainedTokenizerBase = Any
+    safe_open = Tensor = DynamicCache = PretrainedConfig = PreTrainedModel = PreTrainedTokenizerBase = Any
 
 
 def quiet() -> None:

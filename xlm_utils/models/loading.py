@@ -4,18 +4,13 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from xlm_utils.models.adapters import WITHOUT_ADAPTER
 from xlm_utils.models.constituents import locate
-from xlm_utils.models.libraries import PreTrainedModel, PreTrainedTokenizerBase, quiet
+from xlm_utils.models.libraries import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase, Tensor, quiet
 from xlm_utils.models.turns import as_list, leave_open, stop_tokens
 from xlm_utils.models.weights import EMBEDDINGS, HEAD, Tensors, eos_ids
 from xlm_utils.study import Study, StudyError, pick_device
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import DynamicCache
 
 UNSAID = {  # of a generation config: token ids, bookkeeping, and what has no say in greedy decoding anyway
     "eos_token_id", "bos_token_id", "pad_token_id", "transformers_version", "_from_model_config", "cache_implementation", "use_cache",
@@ -108,8 +103,8 @@ def load(study: Study, name: str, dtype: str = "") -> tuple[PreTrainedModel, Pre
 
 
 def continuations(
-    model: PreTrainedModel, ids: "torch.Tensor", mask: "torch.Tensor", most: int, done: Callable[[list[int]], bool],
-    cache: "DynamicCache | None" = None) -> list[list[int]]:
+    model: PreTrainedModel, ids: Tensor, mask: Tensor, most: int, done: Callable[[list[int]], bool], cache: DynamicCache | None = None,
+) -> list[list[int]]:  # fmt: skip
     """The tokens that ``generate`` puts behind each row, at most ``most``; what a row says after it is done may be among them.
 
     The cache goes on from segment to segment, so nothing is computed twice. ``done``: whether a row has finished with these tokens, beside by a stop

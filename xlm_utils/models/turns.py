@@ -3,6 +3,8 @@
 from datetime import datetime
 from unittest.mock import patch
 
+from jinja2 import TemplateError
+
 from xlm_utils.models.libraries import PreTrainedTokenizerBase
 from xlm_utils.study import StudyError
 from xlm_utils.study.thoughts import CLOSING, MARKS, without_thoughts
@@ -17,8 +19,6 @@ def chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict], add_generatio
     is closed. ``messages``: turns with ``role`` and ``content``; ``of``: whose template it is, for the error. A StudyError: the template can't render
     these messages.
     """
-    from jinja2 import TemplateError
-
     system = messages[0]["content"].strip() if messages[0]["role"] == "system" else ""
     try:
         text = _render(tokenizer, messages, add_generation_prompt=add_generation_prompt, continue_final_message=not add_generation_prompt)
@@ -63,8 +63,6 @@ def stop_tokens(eos: int | list[int] | None, tokenizer: PreTrainedTokenizerBase)
     after Llama-3's ``<|eot_id|>`` until it is cut off. The end of a turn is read from the template
     itself: the special token behind an assistant's message, white space apart. A template that drops the answer, or can't be rendered, tells nothing.
     """
-    from jinja2 import TemplateError
-
     found = {*as_list(eos), *as_list(tokenizer.eos_token_id)}
     turns = [{"role": "system", "content": "TASK"}, {"role": "user", "content": "QUESTION"}, {"role": "assistant", "content": "ANSWER"}]
     for rendered in (turns[1:], turns) if tokenizer.chat_template else ():

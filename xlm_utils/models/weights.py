@@ -3,15 +3,11 @@
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from xlm_utils.models.configs import read_config
+from xlm_utils.models.libraries import Tensor, safe_open
 from xlm_utils.models.turns import as_list
 from xlm_utils.study import StudyError
-
-if TYPE_CHECKING:
-    import torch
-    from safetensors import safe_open
 
 FLOATING = ("F64", "F32", "F16", "BF16")  # in a safetensors header; others are quantised
 BUFFERS = re.compile(r"(rotary_emb\.\w+|position_ids|masked_bias|\battn\.bias|\battention\.bias)$")  # stored by older versions, made anew on loading
@@ -38,7 +34,7 @@ class Tensors:
             if any(self[name].equal(self[HEAD]) for name in same):
                 del self.shapes[HEAD], self.dtypes[HEAD]
 
-    def __getitem__(self, name: str) -> "torch.Tensor":
+    def __getitem__(self, name: str) -> Tensor:
         return self._file[name].get_tensor(name)
 
     @property
@@ -47,7 +43,7 @@ class Tensors:
         return 1 + max((int(found[1]) for found in map(LAYER.search, self.shapes) if found), default=-1)
 
 
-def squared_distance(ours: "torch.Tensor", theirs: "torch.Tensor") -> float:
+def squared_distance(ours: Tensor, theirs: Tensor) -> float:
     """Sum of the squared differences of two tensors, in float32 a piece at a time."""
     pairs = zip(ours.reshape(-1).split(CHUNK), theirs.reshape(-1).split(CHUNK), strict=True)
     return sum(float((one.float() - other.float()).square().sum()) for one, other in pairs)
@@ -72,13 +68,13 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def opened(file: Path) -> "safe_open":
+def opened(file: Path) -> safe_open:
     """A safetensors file of which the header has been read. A StudyError: it is a pointer of git-lfs, cut off, or something else."""
-    from safetensors import SafetensorError, safe_open
+    import safetensors
 
     try:
-        return safe_open(file, "pt")
-    except SafetensorError as error:
+        return safetensors.safe_open(file, "pt")
+    except safetensors.SafetensorError as error:
         with file.open("rb") as stream:
             is_pointer = stream.read(8) == b"version "
         what = "is a git-lfs pointer, not the weights: run git lfs pull there" if is_pointer else f"is cut off, or no safetensors file ({error})"

@@ -1,5 +1,7 @@
 """What the similarity task needs beside the harness's own metrics."""
 
+from statistics import StatisticsError, correlation
+
 
 def similarity_pair(doc: dict, results: list[tuple[float, bool]]) -> dict:
     """The similarity the model finds likeliest, 0–5, beside the gold one."""
@@ -20,8 +22,6 @@ def likelihood_pair(doc: dict, results: list[tuple[float, bool]]) -> dict:
 
 def pearson(pairs: list[tuple[float, float]]) -> float:
     """Pearson's r of (prediction, gold) pairs; NaN where it is undefined (fewer than two, or one side constant)."""
-    from statistics import StatisticsError, correlation
-
     try:
         return correlation(*zip(*pairs, strict=True))
     except StatisticsError:
