@@ -12,8 +12,7 @@ import pandas as pd
 from xlm_utils import models
 from xlm_utils.benchmark import scores
 from xlm_utils.benchmark.prepared import COLUMN_OF, Prepared
-from xlm_utils.study import Study, StudyError
-from xlm_utils.study.records import Step, digest, fingerprint, read_manifest, write_json, write_text
+from xlm_utils.study import Step, Study, StudyError, digest, fingerprint, read_manifest, write_json, write_text
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM

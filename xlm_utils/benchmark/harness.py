@@ -19,7 +19,7 @@ from lm_eval.models.huggingface import HFLM
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from xlm_utils import models
-from xlm_utils.study.notebook import Progress
+from xlm_utils.study import Progress
 
 FEWSHOT_SEED = 1234  # the harness's own default, so that a whole `lm-eval run` draws the same examples
 LOGITS_AT_ONCE = 2**25  # an eighth of a GiB in fp32
@@ -98,8 +98,7 @@ class SharedPromptLM(HFLM):
 
     def tok_batch_encode(self, strings: list[str], left_truncate_len: int | None = None, **_: object) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids and attention mask; each prompt has the beginning-of-text token that it has alone, whatever the first of the batch begins with."""
-        rows = [tuple(self.tok_encode(string, left_truncate_len=left_truncate_len)) for string in strings]
-        return self._lay(rows)
+        return self._lay([tuple(self.tok_encode(string, left_truncate_len=left_truncate_len)) for string in strings])
 
     def tok_decode(self, tokens: list[int] | int, skip_special_tokens: bool = True) -> str:
         if skip_special_tokens and not isinstance(tokens, int):
@@ -189,9 +188,8 @@ class SharedPromptLM(HFLM):
         own.layers = [copy.copy(layer) for layer in cache.layers]
         own.batch_select_indices(rows)
         logits = self.model(
-            input_ids=inputs, attention_mask=torch.cat([mask[rows], real.long()], 1),
-            position_ids=lengths[rows, None] + steps, past_key_values=own, use_cache=True,
-        ).logits.float()  # fmt: skip
+            input_ids=inputs, attention_mask=torch.cat([mask[rows], real.long()], 1), position_ids=lengths[rows, None] + steps,
+            past_key_values=own, use_cache=True).logits.float()  # fmt: skip
         own = logits.gather(-1, targets[..., None])[..., 0]
         likelihoods, greedy = own - logits.logsumexp(-1), (own == logits.amax(-1)) | ~real  # argmax takes four times as long
         return list(zip((likelihoods * real).sum(1).tolist(), greedy.all(1).tolist(), strict=True))

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from xlm_utils.study import ROOT
-from xlm_utils.study.inputs import read_yaml
+from xlm_utils.study import ROOT, read_yaml
 
 BROWN_COUNTS = ROOT / "data" / "brown_counts.csv.gz"
 SPELLINGS = read_yaml(Path(__file__).with_name("spellings.yaml"))

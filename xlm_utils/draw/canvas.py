@@ -13,18 +13,13 @@ from contextlib import suppress
 from functools import cache
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 import plotly.io as pio
 from plotly.offline import get_plotlyjs, get_plotlyjs_version
 
 from xlm_utils.draw.pages import page
-from xlm_utils.study.notebook import shell
-from xlm_utils.study.records import write_text
-
-if TYPE_CHECKING:
-    from kaleido import Kaleido
+from xlm_utils.study import shell, write_text
 
 # a Latin font first: Japanese ones draw ’ as wide as a kanji; each kanji still comes from the first font that has it
 FONTS = 'Arial,"Liberation Sans","DejaVu Sans","IPAexGothic","BIZ UDGothic","Noto Sans CJK JP","Noto Sans JP","Hiragino Sans","Yu Gothic",sans-serif'
@@ -142,7 +137,7 @@ def _in_loop(coroutine: Coroutine, patience: float = 0) -> object:
 
 
 @cache
-def _chrome_open() -> "Kaleido":
+def _chrome_open():
     """One Chrome for all pictures of this process, where kaleido would start another for each, which takes seconds."""
     from kaleido import Kaleido
 

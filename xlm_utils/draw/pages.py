@@ -1,7 +1,7 @@
 """Data frames as tables to read: HTML that stands alone, in a page of its own or in a notebook.
 
-What matters is in plain tags (``<b>``, ``<u>``, ``<small>``), which GitHub keeps when it shows a
-notebook and drops all style; colours are the reader's own, light or dark.
+What matters is in plain tags (``<b>``, ``<u>``, ``<small>``), which GitHub keeps when it shows a notebook and drops all style; colours are the
+reader's own, light or dark.
 """
 
 from html import escape
@@ -89,10 +89,8 @@ def _ends(frame: pd.DataFrame, group: str, low: str, column: str) -> list[str]:
 def table_html(frame: pd.DataFrame, remark: str = "") -> str:
     """A frame as an HTML figure with its caption.
 
-    Args:
-        frame: flat or ``(group, column)`` columns; ``attrs`` may hold title and caption. A column
-            ``("", "note")`` goes under the row's label, and rows with a note are not ranked.
-        remark: a sentence that stands before the caption, in bold.
+    ``frame``: flat or ``(group, column)`` columns; ``attrs`` may hold title and caption. A column ``("", "note")`` goes under the row's label, and
+    rows with a note are not ranked. ``remark``: a sentence that stands before the caption, in bold.
     """
     flat = not isinstance(frame.columns, pd.MultiIndex)
     grouped = frame.set_axis(pd.MultiIndex.from_product([[""], frame.columns]), axis=1) if flat else frame

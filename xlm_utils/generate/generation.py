@@ -14,8 +14,7 @@ import pandas as pd
 from xlm_utils import models
 from xlm_utils.generate import decoding
 from xlm_utils.generate.languages import language_of
-from xlm_utils.study import PARAMS, Progress, Step, Study, StudyError, append_jsonl, digest, read_jsonl, read_manifest, sha256
-from xlm_utils.study.settings import Language
+from xlm_utils.study import PARAMS, Language, Progress, Step, Study, StudyError, append_jsonl, digest, read_jsonl, read_manifest, sha256
 
 
 @dataclass(frozen=True)

@@ -45,10 +45,6 @@ def prompt_for(study: Study, asked: dict) -> str:
     return fill(template, file, fields)
 
 
-def _call(study: Study, asked: dict) -> tuple[str, int]:
-    return prompt_for(study, asked), asked.get("repeat", 0)
-
-
 def parse(text: str) -> tuple[int | None, str]:
     """A whole reply → (score, status); a missing score is a status, never 0.
 
@@ -151,7 +147,7 @@ def scores(study: Study, card: Card, asked: list[dict], base_url: str = "") -> t
 
 
 def _llm(study: Study, card: Card, asked: list[dict], base_url: str) -> tuple[list[dict], dict]:
-    prompts, repeats = zip(*(_call(study, question) for question in asked), strict=True) if asked else ((), ())
+    prompts, repeats = [prompt_for(study, q) for q in asked], [q.get("repeat", 0) for q in asked]
     limit = study.judging.max_cost_usd
     replies = run_calls(card, prompts, SCHEMA, parse, study.replies, base_url=base_url, max_cost_usd=limit, repeats=repeats)
     columns = ("status", "served_model", "tokens_in", "tokens_out", "reply")
@@ -205,7 +201,8 @@ def plan(study: Study, name: str, runs: list[str], base_url: str = "", more: Seq
             people.announce(study, card, [q for name in names for q in questions(study, name)] if done else [])
         return {"calls": 0, "usd": 0.0}
     asked = [q for run in runs for q in questions(study, run)] + list(more)
-    return announce(study, card, [_call(study, q) for q in asked if q["reference_text"]], SCHEMA, base_url)
+    calls = [(prompt_for(study, q), q.get("repeat", 0)) for q in asked if q["reference_text"]]
+    return announce(study, card, calls, SCHEMA, base_url)
 
 
 def send(study: Study, name: str, runs: list[str], base_url: str = "", more: Sequence[dict] = ()) -> None:

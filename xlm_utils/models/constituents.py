@@ -14,9 +14,7 @@ from xlm_utils.models import adapters, hub
 from xlm_utils.models.configs import read_tokenizer, spell_rope_twice
 from xlm_utils.models.libraries import PreTrainedModel, PreTrainedTokenizerBase, quiet
 from xlm_utils.models.trimming import cut, trim
-from xlm_utils.study import ROOT, Study, StudyError
-from xlm_utils.study.records import cached_step, digest, read_manifest, sha256
-from xlm_utils.study.settings import Constituent, project_path
+from xlm_utils.study import ROOT, Constituent, Study, StudyError, cached_step, digest, project_path, read_manifest, sha256
 
 
 def locate(study: Study, name: str) -> Path:

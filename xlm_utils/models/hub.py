@@ -12,8 +12,7 @@ from pathlib import Path
 import huggingface_hub  # loads its parts when they are used
 from huggingface_hub import errors
 
-from xlm_utils.study.inputs import StudyError
-from xlm_utils.study.settings import project_path
+from xlm_utils.study import StudyError, project_path
 
 FILES = ("*.safetensors", "*.json", "*.model", "*.jinja", "*.txt", "*.tiktoken")  # of a model's repository; the rest is other formats of the same
 ADAPTER = ("adapter_model.safetensors", "*.json", "*.model", "*.jinja", "*.txt")  # of an adapter's

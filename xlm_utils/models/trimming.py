@@ -12,8 +12,7 @@ from pathlib import Path
 
 from xlm_utils.models.configs import spell_rope_twice
 from xlm_utils.models.libraries import PreTrainedTokenizerBase, quiet
-from xlm_utils.study import StudyError
-from xlm_utils.study.records import cached_step, digest, sha256
+from xlm_utils.study import StudyError, cached_step, digest, sha256
 
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 EOS = ("bos_token_id", "eos_token_id", "pad_token_id")

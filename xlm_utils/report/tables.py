@@ -51,8 +51,7 @@ def table1(study: Study) -> pd.DataFrame:
     for judge, part in pd.read_csv(results.PUBLISHED / "table1.csv").groupby("judge", sort=False):
         parts[f"published: {judge}"] = part.set_index("model").reindex(repeated).set_axis(row_order(study))
     means = [f"{mean}{end}" for mean in ("offset_off", "counted") for end in ("", "_low", "_high")]
-    columns = ["median", "mean", "low", "high", *means, "std", "n", "missing", *UNUSABLE]
-    frame = _grouped(study, parts, columns)
+    frame = _grouped(study, parts, ["median", "mean", "low", "high", *means, "std", "n", "missing", *UNUSABLE])
     gaps = [f"{row.model} ({row.judge}, {row.reference}): {row.reason}" for row in found.itertuples() if row.reason]
     no_interval = f" No interval: {'; '.join(gaps)}." if gaps else ""
     return captioned(frame, "table1", interval=INTERVAL, offsets=offsets(study, known), gaps=no_interval)
@@ -151,8 +150,7 @@ def rated(study: Study) -> pd.DataFrame:
         for half in ("choose", "report"):
             own = file["half"] == half
             rows += [{"of": name, "half": half} | association.agreement(a[own], b[own]) for name, (a, b) in measured.items()]
-    frame = pd.DataFrame(rows, columns=["of", "half", "n", "spearman", "kappa", "reason"])
-    return captioned(frame, "rated" if rows else "not_rated")
+    return captioned(pd.DataFrame(rows, columns=["of", "half", "n", "spearman", "kappa", "reason"]), "rated" if rows else "not_rated")
 
 
 def extremes(study: Study, run: str, judge: str = "") -> pd.DataFrame:

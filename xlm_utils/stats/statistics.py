@@ -127,8 +127,7 @@ def detectable_difference(differences: Sequence[float], power: float = 0.8) -> f
     differences = differences[~np.isnan(differences)]
     if len(differences) < 3 or np.ptp(differences) == 0:
         return NAN
-    effect = tt_solve_power(nobs=len(differences), alpha=1 - LEVEL, power=power)
-    return float(effect * differences.std(ddof=1))
+    return float(tt_solve_power(nobs=len(differences), alpha=1 - LEVEL, power=power) * differences.std(ddof=1))
 
 
 def rank_biserial(differences: Sequence[float]) -> float:

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from xlm_utils import models
-from xlm_utils.study import Step, Study, StudyError, digest, fingerprint, read_jsonl, write_text
-from xlm_utils.study.settings import Language
+from xlm_utils.study import Language, Step, Study, StudyError, digest, fingerprint, read_jsonl, write_text
 
 
 def stack(model: PreTrainedModel) -> nn.ModuleList:
