@@ -145,13 +145,11 @@ def read(files: dict[str, tuple[Member, ...]], kind: str, wanted: list[str], kee
 
 
 def labels(path: Path, kind: str = "synonyms", language: str = "en-US") -> pd.DataFrame:
-    """Labels of every active concept.
+    """Labels of every active concept of a release (see ``release``).
 
-    Args:
-        path: the release, as for ``release``.
-        kind: ``fsn`` (the fully specified name without its tag), ``preferred`` (the preferred term) or ``synonyms`` (it and acceptable synonyms).
-        language: a language code, where a label must be preferred or acceptable in any language refset of the release; or a dialect of
-            ``DIALECTS``, where it must be so in that one.
+    ``kind``: ``fsn`` (the fully specified name without its tag), ``preferred`` (the preferred term) or ``synonyms`` (it and acceptable synonyms);
+    ``language``: a language code, where a label must be preferred or acceptable in any language refset of the release, or a dialect of ``DIALECTS``,
+    where it must be so in that one.
 
     Returns one row a label, by concept, preferred ones first: concept, term, definition ("" if none), is_name (preferred), in_snomed (True), parent
     (the is-a parent with the lowest id, "" if none), semantic_tag. A StudyError: nothing to read, a broken file, or no label left.

@@ -75,10 +75,8 @@ def without_term(text: str, term: str, translation: str) -> str:
 class Ruler:
     """What definitions are measured by: the vectors of a study's references, and the closeness that earns a 10.
 
-    Args:
-        table: the study's terms with the columns concept, term, translation, definition, expert.
-        right: texts known to be right, in any language, with the columns concept, term, translation, reference_text, definition.
-        languages: codes of the languages that a text may be in.
+    ``table``: the study's terms with the columns concept, term, translation, definition, expert; ``right``: texts known to be right, in any language,
+    with the columns concept, term, translation, reference_text, definition; ``languages``: codes of the languages that a text may be in.
 
     A StudyError: fewer than two concepts have references, or those can't be told apart.
     """

@@ -28,11 +28,7 @@ class Interval(NamedTuple):
 
 
 def describe(scores: Sequence[float], status: Sequence[str] | None = None) -> dict:
-    """Summary of one model's scores.
-
-    Args:
-        scores: shape (terms,), NaN where missing.
-        status: shape (terms,), why a score is missing; ``"missing"`` for all if not given.
+    """Summary of one model's scores, shape (terms,), NaN where missing; ``status``, shape (terms,): why a score is missing, "missing" if not given.
 
     Returns n (scored), missing, statuses (counts of the missing, by status), median, mean, std (of the sample, ddof 1), mean_low and mean_high (the
     mean if every missing score were 0, or 10), reason.
@@ -60,10 +56,8 @@ def too_little(values: np.ndarray, what: str) -> str:
 def mean_interval(values: Sequence[float], seed: int = 0, what: str = "score") -> Interval:
     """BCa bootstrap interval of the mean (Efron 1987, JASA 82, 171–185), missing values left out.
 
-    Args:
-        values: shape (terms,): scores, or paired differences.
-        seed: of the resampling; the same seed gives the same interval.
-        what: name of a value in ``reason``.
+    ``values``: shape (terms,), scores or paired differences; ``seed``: of the resampling, the same seed gives the same interval; ``what``: name of a
+    value in ``reason``.
     """
     values = np.asarray(values, float)
     values = values[~np.isnan(values)]
@@ -144,9 +138,7 @@ def rank_biserial(differences: Sequence[float]) -> float:
 def compare(a: Sequence[float], b: Sequence[float], clusters: Sequence | None = None, seed: int = 0) -> dict:
     """Paired comparison of two models on the same terms: ``a − b`` over the terms where both have a score.
 
-    Args:
-        a, b: shape (terms,), NaN where missing.
-        clusters: shape (terms,), names of the clusters the terms belong to.
+    All of shape (terms,): ``a``, ``b``, NaN where missing; ``clusters``, names of the clusters that the terms belong to.
 
     Returns n (pairs), ties, difference (mean), low and high (BCa), p (Wilcoxon's signed ranks, zeros by Pratt 1959: exact up to 13 pairs, or 50
     without ties; normal approximation beyond), rank_biserial, cluster_low, cluster_high, clusters, detectable, reason.
