@@ -11,7 +11,7 @@ from typing import NamedTuple
 import psutil
 
 from xlm_utils import models
-from xlm_utils.models.libraries import PreTrainedModel, PreTrainedTokenizerBase
+from xlm_utils.models.libraries import PreTrainedModel, PreTrainedTokenizerBase, torch
 from xlm_utils.study import Study
 
 SHARE = {"cuda": 0.8, "cpu": 0.5}  # of the free memory; on a CPU other programs live there, too, and overstepping kills without a word
@@ -97,9 +97,7 @@ def free_memory(device: str) -> int:
     """Bytes that could be allocated now; on a GPU with what PyTorch holds without using it."""
     if device == "cpu":
         return psutil.virtual_memory().available
-    from torch import cuda
-
-    return cuda.mem_get_info()[0] + cuda.memory_reserved() - cuda.memory_allocated()
+    return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
 
 
 def row_bytes(model: PreTrainedModel, prompt_tokens: int, new_tokens: int) -> int:
@@ -117,6 +115,4 @@ def row_bytes(model: PreTrainedModel, prompt_tokens: int, new_tokens: int) -> in
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on either kind of device."""
-    import torch
-
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in str(error) for words in OUT_OF_MEMORY)

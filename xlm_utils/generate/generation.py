@@ -14,6 +14,7 @@ import pandas as pd
 from xlm_utils import models
 from xlm_utils.generate import decoding
 from xlm_utils.generate.languages import language_of
+from xlm_utils.models.libraries import torch
 from xlm_utils.study import PARAMS, Language, Progress, Step, Study, StudyError, append_jsonl, digest, read_jsonl, read_manifest, sha256
 
 
@@ -134,8 +135,6 @@ def load(study: Study, model: str, loaded: dict) -> decoding.Writer:
 
 def _answers(writer: decoding.Writer, texts: list[str]) -> list[dict] | None:
     """The batch's answers, or None if memory ran out."""
-    import torch
-
     try:
         return writer.complete(texts)
     except (RuntimeError, MemoryError) as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from xlm_utils.models import hub
 from xlm_utils.models.configs import read_config
-from xlm_utils.models.libraries import PretrainedConfig, PreTrainedModel
+from xlm_utils.models.libraries import PretrainedConfig, PreTrainedModel, torch, transformers
 from xlm_utils.models.weights import opened
 from xlm_utils.study import StudyError, project_path
 
@@ -30,8 +30,6 @@ def check(adapter: Path, config: PretrainedConfig, base: str) -> int:
     ``base``: the weights that the study names. Returns the rows of the vocabulary that the adapter was made for: the base's, or more where it adds
     tokens. A StudyError: files are missing or unreadable, a tensor doesn't fit, or the adapter changes a head tied to its embedding.
     """
-    import torch
-    from transformers import AutoModelForCausalLM
     from transformers.pytorch_utils import Conv1D
 
     about, shapes = read(adapter)
@@ -40,7 +38,7 @@ def check(adapter: Path, config: PretrainedConfig, base: str) -> int:
     if named not in (ours, ours[: len(named)] if base.startswith("wheel:") else ours):  # a wheel's name says how it is packed, too
         print(f"adapter {adapter.name}: it names {about['base_model_name_or_path']} as its base, and the study gives it {base}")
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = transformers.AutoModelForCausalLM.from_config(config)
     embeddings = {id(part.weight) for part in (model.get_input_embeddings(), model.get_output_embeddings())}
     places = {name: module for name, module in model.named_modules() if getattr(module, "weight", None) is not None}
     rows, unfit = config.vocab_size, []
@@ -75,12 +73,10 @@ def applied(base: Path, adapter: Path, called: str) -> PreTrainedModel:
 
     A StudyError: the adapter doesn't fit, see ``check``.
     """
-    import torch
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM
 
     rows = check(adapter, read_config(base / "config.json", called), called)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, **WITHOUT_ADAPTER)
+    model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, **WITHOUT_ADAPTER)
     if rows != model.config.vocab_size:
         print(f"adapter {adapter.name}: it adds {rows - model.config.vocab_size} rows to the vocabulary")
         model.resize_token_embeddings(rows, mean_resizing=False)

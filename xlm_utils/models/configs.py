@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from xlm_utils.models.libraries import PretrainedConfig, PreTrainedTokenizerBase, quiet
+from xlm_utils.models.libraries import PretrainedConfig, PreTrainedTokenizerBase, quiet, transformers
 from xlm_utils.study import StudyError
 
 OLD_ROPE = ("rope_theta", "rope_scaling", "rope_local_base_freq", "partial_rotary_factor")  # transformers 4; 5 has rope_parameters
@@ -29,7 +29,6 @@ def read_config(file: Path, model: str) -> PretrainedConfig:
     if not isinstance(raw, dict):
         raise StudyError(f"{model}: config.json holds no mapping")
     quiet()
-    from transformers import AutoConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -41,7 +40,7 @@ def read_config(file: Path, model: str) -> PretrainedConfig:
         how = raw["quantization_config"].get("quant_method", "in some way")
         raise StudyError(f"{model}: its weights are quantised ({how}), and such can't be merged; take the model in 16 bits")
     try:
-        config = AutoConfig.from_pretrained(file.parent if file.name == "config.json" else file, trust_remote_code=False)
+        config = transformers.AutoConfig.from_pretrained(file.parent if file.name == "config.json" else file, trust_remote_code=False)
     except UNREADABLE as error:
         raise StudyError(f"{model}: config.json can't be read ({str(error).splitlines()[0]})") from None
     if config.get_text_config() is not config:
@@ -90,9 +89,7 @@ def spell_rope_twice(folder: Path, like: Path | None = None) -> None:
 def read_tokenizer(folder: Path, model: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder. A StudyError: there is none that can be read."""
     quiet()
-    from transformers import AutoTokenizer
-
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except UNREADABLE as error:
         raise StudyError(f"{model}: no tokenizer that can be read is in {folder} ({str(error).strip().splitlines()[0]})") from None
