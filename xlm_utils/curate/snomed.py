@@ -34,11 +34,6 @@ DIALECTS = {  # their language refsets
 TAG = re.compile(r"\s*\(([^()]*)\)$")  # Hollow toe (disorder)
 
 
-def on_disk(member: Member) -> Path:
-    """The file that a member is, or lies in."""
-    return Path(member.root.filename) if isinstance(member, zipfile.Path) else member
-
-
 def _archived(file: Path) -> list[Member]:
     try:
         archive = zipfile.ZipFile(file)
@@ -75,7 +70,8 @@ def release(path: Path) -> dict[str, tuple[Member, ...]]:
 
 def sources(path: Path) -> list[Path]:
     """The files on disk that ``labels`` reads, for a manifest."""
-    return sorted({on_disk(member) for members in release(path).values() for member in members})
+    members = [member for kind in release(path).values() for member in kind]
+    return sorted({Path(member.root.filename) if isinstance(member, zipfile.Path) else member for member in members})
 
 
 def _number(kind: str, column: str) -> bool:
@@ -135,7 +131,7 @@ def read(files: dict[str, tuple[Member, ...]], kind: str, wanted: list[str], kee
         except pa.ArrowInvalid as error:
             raise StudyError(_fault(member, kind) or f"{member.name}: {error}") from None
         except (zipfile.BadZipFile, zlib.error) as error:
-            raise StudyError(f"{on_disk(member).name}: a damaged archive ({error})") from None
+            raise StudyError(f"{Path(member.root.filename).name}: a damaged archive ({error})") from None
     if not tables:
         return pd.DataFrame(columns=wanted)
     states = pa.concat_tables(tables).sort_by("effectiveTime").group_by("id", use_threads=False)
