@@ -22,7 +22,7 @@ from tests.support.loopback import SERVED, Loopback
 from xlm_utils.ask import batches, calls, replies, servers
 from xlm_utils.ask.cards import Card, load_card
 from xlm_utils.ask.replies import open_store
-from xlm_utils.judge import controls, judging, known, proxy
+from xlm_utils.judge import controls, judging, proxy
 from xlm_utils.judge.judging import SCHEMA, parse, prompt_for
 from xlm_utils.study import PARAMS, Study, StudyError, inputs, notebook, open_study
 from xlm_utils.study.inputs import fill
@@ -436,7 +436,7 @@ def test_threads_and_instruction_sets_change_no_score_by_a_hundredth(tmp_path):
     ways = {"one": {"OMP_NUM_THREADS": "1"}, "four": {"OMP_NUM_THREADS": "4"}}
     ways["low"] = {"OMP_NUM_THREADS": "1", "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX2,-FMA,-AVX512F"}  # its own matrix code is fixed when built
     for name, way in ways.items():
-        command = [sys.executable, "-c", EMBED, str(known.FOLDER / "language_pairs.jsonl"), str(tmp_path / f"{name}.npy")]
+        command = [sys.executable, "-c", EMBED, str(proxy.FOLDER / "language_pairs.jsonl"), str(tmp_path / f"{name}.npy")]
         subprocess.run(command, env=os.environ | way, check=True)
     found = {name: np.load(tmp_path / f"{name}.npy") for name in ways}
     # a tenth of a point is .004 of a cosine where 10 is .04
@@ -484,7 +484,7 @@ def test_controls_ask_the_same_judge_and_report_failures_honestly(study):
 @pytest.fixture
 def with_vocabulary(study):
     """The study beside a vocabulary that has every concept of the lists."""
-    rows = [row for file in ("language_pairs.jsonl", "details.jsonl") for row in read_jsonl(known.FOLDER / file)]
+    rows = [row for file in ("language_pairs.jsonl", "details.jsonl") for row in read_jsonl(proxy.FOLDER / file)]
     table = pd.DataFrame({"concept": [row["concept"] for row in rows], "definition": [row.get("en", "A definition.") for row in rows]})
     table.drop_duplicates("concept").to_csv(study.folder / "vocabulary.csv", index=False)
     return study
@@ -493,7 +493,7 @@ def with_vocabulary(study):
 def test_forty_pairs_and_forty_details_ask_about_concepts_with_a_clinicians_definition(with_vocabulary):
     asked = Counter(q["control"] for q in controls.control_questions(with_vocabulary))
     assert {asked[name] for name in ("language_source", "language_target", "detail_right", "detail_wrong")} == {40}
-    halves = known.language_pairs(with_vocabulary, held_out=True), known.setting_pairs(with_vocabulary)
+    halves = proxy.language_pairs(with_vocabulary, held_out=True), proxy.setting_pairs(with_vocabulary)
     assert not {q["concept"] for q in halves[0]} & {q["concept"] for q in halves[1]}
 
 

@@ -63,11 +63,10 @@ def announce(study: Study, card: Card, prompts: Iterable[tuple[str, int]], schem
     done = stored(store, card, schema, base_url)
     needed = estimate(card, [call[0] for call in asked if call not in done], schema, base_url)
     needed |= {"stored": len(asked) - int(needed["calls"]), "spent": spent(store), "shutdown": shutdown_date(card, base_url)}
-    print(
-        f"{card.label} ({card.model}): {needed['calls']:,} calls to make, {needed['stored']:,} stored;"
-        f" about {needed['tokens_in'] / 1000:,.0f}k tokens in, {needed['tokens_out'] / 1000:,.0f}k out,"
-        f" {price([needed])}; {needed['spent']:.2f} USD spent before; shutdown: {needed['shutdown']}; {card.note}"
-    )
+    calls = f"{needed['calls']:,} calls to make, {needed['stored']:,} stored"
+    tokens = f"{needed['tokens_in'] / 1000:,.0f}k tokens in, {needed['tokens_out'] / 1000:,.0f}k out"
+    costs = f"{price([needed])}; {needed['spent']:.2f} USD spent before; shutdown: {needed['shutdown']}"
+    print(f"{card.label} ({card.model}): {calls}; about {tokens}, {costs}; {card.note}")
     afford(study, needed["usd"])
     return needed
 
@@ -86,8 +85,7 @@ def _afford(store: Path, usd: float, limit: float) -> None:
 
 def run_calls(
     card: Card, prompts: list[str], schema: dict, parse: Callable[[str], tuple[Any, str]], store: Path, *,
-    base_url: str = "", max_cost_usd: float = 0.0, repeats: Sequence[int] = (), backoff: float = 1.0,
-) -> list[dict]:  # fmt: skip
+    base_url: str = "", max_cost_usd: float = 0.0, repeats: Sequence[int] = (), backoff: float = 1.0) -> list[dict]:  # fmt: skip
     """One reply for each prompt, in their order; equal prompts share one, stored replies are not asked for again.
 
     Args:

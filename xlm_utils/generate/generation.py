@@ -43,10 +43,9 @@ def runs(study: Study) -> list[Run]:
         Run(f"{expert}.{target.code}", expert, target, "translation", f"control: what the expert knows when asked in {target.name}"),
         Run(general, general, target, "translation", "the general model, before merging"),
     ]
-    for name, constituent in study.constituents.items():
-        if constituent.role == "ancestor":
-            why = f"control: what was known before any fine-tuning, asked in {target.name}"
-            first.append(Run(f"{name}.{target.code}", name, target, "translation", why))
+    why = f"control: what was known before any fine-tuning, asked in {target.name}"
+    ancestors = [name for name, constituent in study.constituents.items() if constituent.role == "ancestor"]
+    first += [Run(f"{name}.{target.code}", name, target, "translation", why) for name in ancestors]
     if study.sweep_of:  # compares the merges with each other: all it needs beside them is the reference, and where they come from
         first = [first[0], first[3]]
     return first + [Run(method, method, target, "translation", "a merge") for method in study.methods]

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from xlm_utils.ask.cards import load_card
-from xlm_utils.judge import judging, known
+from xlm_utils.judge import judging, proxy
 from xlm_utils.stats import statistics
 from xlm_utils.study import Study, StudyError, read_jsonl
 
@@ -60,7 +60,7 @@ def control_questions(study: Study, held_out: bool = False) -> list[dict]:
             made[f"echo_{side}"] = ECHO.get(language, "{0}: {0}").format(name)
             made |= {f"generic_{side}": GENERIC[language]} if language in GENERIC else {}
         asked += [judging.question(row, column, definition) | said | {"control": control} for control, definition in made.items()]
-    return asked + [row | {"run": "controls"} for row in known.language_pairs(study, held_out) + known.details(study)]
+    return asked + [row | {"run": "controls"} for row in proxy.language_pairs(study, held_out) + proxy.details(study)]
 
 
 def ask_controls(study: Study, name: str, base_url: str = "") -> pd.DataFrame:

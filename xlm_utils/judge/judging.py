@@ -15,7 +15,7 @@ from xlm_utils.ask.calls import announce, run_calls
 from xlm_utils.ask.cards import OFFLINE, Card, load_card
 from xlm_utils.ask.replies import identity
 from xlm_utils.generate import runs as all_runs
-from xlm_utils.judge import known, people, proxy
+from xlm_utils.judge import people, proxy
 from xlm_utils.study import Step, Study, StudyError, digest, fingerprint, read_jsonl, read_manifest, write_text
 from xlm_utils.study.inputs import fill, read_prompt
 from xlm_utils.translate.translation import terms
@@ -117,7 +117,7 @@ def write_scores(study: Study, card: Card, output: str, asked: list[dict], base_
             return study.folder / "scores" / card.name / f"{output}.jsonl"
         made_from |= {"ratings": fingerprint(given.to_dict("records"))}
     elif card.proxy:
-        made_from |= proxy.open_encoder(card.model)[1] | {"right": fingerprint(known.setting_pairs(study)), "form": "term deleted, minus the others"}
+        made_from |= proxy.open_encoder(card.model)[1] | {"right": fingerprint(proxy.setting_pairs(study)), "form": "term deleted, minus the others"}
     else:
         prompt = read_prompt(next((q["prompt"] for q in asked if "prompt" in q), PROMPT))
         made_from |= {"judge": identity(card, SCHEMA, base_url), "model": card.model, "params": card.params, "prompt": fingerprint(prompt)}
@@ -156,7 +156,7 @@ def _llm(study: Study, card: Card, asked: list[dict], base_url: str) -> tuple[li
 
 def _proxy(study: Study, card: Card, asked: list[dict], *_: object) -> tuple[list[dict], dict]:
     encode, found = proxy.open_encoder(card.model)
-    right = pd.DataFrame(known.setting_pairs(study))
+    right = pd.DataFrame(proxy.setting_pairs(study))
     ruler = proxy.Ruler(graded_terms(study), right, (study.source.code, study.target.code), encode)
     rated = ruler.rate(pd.DataFrame(asked)) if asked else []
     same = {"status": "ok", "served_model": found["encoder"], "tokens_in": 0, "tokens_out": 0}

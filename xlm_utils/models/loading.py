@@ -40,10 +40,8 @@ def check_blocks(name: str, shapes: Mapping[str, tuple[int, ...]], device: str) 
     """
     for tensor, shape in shapes.items() if device == "cpu" else ():
         if len(shape) == 2 and shape[1] % BLOCK and tensor != HEAD and not EMBEDDINGS.search(tensor):
-            raise StudyError(
-                f"generation.quantization = 'nf4': on a CPU the rows of every layer must be whole blocks of {BLOCK} weights, and those of {name}'s"
-                f" {tensor} have {shape[1]:,}; take int8 or none, or a GPU"
-            )
+            rule, here = f"the rows of every layer must be whole blocks of {BLOCK} weights", f"those of {name}'s {tensor} have {shape[1]:,}"
+            raise StudyError(f"generation.quantization = 'nf4': on a CPU {rule}, and {here}; take int8 or none, or a GPU")
 
 
 def can_drop_rows(model: PreTrainedModel) -> bool:
@@ -97,8 +95,8 @@ def load(study: Study, name: str, dtype: str = "") -> tuple[PreTrainedModel, Pre
 
 
 def continuations(
-    model: PreTrainedModel, ids: Tensor, mask: Tensor, most: int, done: Callable[[list[int]], bool], cache: DynamicCache | None = None,
-) -> list[list[int]]:  # fmt: skip
+    model: PreTrainedModel, ids: Tensor, mask: Tensor, most: int, done: Callable[[list[int]], bool],
+    cache: DynamicCache | None = None) -> list[list[int]]:  # fmt: skip
     """The tokens that ``generate`` puts behind each row, at most ``most``; what a row says after it is done may be among them.
 
     The cache goes on from segment to segment, so nothing is computed twice. ``done``: whether a row has finished with these tokens, beside by a stop
