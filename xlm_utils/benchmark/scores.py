@@ -1,25 +1,22 @@
 """From the harness's output to rows per item, results per data set and columns of Table 2."""
 
 import math
-from typing import TYPE_CHECKING
 from unicodedata import normalize
 
 import pandas as pd
 import scipy  # loads its parts when they are used
 
+from xlm_utils.benchmark.prepared import PreparedTask
 from xlm_utils.stats import statistics
 
-if TYPE_CHECKING:
-    from xlm_utils.benchmark.harness import PreparedTask
 
-
-def gold_index(task: "PreparedTask", doc: dict) -> int:
+def gold_index(task: PreparedTask, doc: dict) -> int:
     """Position of the gold answer among the choices (some tasks name it by its text)."""
     gold = task.doc_to_target(doc)
     return gold if isinstance(gold, int) else task.doc_to_choice(doc).index(gold)
 
 
-def choice_scores(task: "PreparedTask", doc: dict, likelihoods: list[float]) -> tuple[float, bool]:
+def choice_scores(task: PreparedTask, doc: dict, likelihoods: list[float]) -> tuple[float, bool]:
     """Log-probability of the gold choice, and whether it is the likeliest (the first of equals)."""
     gold = gold_index(task, doc)
     return float(scipy.special.log_softmax(likelihoods)[gold]), likelihoods.index(max(likelihoods)) == gold
@@ -41,7 +38,7 @@ def rouge2(gold: str, answer: str) -> float:
     return rouge_scorer.RougeScorer(["rouge2"], tokenizer=MecabTokenizer()).score(gold, answer)["rouge2"].fmeasure
 
 
-def item_row(task: "PreparedTask", sample: dict, truncated: set[str] | None) -> dict:
+def item_row(task: PreparedTask, sample: dict, truncated: set[str] | None) -> dict:
     """One harness sample → item (row number in the reported split), score, gold, prediction, gold_logprob, logprobs, options, truncated.
 
     ``score`` is None for similarity, which is scored over all items; extractive answers also have

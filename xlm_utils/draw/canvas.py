@@ -105,8 +105,7 @@ def _export(fig: go.Figure, files: list[Path]) -> str:
 
     files[-1].parent.mkdir(parents=True, exist_ok=True)
     size = {"width": fig.layout.width, "height": fig.layout.height}
-    scales = [*[2] * len(files[1:]), 1]
-    asked = [{"fig": fig, "path": file, "opts": {"scale": scale, **size}} for file, scale in zip(files, scales, strict=True)]
+    asked = [{"fig": fig, "path": file, "opts": {"scale": 1 if file == files[-1] else 2, **size}} for file in files]
     try:
         _in_loop(_chrome_open().write_fig_from_object(asked, cancel_on_error=True))
     except (KaleidoError, RuntimeError, OSError) as error:  # Chrome is there and does not start, hangs or dies

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 STYLE = "\n" + Path(__file__).with_name("tables.css").read_text(encoding="utf-8")
+PAGE = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
 P_VALUES = ("p", "p_holm", "counted_p_holm")
 INTERVALS = {"mean": "low", "offset_off": "offset_off_low", "counted": "counted_low", "value": "low"}  # in small type under their value
 BELOW = {"mean": "offset_off"}  # of a grouped table: in italics under the other, so that the table grows no wider
@@ -33,10 +34,7 @@ def as_text(table: pd.DataFrame) -> pd.DataFrame:
 
 def page(title: str, body: str, head: str = "") -> str:
     """A whole HTML page; ``title`` is text, ``head`` and ``body`` are HTML."""
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta name="viewport" content="width=device-width">\n'
-        f"<title>{escape(title)}</title>\n{head}</head>\n<body>\n{body}\n</body>\n</html>\n"
-    )
+    return PAGE.format(title=escape(title), head=head, body=body)
 
 
 def number(value: object, column: str) -> str:

@@ -148,7 +148,6 @@ def _twin(step: Step, besides: tuple[str, ...]) -> Path | None:
     """A finished file in the same folder that was made from the very same things, by another model."""
     for sidecar in sorted(step.path.parent.glob("*.manifest.json")):
         other = sidecar.with_name(sidecar.name.removesuffix(".manifest.json"))
-        manifest = read_manifest(other)
-        if other != step.path and other.stem not in besides and other.exists() and manifest["key"] == step.key:
+        if other != step.path and other.stem not in besides and other.exists() and read_manifest(other)["key"] == step.key:
             return other
     return None

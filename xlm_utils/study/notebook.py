@@ -69,8 +69,7 @@ def parameter_cells() -> list[set[str]]:
     ipython, cells = shell(), []
     for source in reversed(ipython.user_ns["In"][:-1] if ipython else []):
         try:
-            body = ast.parse(source).body
-            named = [(statement.targets, ast.literal_eval(statement.value)) for statement in body]
+            named = [(statement.targets, ast.literal_eval(statement.value)) for statement in ast.parse(source).body]
         except (SyntaxError, ValueError, AttributeError):  # no Python, or not only assignments of literals
             break
         if not named:

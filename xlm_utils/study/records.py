@@ -102,8 +102,7 @@ def append_jsonl(path: Path, rows: Iterable[Mapping]) -> None:
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     with path.open("a+b") as file:
         file.seek(0)
-        whole = file.read().rfind(b"\n") + 1
-        file.truncate(whole)
+        file.truncate(file.read().rfind(b"\n") + 1)
         file.write(text.encode())
         file.flush()
         os.fsync(file.fileno())
