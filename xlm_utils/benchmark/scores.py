@@ -3,6 +3,7 @@
 import math
 from unicodedata import normalize
 
+import neologdn
 import pandas as pd
 import scipy  # loads its parts when they are used
 
@@ -24,8 +25,6 @@ def choice_scores(task: PreparedTask, doc: dict, likelihoods: list[float]) -> tu
 
 def normalised_em(answer: str, golds: list[str]) -> float:
     """1.0 if the answer's first line equals any gold after NFKC (㎎ is mg) and neologdn normalisation, tildes kept (3〜5mg is not 35mg)."""
-    import neologdn
-
     first, *others = (neologdn.normalize(normalize("NFKC", text), tilde="normalize") for text in (answer.strip().split("\n")[0], *golds))
     return float(first in others)
 

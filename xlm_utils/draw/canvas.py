@@ -84,8 +84,7 @@ def save(fig: go.Figure, name: str, folder: Path) -> go.Figure:
     cdn = f"https://cdn.plot.ly/plotly-{get_plotlyjs_version()}.min.js"
     head = (
         f'<script charset="utf-8" src="../{library.name}"></script>\n'
-        f"<script>window.Plotly || document.write('<script charset=\"utf-8\" src=\"{cdn}\"><\\/script>')</script>\n"
-    )
+        f"<script>window.Plotly || document.write('<script charset=\"utf-8\" src=\"{cdn}\"><\\/script>')</script>\n")  # fmt: skip
     drawing = fig.to_html(full_html=False, include_plotlyjs=False, config=CONFIG, div_id=name)
     alt = (fig.layout.meta or {}).get("alt", name)
     write_text(folder / f"{name}.html", page(name, f'<div role="img" aria-label="{escape(alt)}">\n{drawing}\n</div>', head))

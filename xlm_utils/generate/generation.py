@@ -41,8 +41,7 @@ def runs(study: Study) -> list[Run]:
         Run(f"{expert}.reference", expert, source, "term", "the reference definition that the judges see"),
         Run(expert, expert, scored, "term", "the scored baseline"),
         Run(f"{expert}.{target.code}", expert, target, "translation", f"control: what the expert knows when asked in {target.name}"),
-        Run(general, general, target, "translation", "the general model, before merging"),
-    ]
+        Run(general, general, target, "translation", "the general model, before merging")]  # fmt: skip
     why = f"control: what was known before any fine-tuning, asked in {target.name}"
     ancestors = [name for name, constituent in study.constituents.items() if constituent.role == "ancestor"]
     first += [Run(f"{name}.{target.code}", name, target, "translation", why) for name in ancestors]

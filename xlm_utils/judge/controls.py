@@ -22,8 +22,7 @@ EXPECTED = {
 PAIRED = {
     "loop": ("looped", "once", "median gain ≤ 0", lambda gaps: gaps.median() <= 0),
     "language": ("language_target", "language_source", "mean offset within ±1", lambda gaps: abs(gaps.mean()) <= 1),
-    "detail": ("detail_right", "detail_wrong", "right above wrong in ≥ 75 %", lambda gaps: (gaps > 0).mean() >= 0.75),
-}
+    "detail": ("detail_right", "detail_wrong", "right above wrong in ≥ 75 %", lambda gaps: (gaps > 0).mean() >= 0.75)}  # fmt: skip
 MOST = (len(EXPECTED) + 2 + len(AGAIN)) * SAMPLE + 4 * 40  # questions about a judge itself
 
 

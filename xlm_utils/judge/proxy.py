@@ -138,8 +138,8 @@ class Ruler:
         return [(round(float(score), 2), round(float(close), 4)) for score, close in zip(scores, found, strict=True)]
 
 
-def _asked(study: Study, file: str, texts: dict[str, str]) -> list[list[dict]]:
-    """Per row of a file its questions: control → the column that holds its text; none for other languages or without definitions."""
+def _asked(study: Study, file: str, texts: dict[str, str], rows: slice = slice(None)) -> list[dict]:
+    """The questions of a file's rows: control → the column that holds its text; none for other languages or without definitions."""
     if (study.source.code, study.target.code) != ("en", "ja"):
         return []
     vocabulary = (study.sweep_of or study).folder / "vocabulary.csv"
@@ -151,20 +151,19 @@ def _asked(study: Study, file: str, texts: dict[str, str]) -> list[list[dict]]:
             same = {"term_id": f"{file} {number}", "concept": row["concept"], "term": row["term_en"], "translation": row["term_ja"]}
             same |= {"reference_text": reference, "reference": "clinician"}
             found.append([same | {"definition": row[column], "control": control} for control, column in texts.items()])
-    return found
+    return [question for row in found[rows] for question in row]
 
 
 def language_pairs(study: Study, held_out: bool = False) -> list[dict]:
     """One content in both languages, twice a question; ``held_out``: only the pairs that are not ``setting_pairs``."""
-    pairs = _asked(study, "language_pairs.jsonl", LANGUAGES)
-    return [question for pair in (pairs[1::2] if held_out else pairs) for question in pair]
+    return _asked(study, "language_pairs.jsonl", LANGUAGES, slice(1, None, 2) if held_out else slice(None))
 
 
 def setting_pairs(study: Study) -> list[dict]:
     """Every other pair: right definitions in either language, by which the proxy's 10 is set."""
-    return [question for pair in _asked(study, "language_pairs.jsonl", LANGUAGES)[::2] for question in pair]
+    return _asked(study, "language_pairs.jsonl", LANGUAGES, slice(0, None, 2))
 
 
 def details(study: Study) -> list[dict]:
     """A right definition and the same with a wrong number, side or degree."""
-    return [question for pair in _asked(study, "details.jsonl", {"detail_right": "right", "detail_wrong": "wrong"}) for question in pair]
+    return _asked(study, "details.jsonl", {"detail_right": "right", "detail_wrong": "wrong"})

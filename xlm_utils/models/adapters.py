@@ -30,8 +30,6 @@ def check(adapter: Path, config: PretrainedConfig, base: str) -> int:
     ``base``: the weights that the study names. Returns the rows of the vocabulary that the adapter was made for: the base's, or more where it adds
     tokens. A StudyError: files are missing or unreadable, a tensor doesn't fit, or the adapter changes a head tied to its embedding.
     """
-    from transformers.pytorch_utils import Conv1D
-
     about, shapes = read(adapter)
     named = about.get("base_model_name_or_path") or base
     named, ours = (re.sub(r"[\W_]", "", str(name).rstrip("/").rpartition("/")[2].lower()) for name in (named, base.removeprefix("wheel:")))
@@ -41,7 +39,7 @@ def check(adapter: Path, config: PretrainedConfig, base: str) -> int:
         model = transformers.AutoModelForCausalLM.from_config(config)
     embeddings = {id(part.weight) for part in (model.get_input_embeddings(), model.get_output_embeddings())}
     places = {name: module for name, module in model.named_modules() if getattr(module, "weight", None) is not None}
-    rows, unfit = config.vocab_size, []
+    rows, unfit, turned = config.vocab_size, [], (transformers.pytorch_utils.Conv1D, torch.nn.Embedding)
     for key, shape in shapes.items():
         found = PART.fullmatch(key.removeprefix("base_model.model."))
         module = places.get(found["module"]) if found else None
@@ -49,7 +47,7 @@ def check(adapter: Path, config: PretrainedConfig, base: str) -> int:
             unfit.append(f"{key} has no place")
             continue
         weight, part = module.weight, found["part"]
-        out, into = weight.shape[::-1] if isinstance(module, (Conv1D, torch.nn.Embedding)) and len(weight.shape) == 2 else (weight.shape * 2)[:2]
+        out, into = weight.shape[::-1] if isinstance(module, turned) and len(weight.shape) == 2 else (weight.shape * 2)[:2]
         expected = {"lora_A": (shape[0], into), "lora_embedding_A": (shape[0], into), "weight": tuple(weight.shape)}
         expected |= {"lora_B": (out, shape[-1]), "lora_embedding_B": (out, shape[-1])}
         saved = found["module"].rpartition(".")[2] in (about.get("modules_to_save") or ())

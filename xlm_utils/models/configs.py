@@ -29,11 +29,8 @@ def read_config(file: Path, model: str) -> PretrainedConfig:
     if not isinstance(raw, dict):
         raise StudyError(f"{model}: config.json holds no mapping")
     quiet()
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
     kind, architecture = raw.get("model_type"), " ".join(raw.get("architectures") or [])
-    if kind not in CONFIG_MAPPING_NAMES:
+    if kind not in transformers.models.auto.configuration_auto.CONFIG_MAPPING_NAMES:
         own = "it brings code of its own, which is not run" if "auto_map" in raw else "this version of transformers has no such"
         raise StudyError(f"{model}: the model type {kind!r} is not one of transformers: {own}")
     if raw.get("quantization_config"):
@@ -45,7 +42,7 @@ def read_config(file: Path, model: str) -> PretrainedConfig:
         raise StudyError(f"{model}: config.json can't be read ({str(error).splitlines()[0]})") from None
     if config.get_text_config() is not config:
         raise StudyError(f"{model}: {architecture or kind} is more than a model of text, and MergeKit can't merge it; take its text model")
-    if architecture not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
+    if architecture not in transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
         raise StudyError(f"{model}: its architecture is {architecture or 'not named'}, and only causal language models of transformers merge")
     return config
 

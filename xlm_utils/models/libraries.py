@@ -7,6 +7,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import safetensors
     import torch
     import transformers
     from safetensors import safe_open
@@ -22,7 +23,7 @@ else:
         def __getattr__(self, part: str) -> Any:
             return getattr(importlib.import_module(self._library), part)
 
-    torch, transformers = _Later("torch"), _Later("transformers")
+    safetensors, torch, transformers = map(_Later, ("safetensors", "torch", "transformers"))
 
 
 def quiet() -> None:

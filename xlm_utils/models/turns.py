@@ -5,7 +5,7 @@ from unittest.mock import patch
 
 from jinja2 import TemplateError
 
-from xlm_utils.models.libraries import PreTrainedTokenizerBase
+from xlm_utils.models.libraries import PreTrainedTokenizerBase, transformers
 from xlm_utils.study import StudyError
 from xlm_utils.study.thoughts import CLOSING, MARKS, without_thoughts
 
@@ -34,14 +34,12 @@ def chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict], add_generatio
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict], **options: bool) -> str:
-    from transformers.utils import chat_template_utils
-
     class Then(datetime):
         @classmethod
         def now(cls, tz: object = None) -> datetime:
             return DATE
 
-    with patch.object(chat_template_utils, "datetime", Then):  # a function given as strftime_now would reach the template as text
+    with patch.object(transformers.utils.chat_template_utils, "datetime", Then):  # a function given as strftime_now would reach the template as text
         return tokenizer.apply_chat_template(messages, tokenize=False, enable_thinking=False, thinking=False, **options)
 
 

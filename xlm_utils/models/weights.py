@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from xlm_utils.models.configs import read_config
-from xlm_utils.models.libraries import Tensor, safe_open
+from xlm_utils.models.libraries import Tensor, safe_open, safetensors
 from xlm_utils.models.turns import as_list
 from xlm_utils.study import StudyError
 
@@ -70,8 +70,6 @@ def weight_files(folder: Path) -> list[Path]:
 
 def opened(file: Path) -> safe_open:
     """A safetensors file of which the header has been read. A StudyError: it is a pointer of git-lfs, cut off, or something else."""
-    import safetensors
-
     try:
         return safetensors.safe_open(file, "pt")
     except safetensors.SafetensorError as error:

@@ -30,8 +30,7 @@ def cache_folder() -> Path:
 
 def cached_step(name: str, **made_from: object) -> "Step":
     """A step in the cache whose folder says what it is made from: trainers call every adapter checkpoint-300."""
-    key = Step(cache_folder(), **made_from).key
-    return Step(cache_folder() / f"{name}-{key[:8]}", **made_from)
+    return Step(cache_folder() / f"{name}-{Step(cache_folder(), **made_from).key[:8]}", **made_from)
 
 
 def fingerprint(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Rows of the benchmark data sets, from the hub or a local folder, checked before anything runs.
+"""What the tasks need beside their YAML: rows of the data sets, from the hub or a local folder, checked before anything runs; and metrics.
 
 ``load`` is the ``custom_dataset`` function of every task here, so that ``lm-eval run`` and the notebooks read the same rows: from the hub, or
 with ``--metadata '{"data_dir": "folder"}'`` from JSON Lines files in the upstream schema; stock task keys and today's hub keys are understood.
@@ -7,6 +7,7 @@ with ``--metadata '{"data_dir": "folder"}'`` from JSON Lines files in the upstre
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import StatisticsError, correlation
 from typing import Annotated, Literal, NotRequired
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
@@ -166,3 +167,28 @@ def _official_split(rows) -> dict[str, list[dict]]:
     if len(split["test"]) != len(official):
         raise DataError(f"data set pubmedqa: {len(split['test'])} of the {len(official)} official test rows found; see github.com/pubmedqa/pubmedqa")
     return split
+
+
+def similarity_pair(doc: dict, results: list[tuple[float, bool]]) -> dict:
+    """The similarity the model finds likeliest, 0–5, beside the gold one."""
+    likelihoods = [likelihood for likelihood, _ in results]
+    return {"pearson": (float(likelihoods.index(max(likelihoods))), float(doc["label"]))}
+
+
+def with_and_without_premise(doc: dict) -> list[str]:
+    """The two contexts that the hypothesis is read in."""
+    return [f"テキスト1：{doc['premise']}\nテキスト2：", "テキスト2："]
+
+
+def likelihood_pair(doc: dict, results: list[tuple[float, bool]]) -> dict:
+    """How much likelier the premise makes the hypothesis, log p(h | p) − log p(h) in nats, beside the gold similarity."""
+    (given, _), (alone, _) = results
+    return {"pearson": (given - alone, float(doc["label"]))}
+
+
+def pearson(pairs: list[tuple[float, float]]) -> float:
+    """Pearson's r of (prediction, gold) pairs; NaN where it is undefined (fewer than two, or one side constant)."""
+    try:
+        return correlation(*zip(*pairs, strict=True))
+    except StatisticsError:
+        return float("nan")
