@@ -147,7 +147,7 @@ def test_candidates_leave_no_trace_in_a_live_model(pico_study, pico_siblings, tm
 
 
 def test_numbers_that_are_kept_draw_the_same_masks():
-    for room in (0, 1 << 20):
+    for room in (0, 1 << 23):
         chunked.forget(room)
         for n, density in ((7, 0.5), (chunked.CHUNK + 5, 0.3), (7, 0.2)):
             torch.manual_seed(n)
@@ -155,5 +155,5 @@ def test_numbers_that_are_kept_draw_the_same_masks():
             torch.manual_seed(n)
             assert torch.equal(chunked._draw(n, density), expected)
             assert torch.equal(torch.get_rng_state(), after)
-    assert chunked._room[0] == (1 << 20) - 4 * (7 + chunked.CHUNK + 5)
+    assert chunked._room[0] == (1 << 23) - 4 * (7 + chunked.CHUNK + 5)
     chunked.forget()

@@ -1,8 +1,8 @@
 """MergeKit's methods on a CPU, a piece of a tensor at a time: the same weights in less time and memory.
 
 MergeKit sorts a whole tensor to find the changes that TIES keeps, draws DARE's mask the slow way, and pages in some
-ten copies of the tensor. Here a threshold is selected among the few changes near a sampled guess, and pieces that
-fit the CPU's cache go through everything else.
+ten copies of the tensor. Here a threshold is selected among the few changes near a sampled guess, a piece goes through
+everything else at once, and what several merges of a tensor need is computed once.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +15,8 @@ import torch
 from mergekit.merge_methods import registry
 from mergekit.merge_methods.base import TensorGroup
 
-CHUNK, SAMPLE = 1 << 17, 1 << 16  # weights in a piece; changes looked at to guess a threshold
+CHUNK, SAMPLE = 1 << 20, 1 << 16  # weights in a piece: less of them, and threads wait for Python; changes looked at to guess a threshold
+ROOM = 1 << 28  # bytes of what may be kept while a tensor is merged: the changes of 64 million weights
 
 
 def pieces(method: str, group: TensorGroup, parameters: dict) -> torch.Tensor:
@@ -45,26 +46,31 @@ def consensus(method: str, group: TensorGroup, parameters: dict) -> torch.Tensor
     merged = _result(base)
 
     def merge(part: slice) -> None:
-        changes = [trimmed(part).mul_(weight) for trimmed, weight in kept]
+        changes = [trimmed(part) * weight for trimmed, weight in kept]
+        if len(kept) == 1 and kept[0][1] > 0:  # one task vector agrees with itself
+            change = changes[0].div_(kept[0][1]) if parameters["normalize"] else changes[0]
+            merged[part] = change.mul_(parameters["lambda"]).add_(base[part])
+            return
         sign = torch.ones_like(changes[0]).copysign_(sum(changes))  # never of -0, as sum starts from 0
         changes = [change.mul_(sign).clamp_(min=0) for change in changes]  # what disagrees becomes 0
         change = sum(changes)
         if parameters["normalize"]:
             divisor = sum(change.sign_().mul_(weight) for change, (_, weight) in zip(changes, kept, strict=True))
             change /= divisor.add_(divisor == 0)
-        merged[part] = change.mul_(sign).mul_(parameters["lambda"]).add_(base[part].float())
+        merged[part] = change.mul_(sign).mul_(parameters["lambda"]).add_(base[part])
 
     _each(merge, len(base))
     return merged.reshape(group.base.tensor.shape)
 
 
-def _parts(n: int) -> Iterator[slice]:
-    return (slice(start, min(n, start + CHUNK)) for start in range(0, n, CHUNK))
+def _parts(n: int, size: int) -> Iterator[slice]:
+    return (slice(start, min(n, start + size)) for start in range(0, n, size))
 
 
 def _each(function: Callable, n: int) -> list:
     """Results of ``function`` for each piece: in as many threads as torch has, every operation in one."""
-    threads, parts = torch.get_num_threads(), list(_parts(n))
+    threads = torch.get_num_threads()
+    parts = list(_parts(n, min(CHUNK, max(CHUNK // 16, -(-n // threads)))))
     if threads == 1 or len(parts) == 1:
         return list(map(function, parts))
     torch.set_num_threads(1)
@@ -86,17 +92,31 @@ def _empty(n: int, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _change(model: torch.Tensor, base: torch.Tensor, part: slice) -> torch.Tensor:
-    return model[part].to(torch.float32, copy=True).sub_(base[part].float())
+    """A piece of a task vector in float32, which may be shared: not to be changed in place."""
+    return model[part].float() - base[part].float() if (whole := _known(_changes, model, base)) is None else whole[part]
 
 
-_facts: dict[tuple, object] = {}  # of tensors in memory, by address: whether they are equal, thresholds, sums
+def _changes(model: torch.Tensor, base: torch.Tensor) -> torch.Tensor | None:
+    if not _fits(4 * len(base)):
+        return None
+    changes = _empty(len(base), torch.float32)
+    _each(lambda part: torch.sub(model[part].float(), base[part].float(), out=changes[part]), len(base))
+    return changes
+
+
+def _fits(size: int) -> bool:
+    _room[0] -= size * (fits := size <= _room[0])
+    return fits
+
+
+_facts: dict[tuple, object] = {}  # of tensors in memory, by address: their difference, whether they are equal, thresholds, sums
 _numbers: dict[tuple[bytes, int], torch.Tensor] = {}  # by the generator's state before and how many: random numbers
 _states: dict[tuple[bytes, int], torch.Tensor] = {}  # by the same: the state behind
-_room = [0]  # bytes of random numbers that may still be kept for the next candidate of a search
+_room = [ROOM]  # bytes of changes and random numbers that may still be kept
 
 
-def forget(room: int = 0) -> None:
-    """Let go of what is known about tensors: others may stand at their addresses next time. ``room`` (bytes) is for a search's random numbers."""
+def forget(room: int = ROOM) -> None:
+    """Let go of what is known about tensors: others may stand at their addresses next time. ``room`` (bytes) is for changes and random numbers."""
     _facts.clear()
     _numbers.clear()
     _room[0] = room
@@ -116,12 +136,12 @@ def _largest(model: torch.Tensor, base: torch.Tensor, density: float) -> Callabl
 
 def _trim(model: torch.Tensor, base: torch.Tensor, density: float) -> Callable[[slice], torch.Tensor]:
     k, n = max(1, int(density * len(base))), len(base)
-    sample = np.sort(_change(model, base, slice(0, n, n // SAMPLE + 1)).abs_().numpy())
+    sample = _known(_sample, model, base)
     place, spread = (n - k) / n * len(sample), 3 * len(sample) ** 0.5  # of the threshold in the sample; six standard deviations
     ends = np.clip([place - spread, place + spread + 2], 0, len(sample) + 1).astype(int)
 
     def collect(part: slice) -> tuple[int, np.ndarray, np.ndarray]:
-        size = _change(model, base, part).abs_().numpy()
+        size = _change(model, base, part).abs().numpy()
         near = np.flatnonzero((size >= low) & (size <= high))
         return np.count_nonzero(size > high), size[near], near + part.start
 
@@ -138,15 +158,22 @@ def _trim(model: torch.Tensor, base: torch.Tensor, density: float) -> Callable[[
 
     def trimmed(part: slice) -> torch.Tensor:
         early, late = _change(model, base, part).tensor_split([max(0, cut - part.start)])
+        if not len(early) or not len(late):
+            return torch.hardshrink(early, below) if len(early) else torch.hardshrink(late, threshold)
         return torch.cat([torch.hardshrink(early, below), torch.hardshrink(late, threshold)])
 
     return trimmed
 
 
+def _sample(model: torch.Tensor, base: torch.Tensor) -> np.ndarray:
+    """Sizes of changes at equal distances, sorted."""
+    return np.sort(_change(model, base, slice(0, len(base), len(base) // SAMPLE + 1)).abs().numpy())
+
+
 def _random(model: torch.Tensor, base: torch.Tensor, density: float) -> Callable[[slice], torch.Tensor]:
     """Changes kept by a Bernoulli mask, drawn now and in MergeKit's order, scaled to the L1 norm of them all."""
     mask, size, before = _draw(len(base), density), _empty(len(base), torch.float32), _known(_norm, model, base)
-    _each(lambda part: size[part].copy_(torch.where(mask[part], _change(model, base, part).abs_(), 0)), len(base))
+    _each(lambda part: size[part].copy_(torch.where(mask[part], _change(model, base, part).abs(), 0)), len(base))
     after = size.sum()  # whole, as sums in another order differ in the last bit
     scale = before / after if before >= 1e-7 and after >= 1e-7 else 1.0
     return lambda part: torch.where(mask[part], _change(model, base, part), 0).mul_(scale)
@@ -154,21 +181,20 @@ def _random(model: torch.Tensor, base: torch.Tensor, density: float) -> Callable
 
 def _norm(model: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
     size = _empty(len(base), torch.float32)
-    _each(lambda part: size[part].copy_(_change(model, base, part).abs_()), len(base))
+    _each(lambda part: torch.abs(_change(model, base, part), out=size[part]), len(base))
     return size.sum()
 
 
 def _draw(n: int, density: float, keep: bool = True) -> torch.Tensor:
     """The mask that ``torch.bernoulli`` draws from the same generator, in a third of its time, or of numbers that are kept."""
     mask, numbers, key = _empty(n, torch.bool), torch.empty(min(n, CHUNK)), (torch.get_rng_state().numpy().tobytes(), n)
-    if keep and key not in _numbers and 4 * n <= _room[0]:
-        _room[0] -= 4 * n
+    if keep and key not in _numbers and _fits(4 * n):
         _numbers[key], _states[key] = _empty(n, torch.float32).uniform_(), torch.get_rng_state()
     if key in _numbers:
         torch.set_rng_state(_states[key])
         _each(lambda part: np.less(_numbers[key][part].numpy(), np.float32(density), out=mask[part].numpy()), n)
         return mask
-    for part in _parts(n):
+    for part in _parts(n, CHUNK):
         np.less(numbers[: part.stop - part.start].uniform_().numpy(), np.float32(density), out=mask.numpy()[part])
     return mask
 

@@ -3,9 +3,12 @@
 import shutil
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from functools import cache
+from itertools import pairwise
+from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -16,7 +19,10 @@ from xlm_utils.models.constituents import locate, source
 from xlm_utils.models.weights import FLOATING, Tensors, eos_ids
 from xlm_utils.study import Step, Study, StudyError, digest, pick_device, read_manifest, relative, write_text
 
-TOGETHER, BEHIND = 20, 1 << 29  # merges in one pass over the parents; bytes of results that may wait to be written
+if TYPE_CHECKING:
+    import torch
+
+TOGETHER, BEHIND = 20, 1 << 29  # merges in one pass over the parents; bytes that may be read ahead, and of results that may wait to be written
 
 
 def merge(study: Study, name: str, values: Mapping[str, float] | None = None) -> Path:
@@ -63,14 +69,20 @@ def _merge(study: Study, merges: Mapping[str, tuple[Step, dict, dict[str, Path]]
 
     every = {name: folder for _, _, folders in merges.values() for name, folder in folders.items()}
     donor, (device, reason) = every[study.by_role("general")], math_device(every)
-    for name, (_, config, folders) in merges.items():
+    for name, (_, config, _) in merges.items():
         check_specification(config)
-        comparable(folders, [entry["model"] for entry in config["models"]])
         if device != pick_device()[0]:
             print(f"{name}: merged on the CPU ({reason})")
+    for together in {(tuple(folders), tuple(entry["model"] for entry in config["models"])) for _, config, folders in merges.values()}:
+        comparable({name: every[name] for name in together[0]}, together[1])
     tensors = {folder.resolve(): Tensors(folder) for folder in every.values()}
     shapes, waiting, odd, dressed = tensors[donor.resolve()].shapes, deque(), [], None
+    foreign = unlisted(donor, shapes)
     chunked.forget()
+
+    def read(tensor: str) -> dict[Path, "torch.Tensor"]:
+        return {folder: parent.read(tensor) for folder, parent in tensors.items()}
+
     with ExitStack() as stack:
         stack.callback(own.forget)
         for step, *_ in merges.values():
@@ -80,14 +92,17 @@ def _merge(study: Study, merges: Mapping[str, tuple[Step, dict, dict[str, Path]]
         writers = {name: Writer(step.partial, shapes) for name, (step, *_) in merges.items()}
         for writer in writers.values():
             stack.callback(writer.thread.shutdown, cancel_futures=True)
-        for tensor in shapes:
-            stored = cache(lambda folder, tensor=tensor: tensors[folder][tensor])
+        reader, ahead = stack.enter_context(ThreadPoolExecutor(1)), None
+        for tensor, following in pairwise([*shapes, None]):
+            stored = (ahead or reader.submit(read, tensor)).result()
+            ahead = reader.submit(read, following) if following and 2 * len(tensors) * prod(shapes[following]) <= BEHIND else None
             for name, plan in plans.items():
-                merged = plan(tensor, stored).cpu()
+                merged = plan(tensor, stored.__getitem__).cpu()
                 waiting.append((writers[name].put(tensor, merged), merged.nbytes))
                 while sum(size for _, size in waiting) > BEHIND:
                     waiting.popleft()[0].result()
             chunked.forget()
+            del stored, merged  # before the next are read: an embedding of 8B has a GiB in every parent
         while waiting:
             waiting.popleft()[0].result()
         for name, (step, config, folders) in merges.items():
@@ -99,7 +114,7 @@ def _merge(study: Study, merges: Mapping[str, tuple[Step, dict, dict[str, Path]]
                 shutil.copytree(dressed, step.partial, ignore=shutil.ignore_patterns("*.safetensors*"), dirs_exist_ok=True)
             else:
                 _dress(step.partial, donor)
-            _note(step, config, folders, values.get(name, {}), unlisted(donor, shapes), told := own.told(plans[name].apart))
+            _note(step, config, folders, values.get(name, {}), foreign, told := own.told(plans[name].apart))
             step.finish(hashes, weights_sha256=list(hashes.values()), device=device, sources={parent: source(study, parent) for parent in folders})
             dressed = step.path
             print(f"{name}: merged into {relative(step.path)}{told}")

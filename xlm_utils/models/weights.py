@@ -4,6 +4,8 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
+
 from xlm_utils.models.configs import read_config
 from xlm_utils.models.libraries import Tensor, safe_open, safetensors
 from xlm_utils.models.turns import as_list
@@ -24,8 +26,9 @@ class Tensors:
     """
 
     def __init__(self, folder: Path):
-        files = {name: file for file in map(opened, weight_files(folder)) for name in file.keys() if not BUFFERS.search(name)}  # noqa: SIM118
-        self._file = dict(sorted(files.items()))
+        files = {path: opened(path) for path in weight_files(folder)}
+        self._path = {name: path for path, file in files.items() for name in file.keys() if not BUFFERS.search(name)}  # noqa: SIM118
+        self._file = {name: files[path] for name, path in sorted(self._path.items())}
         about = {name: file.get_slice(name) for name, file in self._file.items()}
         self.shapes = {name: tuple(part.get_shape()) for name, part in about.items()}
         self.dtypes = {name: part.get_dtype() for name, part in about.items()}
@@ -36,6 +39,15 @@ class Tensors:
 
     def __getitem__(self, name: str) -> Tensor:
         return self._file[name].get_tensor(name)
+
+    def read(self, name: str) -> "torch.Tensor":
+        """A tensor in memory of its own: pages of a mapped file stay with the process for as long as it is open."""
+        import torch
+
+        with self._path[name].open("rb") as stream:
+            begin, end = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))[name]["data_offsets"]
+            data = torch.from_numpy(np.fromfile(stream, np.uint8, end - begin, offset=begin))
+        return data.view(self[name].dtype).view(self.shapes[name])
 
     @property
     def layers(self) -> int:
