@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from xlm_utils.models.configs import read_config
-from xlm_utils.models.libraries import Tensor, safe_open, safetensors
+from xlm_utils.models.libraries import Tensor, safe_open, safetensors, torch
 from xlm_utils.models.turns import as_list
 from xlm_utils.study import StudyError
 
@@ -40,10 +40,8 @@ class Tensors:
     def __getitem__(self, name: str) -> Tensor:
         return self._file[name].get_tensor(name)
 
-    def read(self, name: str) -> "torch.Tensor":
+    def read(self, name: str) -> Tensor:
         """A tensor in memory of its own: pages of a mapped file stay with the process for as long as it is open."""
-        import torch
-
         with self._path[name].open("rb") as stream:
             begin, end = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))[name]["data_offsets"]
             data = torch.from_numpy(np.fromfile(stream, np.uint8, end - begin, offset=begin))
