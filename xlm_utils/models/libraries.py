@@ -7,6 +7,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import datasets
     import safetensors
     import torch
     import transformers
@@ -23,7 +24,7 @@ else:
         def __getattr__(self, part: str) -> Any:
             return getattr(importlib.import_module(self._library), part)
 
-    safetensors, torch, transformers = map(_Later, ("safetensors", "torch", "transformers"))
+    datasets, safetensors, torch, transformers = map(_Later, ("datasets", "safetensors", "torch", "transformers"))
 
 
 def quiet() -> None:

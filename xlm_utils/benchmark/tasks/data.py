@@ -10,9 +10,11 @@ from pathlib import Path
 from statistics import StatisticsError, correlation
 from typing import Annotated, Literal, NotRequired
 
+import huggingface_hub  # loads its parts when they are used
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
+from xlm_utils.models.libraries import datasets
 from xlm_utils.study.inputs import ROOT, StudyError, Whole, plain, read_text
 
 HUB = "https://huggingface.co/datasets/"
@@ -75,8 +77,6 @@ def load(name: str, path: str, files: dict, needs: list, config: str | None = No
     Returns a ``datasets.DatasetDict`` with one checked ``datasets.Dataset`` per split found. A DataError: one sentence that names the data set, the
     file and line, and where to get a good copy.
     """
-    import datasets
-
     found = {}
     source = _from_folder(name, path, files, needs, raw or {}, data_dir) if data_dir else _from_hub(name, path, files, needs, config, raw)
     for split, rows in source:
@@ -138,12 +138,9 @@ def _read(name: str, path: str, file: Path) -> list[tuple[str, object]]:
 
 
 def _from_hub(name: str, path: str, files: dict, needs: list, config: str | None, raw: dict | None) -> Iterator[tuple[str, list]]:
-    import datasets
-    from huggingface_hub import hf_hub_download
-
     try:
         if raw:
-            copies = {split: Path(hf_hub_download(path, file, repo_type="dataset")) for split, file in raw.items()}
+            copies = {split: Path(huggingface_hub.hf_hub_download(path, file, repo_type="dataset")) for split, file in raw.items()}
             loaded = {split: json.loads(copy.read_text(encoding="utf-8")) for split, copy in copies.items()}
         else:
             loaded = datasets.load_dataset(path, config)
