@@ -11,7 +11,7 @@ from tests.support.batch_modes import Batches
 from tests.support.loopback import SERVED, Loopback
 from xlm_utils.ask import batches, calls, cards
 from xlm_utils.ask.cards import Card, load_card
-from xlm_utils.ask.pacing import tokens_of
+from xlm_utils.ask.servers import tokens_of
 from xlm_utils.judge.judging import SCHEMA, parse
 from xlm_utils.study import StudyError, inputs
 

@@ -19,10 +19,10 @@ import pandas as pd
 import pytest
 
 from tests.support.loopback import SERVED, Loopback
-from xlm_utils.ask import batches, calls, pacing, replies
+from xlm_utils.ask import batches, calls, replies, servers
 from xlm_utils.ask.cards import Card, load_card
 from xlm_utils.ask.replies import open_store
-from xlm_utils.judge import controls, judging, known, proxy
+from xlm_utils.judge import controls, judging, proxy
 from xlm_utils.judge.judging import SCHEMA, parse, prompt_for
 from xlm_utils.study import PARAMS, Study, StudyError, inputs, notebook, open_study
 from xlm_utils.study.inputs import fill
@@ -110,7 +110,7 @@ def test_progress_is_a_line_with_the_cost(tmp_path, monkeypatch):
 
 
 def test_the_pacer_keeps_the_tighter_of_the_two_limits():
-    pacer = pacing.Pacer(requests_per_minute=6000, tokens_per_minute=60_000 / pacing.HEADROOM)
+    pacer = servers.Pacer(requests_per_minute=6000, tokens_per_minute=60_000 / servers.HEADROOM)
     start = time.monotonic()
     for _ in range(4):
         assert pacer.wait(100)  # 100 tokens at 1,000 tokens/s: 0.1 s each, though 100 requests/s are allowed
@@ -118,7 +118,7 @@ def test_the_pacer_keeps_the_tighter_of_the_two_limits():
 
 
 def test_one_refusal_holds_everybody_and_lowers_the_rate_once_for_all_requests_under_way():
-    pacer = pacing.Pacer(60_000, 0)
+    pacer = servers.Pacer(60_000, 0)
     time.sleep(0.01)
     started = time.monotonic()
     for _ in range(5):
@@ -131,8 +131,8 @@ def test_one_refusal_holds_everybody_and_lowers_the_rate_once_for_all_requests_u
 
 
 def test_the_rate_recovers_slowly_and_never_above_the_card(monkeypatch):
-    monkeypatch.setattr(pacing, "EASE", 0.0)
-    pacer = pacing.Pacer(60, 0)
+    monkeypatch.setattr(servers, "EASE", 0.0)
+    pacer = servers.Pacer(60, 0)
     pacer.hold(0, time.monotonic())
     pacer.ease()
     assert pacer.slowdown == pytest.approx(4 / 3 / 1.05)
@@ -436,7 +436,7 @@ def test_threads_and_instruction_sets_change_no_score_by_a_hundredth(tmp_path):
     ways = {"one": {"OMP_NUM_THREADS": "1"}, "four": {"OMP_NUM_THREADS": "4"}}
     ways["low"] = {"OMP_NUM_THREADS": "1", "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX2,-FMA,-AVX512F"}  # its own matrix code is fixed when built
     for name, way in ways.items():
-        command = [sys.executable, "-c", EMBED, str(known.FOLDER / "language_pairs.jsonl"), str(tmp_path / f"{name}.npy")]
+        command = [sys.executable, "-c", EMBED, str(proxy.FOLDER / "language_pairs.jsonl"), str(tmp_path / f"{name}.npy")]
         subprocess.run(command, env=os.environ | way, check=True)
     found = {name: np.load(tmp_path / f"{name}.npy") for name in ways}
     # a tenth of a point is .004 of a cosine where 10 is .04
@@ -484,7 +484,7 @@ def test_controls_ask_the_same_judge_and_report_failures_honestly(study):
 @pytest.fixture
 def with_vocabulary(study):
     """The study beside a vocabulary that has every concept of the lists."""
-    rows = [row for file in ("language_pairs.jsonl", "details.jsonl") for row in read_jsonl(known.FOLDER / file)]
+    rows = [row for file in ("language_pairs.jsonl", "details.jsonl") for row in read_jsonl(proxy.FOLDER / file)]
     table = pd.DataFrame({"concept": [row["concept"] for row in rows], "definition": [row.get("en", "A definition.") for row in rows]})
     table.drop_duplicates("concept").to_csv(study.folder / "vocabulary.csv", index=False)
     return study
@@ -493,7 +493,7 @@ def with_vocabulary(study):
 def test_forty_pairs_and_forty_details_ask_about_concepts_with_a_clinicians_definition(with_vocabulary):
     asked = Counter(q["control"] for q in controls.control_questions(with_vocabulary))
     assert {asked[name] for name in ("language_source", "language_target", "detail_right", "detail_wrong")} == {40}
-    halves = known.language_pairs(with_vocabulary, held_out=True), known.setting_pairs(with_vocabulary)
+    halves = proxy.language_pairs(with_vocabulary, held_out=True), proxy.setting_pairs(with_vocabulary)
     assert not {q["concept"] for q in halves[0]} & {q["concept"] for q in halves[1]}
 
 

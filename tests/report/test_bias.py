@@ -5,7 +5,7 @@ import pytest
 
 from tests.support.synthetic import make_study, write_lines
 from xlm_utils.draw.pages import table_html
-from xlm_utils.report import bias
+from xlm_utils.report import tables
 from xlm_utils.report.results import load_scores
 from xlm_utils.stats import association
 from xlm_utils.study.records import read_jsonl
@@ -34,7 +34,7 @@ def study(tmp_path, monkeypatch):
 
 
 def test_each_property_is_the_one_that_was_put_there(study):
-    table = bias.properties(study).set_index("property")
+    table = tables.properties(study).set_index("property")
     assert list(table.index) == ["language", "echo", "length", "asked again", "order", "wording"]
     assert table.loc["language", "points"] == pytest.approx(1.6)
     assert table.loc["language", "low"] < 1.6 < table.loc["language", "high"]
@@ -44,7 +44,7 @@ def test_each_property_is_the_one_that_was_put_there(study):
     assert table["judge"].str.startswith("Proxy").all(), "never without that word"
     assert table.loc[["asked again", "order", "wording"], "points"].isna().all()
     assert table.loc["order", "remark"] == "an encoder: it has no prompt, and computes the same again"
-    assert "<b>" not in table_html(bias.properties(study)).partition("<table>")[2].partition("</table>")[0]  # no best, no worst
+    assert "<b>" not in table_html(tables.properties(study)).partition("<table>")[2].partition("</table>")[0]  # no best, no worst
 
 
 def test_second_judgements_have_their_shift_its_interval_and_their_noise(tmp_path, monkeypatch):
@@ -54,7 +54,7 @@ def test_second_judgements_have_their_shift_its_interval_and_their_noise(tmp_pat
     for file, moves in {"retest": [0, 0, 0, 1, 2, -2, None], "order": [-2, -2, -3, -3, -2, -3, None]}.items():
         given = [row | ({"score": row["score"] + by} if by is not None else {"score": None}) for row, by in zip(rows, moves, strict=True)]
         write_lines(folder / f"{file}.jsonl", given)
-    table = bias.properties(study).set_index("property")
+    table = tables.properties(study).set_index("property")
     # differences 0, 0, 0, 1, 2, −2: mean 1/6, sum of squares 9 − 6·(1/6)² = 8.833, over 5, over 2; the seventh has no second score
     again, order = table.loc["asked again"], table.loc["order"]
     assert (again["n"], again["points"], again["noise"]) == (6, pytest.approx(1 / 6), pytest.approx(np.sqrt((9 - 1 / 6) / 5 / 2)))
@@ -66,7 +66,7 @@ def test_second_judgements_have_their_shift_its_interval_and_their_noise(tmp_pat
 
 
 def test_the_figure_names_each_judge_and_property(study):
-    fig = bias.properties_plot(study)
+    fig = tables.properties_plot(study)
     assert [name.partition(",")[0] for name in fig.data[0].y] == ["language", "echo", "length"]
     assert "length, Proxy" in fig.layout.meta["alt"]
 

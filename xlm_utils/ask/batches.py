@@ -18,9 +18,8 @@ from typing import Any, NamedTuple
 
 from xlm_utils.ask.cards import Card, address, find_key
 from xlm_utils.ask.clients import Reply, gemini_reply, genai_config, openai_body, openai_reply
-from xlm_utils.ask.pacing import tokens_of
 from xlm_utils.ask.replies import told
-from xlm_utils.ask.servers import Fatal, Retry, Void, clean, failure, genai_sdk, genai_told, openai_sdk, openai_told
+from xlm_utils.ask.servers import Fatal, Retry, Void, clean, failure, genai_sdk, genai_told, openai_sdk, openai_told, tokens_of
 from xlm_utils.study import Progress, fingerprint
 
 DAY = 24  # h that both servers promise a batch in
@@ -116,8 +115,7 @@ def _gemini(card: Card, key: str, url: str) -> Road:
 def collect(run: Any, asked: list[tuple[str, int]], progress: Progress) -> None:
     """Ask by batches until every prompt (with its ``repeat``) has a reply or was sent ``TIMES`` times.
 
-    Args:
-        run: the state of ``calls``; its ``keep`` stores a reply, ``stop`` ends the run, and ``kept`` tells at the end how many there are.
+    ``run``: the state of ``calls``; its ``keep`` stores a reply, ``stop`` ends the run, and ``kept`` tells at the end how many there are.
     """
     url = address(run.card, run.base_url)
     road = (_openai if run.card.client == "openai" else _gemini)(run.card, find_key(run.card, url), url)

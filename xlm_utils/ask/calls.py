@@ -1,7 +1,7 @@
 """Prompts → replies of a rate-limited server: paced, threaded, stored as they arrive, resumable.
 
-Used by the judges and by the translator. One pacer spaces the requests of all threads; each reply is in an SQLite file before the next request of its
-thread starts, so a killed run loses the calls in flight and nothing else, and a second run asks only what has no reply yet.
+One pacer spaces the requests of all threads; each reply is in an SQLite file before the next request of its thread starts, so a killed run loses
+the calls in flight and nothing else, and a second run asks only what has no reply yet.
 """
 
 import hashlib
@@ -13,16 +13,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from xlm_utils.ask.batches import TIMES, collect
 from xlm_utils.ask.cards import BATCH_HOURS, BATCH_PRICE, Card, address
 from xlm_utils.ask.clients import Ask, Reply, open_client
-from xlm_utils.ask.pacing import HEADROOM, Pacer, tokens_of
 from xlm_utils.ask.replies import INSERT, SPENT, identity, mended, open_store, same_model, set_aside, spent, stored, told
-from xlm_utils.ask.servers import Fatal, Retry, Void, shutdown_date
+from xlm_utils.ask.servers import HEADROOM, Fatal, Pacer, Retry, Void, shutdown_date, tokens_of
 from xlm_utils.study import Progress, Study, StudyError, short
 from xlm_utils.study.thoughts import bare
 
@@ -59,21 +57,16 @@ def price(needed: Sequence[Mapping[str, float]]) -> str:
 def announce(study: Study, card: Card, prompts: Iterable[tuple[str, int]], schema: dict, base_url: str = "") -> dict:
     """What asking these would take, printed before anything is spent: calls, tokens, cost, time, shutdown date.
 
-    Args:
-        prompts: each with its ``repeat`` (see ``run_calls``); equal ones count once, answered ones not at all.
-
-    Raises:
-        StudyError: see ``afford``.
+    ``prompts``: each with its ``repeat`` (see ``run_calls``); equal ones count once, answered ones not at all. A StudyError: see ``afford``.
     """
     asked, store = dict.fromkeys(prompts), study.replies
     done = stored(store, card, schema, base_url)
     needed = estimate(card, [call[0] for call in asked if call not in done], schema, base_url)
     needed |= {"stored": len(asked) - int(needed["calls"]), "spent": spent(store), "shutdown": shutdown_date(card, base_url)}
-    print(
-        f"{card.label} ({card.model}): {needed['calls']:,} calls to make, {needed['stored']:,} stored;"
-        f" about {needed['tokens_in'] / 1000:,.0f}k tokens in, {needed['tokens_out'] / 1000:,.0f}k out,"
-        f" {price([needed])}; {needed['spent']:.2f} USD spent before; shutdown: {needed['shutdown']}; {card.note}"
-    )
+    calls = f"{needed['calls']:,} calls to make, {needed['stored']:,} stored"
+    tokens = f"{needed['tokens_in'] / 1000:,.0f}k tokens in, {needed['tokens_out'] / 1000:,.0f}k out"
+    costs = f"{price([needed])}; {needed['spent']:.2f} USD spent before; shutdown: {needed['shutdown']}"
+    print(f"{card.label} ({card.model}): {calls}; about {tokens}, {costs}; {card.note}")
     afford(study, needed["usd"])
     return needed
 
@@ -86,16 +79,13 @@ def afford(study: Study, usd: float) -> None:
 def _afford(store: Path, usd: float, limit: float) -> None:
     before = spent(store)
     if before + usd > limit:
-        raise StudyError(
-            f"judging.max_cost_usd = {limit:g} is below the {before + usd:.2f} USD that this takes ({before:.2f} of them spent);"
-            " raise it in the study's file, or take fewer terms"
-        )
+        needs = f"the {before + usd:.2f} USD that this takes ({before:.2f} of them spent)"
+        raise StudyError(f"judging.max_cost_usd = {limit:g} is below {needs}; raise it in the study's file, or take fewer terms")
 
 
 def run_calls(
     card: Card, prompts: list[str], schema: dict, parse: Callable[[str], tuple[Any, str]], store: Path, *,
-    base_url: str = "", max_cost_usd: float = 0.0, repeats: Sequence[int] = (), backoff: float = 1.0,
-) -> list[dict]:  # fmt: skip
+    base_url: str = "", max_cost_usd: float = 0.0, repeats: Sequence[int] = (), backoff: float = 1.0) -> list[dict]:  # fmt: skip
     """One reply for each prompt, in their order; equal prompts share one, stored replies are not asked for again.
 
     Args:
@@ -104,12 +94,8 @@ def run_calls(
         repeats: one for each prompt; another number than 0, of all by default, asks again for prompts that have a reply (test–retest).
         backoff: seconds before the second try where the server names none; doubles with each try.
 
-    Returns:
-        rows with reply (text or None), finish, served_model, tokens_in, tokens_out, usd, value, status.
-
-    Raises:
-        StudyError: too expensive, or stopped (key, model, quota, another model answering, no reply
-            for minutes); replies so far are kept, and the same call goes on from there.
+    Returns rows with reply (text or None), finish, served_model, tokens_in, tokens_out, usd, value, status. A StudyError: too expensive, or stopped
+    (key, model, quota, another model answering, no reply for minutes); replies so far are kept, and the same call goes on from there.
     """
     asked = [*zip(prompts, repeats or [0] * len(prompts), strict=True)]
     done = stored(store, card, schema, base_url)
@@ -203,7 +189,7 @@ class _Run:
     def keep(self, prompt: str, repeat: int, reply: Reply) -> bool:
         """Store a reply the moment it is there, unless another model than before has answered."""
         text = reply.text and mended(reply.text)
-        reply = replace(reply, finish="empty") if reply.finish == "stop" and not (text or "").strip() else reply
+        reply = reply._replace(finish="empty") if reply.finish == "stop" and not (text or "").strip() else reply
         value, status = _outcome(text, reply.finish, self.parse)
         usd = self.card.usd(reply.tokens_in, reply.tokens_out)
         row = (

@@ -16,9 +16,8 @@ from xlm_utils.study import PARAMS, StudyError
 from xlm_utils.study.inputs import Number, Once, Part, Text, Whole, checked, listed, read_yaml, short
 
 BASE_URL_VARIABLES = {"openai": "OPENAI_BASE_URL", "google-generativeai": "GOOGLE_GEMINI_BASE_URL", "google-genai": "GOOGLE_GEMINI_BASE_URL"}
-OURS = {  # parameters that the kit sets itself, or counts on what they are by default
-    "model", "messages", "stream", "n", "response_format", "timeout", "tools", "candidate_count", "response_mime_type", "response_schema",
-}  # fmt: skip
+# parameters that the kit sets itself, or counts on what they are by default
+OURS = {"model", "messages", "stream", "n", "response_format", "timeout", "tools", "candidate_count", "response_mime_type", "response_schema"}
 OFFLINE = ("proxy", "people")  # clients that ask no server
 BATCH_HOURS = {"openai": 24, "google-genai": 48}  # client → after which a batch expires; Gemini's target is 24, too
 BATCH_PRICE = 0.5  # both providers' discount, as their price lists say

@@ -8,8 +8,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from xlm_utils.ask.cards import Card, address, find_key
 from xlm_utils.ask.servers import ELSEWHERE, Fatal, Retry, clean, failure, genai_sdk, genai_told, openai_sdk, openai_told
@@ -20,8 +19,7 @@ STOPPED = ("", "eos", "eos_token", "end", "end_turn", "stop_sequence")
 FINISHES = {"max_tokens": "length"} | dict.fromkeys(BLOCKED, "blocked") | dict.fromkeys(STOPPED, "stop")
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(NamedTuple):
     """What came back, before any parsing; ``finish`` is ``stop`` or the reason why there is no whole answer."""
 
     text: str | None

@@ -1,9 +1,12 @@
-"""Who is asked: the SDKs' clients, whether a server has a card's model, and what its errors mean, in one line without tags and the key."""
+"""Who is asked, and when: the SDKs' clients, whether a server has a card's model, what its errors mean, in one line without tags and the key;
+and one pacer for all threads that ask one server.
+"""
 
 import email.utils
 import importlib
 import json
 import re
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +22,9 @@ PATIENCE = 20  # s; a question about a model is no work
 PROMPT_ERRORS = {"content_filter": "blocked", "invalid_prompt": "blocked", "context_length_exceeded": "too_long"}
 TOO_LONG = re.compile("context (?:length|size|window)|n_ctx|too long", re.IGNORECASE)  # how vLLM and llama.cpp say it
 ELSEWHERE = "the server sends on to another address, which is not followed; put the final one into base_url"
+HEADROOM = 0.94  # share of the stated rate that is used: arrivals jitter, and limits count sliding windows
+LATENESS = 0.02  # s that a late start may be made up for; more would crowd a sliding second
+EASE = 10.0  # s without a complaint before the rate is raised again, by 5 %
 
 
 class Fatal(Exception):
@@ -135,8 +141,7 @@ def _retry_after(headers: Any, text: str) -> float | None:
 def served(card: Card, key: str, url: str) -> str:
     """Ask a server, unpaid, for the card's model: the date of its shutdown, ``none announced``, or that Gemini's API does not tell.
 
-    Raises:
-        StudyError: no server, no such model, or it refuses the key.
+    A StudyError: no server, no such model, or it refuses the key.
     """
     where = shown(url) or "its usual address"
     try:
@@ -170,3 +175,51 @@ def shutdown_date(card: Card, base_url: str = "") -> str:
         return served(card, key, url) if key else "not told by this API"
     except StudyError:  # the first call will tell what is wrong, if anything is
         return "not told by this server"
+
+
+def tokens_of(text: str) -> float:
+    """Rough number of tokens, for estimates: four Latin letters or one Japanese character each."""
+    latin = sum(character.isascii() for character in text)
+    return latin / 4 + len(text) - latin
+
+
+class Pacer:
+    """Spaces the starts of all threads' requests by the tighter of two limits, and slows down when told to."""
+
+    def __init__(self, requests_per_minute: float, tokens_per_minute: float):
+        self.seconds_per_request = 60 / requests_per_minute / HEADROOM
+        self.seconds_per_token = 60 / tokens_per_minute / HEADROOM if tokens_per_minute else 0.0
+        self.slowdown = 1.0
+        self.stopped = threading.Event()  # set: every waiting thread wakes, and none starts again
+        self._turn, self._lock = threading.Lock(), threading.Lock()
+        self._next = self._cut = self._eased = time.monotonic()
+
+    def wait(self, tokens: float) -> bool:
+        """Wait for this request's turn; False if the run has been stopped meanwhile."""
+        gap = max(self.seconds_per_request, tokens * self.seconds_per_token)
+        with self._turn:  # one at a time, so that a thread that wakes late delays the next instead of crowding it
+            while not self.stopped.is_set():
+                with self._lock:
+                    now = time.monotonic()
+                    delay = self._next - now
+                    if delay <= 0:
+                        self._next = max(self._next, now - LATENESS) + gap * self.slowdown
+                        return True
+                self.stopped.wait(delay)
+        return False
+
+    def hold(self, seconds: float, started: float) -> None:
+        """Nobody starts for so long; the rate drops by a quarter, once for all requests that were already under way."""
+        with self._lock:
+            now = time.monotonic()
+            self._next = max(self._next, now + seconds)
+            if started > self._cut:
+                self.slowdown *= 4 / 3
+                self._cut = now
+
+    def ease(self) -> None:
+        """A request went well: after a while without complaints, approach the stated rate again."""
+        with self._lock:
+            now = time.monotonic()
+            if self.slowdown > 1 and now - max(self._cut, self._eased) > EASE:
+                self.slowdown, self._eased = max(1.0, self.slowdown / 1.05), now

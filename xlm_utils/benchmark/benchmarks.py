@@ -5,18 +5,13 @@ Data sets, prompts and requests are built once (``prepare``) and put to every mo
 
 import json
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from xlm_utils import models
 from xlm_utils.benchmark import scores
-from xlm_utils.benchmark.prepared import COLUMN_OF, Prepared
-from xlm_utils.study import Study, StudyError
-from xlm_utils.study.records import Step, digest, fingerprint, read_manifest, write_json, write_text
-
-if TYPE_CHECKING:
-    from lm_eval.api.model import LM
+from xlm_utils.benchmark.prepared import COLUMN_OF, LM, Prepared
+from xlm_utils.study import Step, Study, StudyError, digest, fingerprint, read_manifest, write_json, write_text
 
 AT_ONCE = 500  # items that are answered between two writes: enough to fill batches, few to lose
 
@@ -68,7 +63,7 @@ def evaluate(study: Study, prepared: Prepared, name: str, loaded: dict | None = 
     return result
 
 
-def language_model(study: Study, name: str, pairs: dict[str, dict], loaded: dict | None = None) -> "LM":
+def language_model(study: Study, name: str, pairs: dict[str, dict], loaded: dict | None = None) -> LM:
     """A model of the study for the harness: the one that ``loaded`` carries, or loaded now in its place, saying how; ``pairs``: see ``Prepared``."""
     loaded = {} if loaded is None else loaded
     if loaded.get("name") != name:
@@ -82,7 +77,7 @@ def language_model(study: Study, name: str, pairs: dict[str, dict], loaded: dict
     return loaded["lm"]
 
 
-def answer(lm: "LM", prepared: Prepared, datasets: Iterable[str], chat_template: bool = False) -> dict[str, dict]:
+def answer(lm: LM, prepared: Prepared, datasets: Iterable[str], chat_template: bool = False) -> dict[str, dict]:
     """Put the requests of some data sets to a harness language model; data set → its ``result`` and ``rows``, one an item."""
     import numpy as np
     from lm_eval.evaluator import evaluate as harness_evaluate

@@ -19,7 +19,7 @@ from lm_eval.models.huggingface import HFLM
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from xlm_utils import models
-from xlm_utils.study.notebook import Progress
+from xlm_utils.study import Progress
 
 FEWSHOT_SEED = 1234  # the harness's own default, so that a whole `lm-eval run` draws the same examples
 LOGITS_AT_ONCE = 2**25  # an eighth of a GiB in fp32
@@ -50,8 +50,8 @@ def batches(rows: list, lengths: list[int], budget: int) -> Iterator[list]:
 class PreparedTask(ConfigurableTask):
     """A task whose requests are built once and then put to many models.
 
-    Few-shot examples are drawn row by row from one generator. So where a task has any, the requests of all
-    rows are built and those of the chosen ones kept: they get the examples that they have in a whole run.
+    Few-shot examples are drawn row by row from one generator. So where a task has any, the requests of all rows are built and those of the chosen
+    ones kept: they get the examples that they have in a whole run.
     """
 
     _instances = None
@@ -79,8 +79,8 @@ class SharedPromptLM(HFLM):
     ``batch_tokens`` tokens, the beginning that a batch shares only once; each option then goes on from the prompt's key-value cache. The
     log-likelihoods are the same up to floating point; they are summed in float32, where the stock class rounds each one to the model's dtype.
 
-    ``truncated`` collects the prompts that were cut to the model's context length. ``pairs`` keeps
-    tokenised requests; hand the same dict to models that share a tokenizer.
+    ``truncated`` collects the prompts that were cut to the model's context length. ``pairs`` keeps tokenised requests; hand the same dict to models
+    that share a tokenizer.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_tokens: int, pairs: dict | None = None):
@@ -98,8 +98,7 @@ class SharedPromptLM(HFLM):
 
     def tok_batch_encode(self, strings: list[str], left_truncate_len: int | None = None, **_: object) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids and attention mask; each prompt has the beginning-of-text token that it has alone, whatever the first of the batch begins with."""
-        rows = [tuple(self.tok_encode(string, left_truncate_len=left_truncate_len)) for string in strings]
-        return self._lay(rows)
+        return self._lay([tuple(self.tok_encode(string, left_truncate_len=left_truncate_len)) for string in strings])
 
     def tok_decode(self, tokens: list[int] | int, skip_special_tokens: bool = True) -> str:
         if skip_special_tokens and not isinstance(tokens, int):
@@ -163,8 +162,7 @@ class SharedPromptLM(HFLM):
         inputs, mask = self._lay(prompts, same)
         read = self.model(
             input_ids=inputs[:, same:], attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0)[:, same:],
-            past_key_values=cache, use_cache=True, logits_to_keep=1,
-        )  # fmt: skip
+            past_key_values=cache, use_cache=True, logits_to_keep=1)  # fmt: skip
         first = read.logits[:, -1].float()
         normaliser, best = first.logsumexp(-1), first.argmax(-1)
         longer = []
@@ -190,9 +188,8 @@ class SharedPromptLM(HFLM):
         own.layers = [copy.copy(layer) for layer in cache.layers]
         own.batch_select_indices(rows)
         logits = self.model(
-            input_ids=inputs, attention_mask=torch.cat([mask[rows], real.long()], 1),
-            position_ids=lengths[rows, None] + steps, past_key_values=own, use_cache=True,
-        ).logits.float()  # fmt: skip
+            input_ids=inputs, attention_mask=torch.cat([mask[rows], real.long()], 1), position_ids=lengths[rows, None] + steps,
+            past_key_values=own, use_cache=True).logits.float()  # fmt: skip
         own = logits.gather(-1, targets[..., None])[..., 0]
         likelihoods, greedy = own - logits.logsumexp(-1), (own == logits.amax(-1)) | ~real  # argmax takes four times as long
         return list(zip((likelihoods * real).sum(1).tolist(), greedy.all(1).tolist(), strict=True))

@@ -5,15 +5,18 @@ import random
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xlm_utils.benchmark.tasks import data
 from xlm_utils.study import Study, StudyError, fingerprint, project_path
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
+    from lm_eval.api.model import LM
 
     from xlm_utils.benchmark.harness import PreparedTask
+else:  # for annotations, without the seconds that importing them takes
+    DatasetDict = LM = PreparedTask = Any
 
 TASKS = Path(data.__file__).parent
 # column → its data sets, each a task file <data set>.yaml; a family is the unweighted mean of its data sets
@@ -29,7 +32,7 @@ NO_CHOICES = ("jaqket_v2", "jsquad", "xlsum_ja", "jcsts_likelihood")  # so nothi
 class Prepared:
     """Tasks with their requests, ready for any model; keys are data sets."""
 
-    tasks: "dict[str, PreparedTask]" = field(default_factory=dict)
+    tasks: dict[str, PreparedTask] = field(default_factory=dict)
     items: dict[str, list[int]] = field(default_factory=dict)  # rows of the reported split that are asked
     facts: dict[str, dict] = field(default_factory=dict)  # what a result is made from
     unavailable: dict[str, str] = field(default_factory=dict)  # why a data set is missing
@@ -66,8 +69,8 @@ def spread(pool: list[int], wanted: int, seed: object) -> list[int]:
 def prepare(study: Study) -> Prepared:
     """Load and check every data set, draw its items, build its task.
 
-    A data set that can't be had, or has a bad row, is named in one printed sentence and stops its own
-    column only. A StudyError: the data folder does not exist, or no data set can be used at all.
+    A data set that can't be had, or has a bad row, is named in one printed sentence and stops its own column only. A StudyError: the data folder does
+    not exist, or no data set can be used at all.
     """
     prepared = Prepared(columns=columns(study))
     if fewer := [f"{column}: {', '.join(sets)}" for column, sets in prepared.columns.items() if sets != COLUMNS[column]]:
@@ -104,7 +107,7 @@ def data_folder(study: Study) -> Path | None:
     return folder
 
 
-def load_task(study: Study, dataset: str) -> "tuple[dict, DatasetDict]":
+def load_task(study: Study, dataset: str) -> tuple[dict, DatasetDict]:
     """A task's configuration and its rows by split."""
     from lm_eval.tasks._yaml_loader import load_yaml  # the manager would also load the rows, without our checks
 
@@ -116,14 +119,14 @@ def load_task(study: Study, dataset: str) -> "tuple[dict, DatasetDict]":
     return config, data.load(**config["dataset_kwargs"], data_dir=folder and str(folder))
 
 
-def make_task(config: dict, splits: "DatasetDict", **changes: object) -> "PreparedTask":
+def make_task(config: dict, splits: DatasetDict, **changes: object) -> PreparedTask:
     """The harness task over rows that are already loaded; ``changes`` override its configuration."""
     from xlm_utils.benchmark.harness import PreparedTask
 
     return PreparedTask(config={**config, "custom_dataset": lambda **_: splits, **changes})
 
 
-def pools(study: Study, dataset: str, config: dict, splits: "DatasetDict") -> tuple[tuple[str, list[int]], tuple[str, list[int]]]:
+def pools(study: Study, dataset: str, config: dict, splits: DatasetDict) -> tuple[tuple[str, list[int]], tuple[str, list[int]]]:
     """(split, rows) that results are reported on, and (split, rows) that a search may look at.
 
     With the ``disjoint`` fitness a search sees the training split; where a data set has none and is

@@ -1,25 +1,23 @@
 """From the harness's output to rows per item, results per data set and columns of Table 2."""
 
 import math
-from typing import TYPE_CHECKING
 from unicodedata import normalize
 
+import neologdn
 import pandas as pd
 import scipy  # loads its parts when they are used
 
+from xlm_utils.benchmark.prepared import PreparedTask
 from xlm_utils.stats import statistics
 
-if TYPE_CHECKING:
-    from xlm_utils.benchmark.harness import PreparedTask
 
-
-def gold_index(task: "PreparedTask", doc: dict) -> int:
+def gold_index(task: PreparedTask, doc: dict) -> int:
     """Position of the gold answer among the choices (some tasks name it by its text)."""
     gold = task.doc_to_target(doc)
     return gold if isinstance(gold, int) else task.doc_to_choice(doc).index(gold)
 
 
-def choice_scores(task: "PreparedTask", doc: dict, likelihoods: list[float]) -> tuple[float, bool]:
+def choice_scores(task: PreparedTask, doc: dict, likelihoods: list[float]) -> tuple[float, bool]:
     """Log-probability of the gold choice, and whether it is the likeliest (the first of equals)."""
     gold = gold_index(task, doc)
     return float(scipy.special.log_softmax(likelihoods)[gold]), likelihoods.index(max(likelihoods)) == gold
@@ -27,8 +25,6 @@ def choice_scores(task: "PreparedTask", doc: dict, likelihoods: list[float]) -> 
 
 def normalised_em(answer: str, golds: list[str]) -> float:
     """1.0 if the answer's first line equals any gold after NFKC (㎎ is mg) and neologdn normalisation, tildes kept (3〜5mg is not 35mg)."""
-    import neologdn
-
     first, *others = (neologdn.normalize(normalize("NFKC", text), tilde="normalize") for text in (answer.strip().split("\n")[0], *golds))
     return float(first in others)
 
@@ -41,7 +37,7 @@ def rouge2(gold: str, answer: str) -> float:
     return rouge_scorer.RougeScorer(["rouge2"], tokenizer=MecabTokenizer()).score(gold, answer)["rouge2"].fmeasure
 
 
-def item_row(task: "PreparedTask", sample: dict, truncated: set[str] | None) -> dict:
+def item_row(task: PreparedTask, sample: dict, truncated: set[str] | None) -> dict:
     """One harness sample → item (row number in the reported split), score, gold, prediction, gold_logprob, logprobs, options, truncated.
 
     ``score`` is None for similarity, which is scored over all items; extractive answers also have
@@ -109,9 +105,7 @@ def column_result(sets: tuple[str, ...], datasets: dict[str, dict]) -> dict:
         known = complete and all(d[end] is not None for d in found)
         ends[end] = mean + side * math.hypot(*(d[end] - d["value"] for d in found)) / len(sets) if known else None
     chances = [d["chance"] for d in found]
-    return {
-        "value": mean, **ends,
-        "stderr": math.sqrt(sum(e**2 for e in errors)) / len(sets) if complete and None not in errors else None,
-        "n": sum(d["n"] for d in found),
-        "chance": sum(chances) / len(chances) if chances and None not in chances else None,
-        "metric": found[0]["metric"] if found else None, "sets": list(sets)}  # fmt: skip
+    stderr = math.sqrt(sum(e**2 for e in errors)) / len(sets) if complete and None not in errors else None
+    chance = sum(chances) / len(chances) if chances and None not in chances else None
+    metric, n = found[0]["metric"] if found else None, sum(d["n"] for d in found)
+    return {"value": mean, **ends, "stderr": stderr, "n": n, "chance": chance, "metric": metric, "sets": list(sets)}

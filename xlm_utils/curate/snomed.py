@@ -1,7 +1,7 @@
 """SNOMED CT as it is released (RF2: tab-separated text files, in a folder, in a zip or in both) → labels.
 
-File names, columns and identifiers are those of the SNOMED CT Release File Specifications. Files are
-streamed and rows that can't be wanted are dropped on the way, so a national edition fits in 2 GiB.
+File names, columns and identifiers are those of the SNOMED CT Release File Specifications. Files are streamed and rows that can't be wanted are
+dropped on the way, so a national edition fits in 2 GiB.
 """
 
 import re
@@ -9,15 +9,13 @@ import zipfile
 import zlib
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pandas as pd
+import pyarrow as pa
+from pyarrow import csv
+from pyarrow.compute import Expression, field
 
 from xlm_utils.study import StudyError
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-    from pyarrow.compute import Expression
 
 REQUIRED = ("Concept", "Description", "Language")  # without the other two, definitions and parents are empty
 NAME = re.compile(r"x?(?:sct2_(Concept|Description|TextDefinition|Relationship)_|der2_cRefset_\w*?(Language))\w*?Snapshot[-_].*\.txt")
@@ -25,25 +23,15 @@ Member = Path | zipfile.Path  # one text file of a release: on disk, or inside a
 STATE = ["id", "effectiveTime", "active", "moduleId"]  # how every file begins
 DESCRIPTION = [*STATE, "conceptId", "languageCode", "typeId", "term", "caseSignificanceId"]
 COLUMNS = {
-    "Concept": [*STATE, "definitionStatusId"],
-    "Description": DESCRIPTION,
+    "Concept": [*STATE, "definitionStatusId"], "Description": DESCRIPTION, "TextDefinition": DESCRIPTION,
     "Language": [*STATE, "refsetId", "referencedComponentId", "acceptabilityId"],
-    "TextDefinition": DESCRIPTION,
-    "Relationship": [*STATE, "sourceId", "destinationId", "relationshipGroup", "typeId", "characteristicTypeId", "modifierId"],
-}
+    "Relationship": [*STATE, "sourceId", "destinationId", "relationshipGroup", "typeId", "characteristicTypeId", "modifierId"]}  # fmt: skip
 TEXT = ("languageCode", "term")  # all other columns hold numbers, except the id of a refset's row
-FULLY_SPECIFIED, SYNONYM = 900000000000003001, 900000000000013009
-PREFERRED = 900000000000548007
+FULLY_SPECIFIED, SYNONYM, PREFERRED, IS_A = 900000000000003001, 900000000000013009, 900000000000548007, 116680003
 DIALECTS = {  # their language refsets
     "en-US": 900000000000509007, "en-GB": 900000000000508004, "en-AU": 32570271000036106,
     "en-CA": 19491000087109, "en-IE": 21000220103, "en-NZ": 271000210107}  # fmt: skip
-IS_A = 116680003
 TAG = re.compile(r"\s*\(([^()]*)\)$")  # Hollow toe (disorder)
-
-
-def on_disk(member: Member) -> Path:
-    """The file that a member is, or lies in."""
-    return Path(member.root.filename) if isinstance(member, zipfile.Path) else member
 
 
 def _archived(file: Path) -> list[Member]:
@@ -57,10 +45,9 @@ def _archived(file: Path) -> list[Member]:
 def release(path: Path) -> dict[str, tuple[Member, ...]]:
     """Files of a release by kind (``COLUMNS``): an archive, or a folder with text files and archives at any depth.
 
-    The Snapshot files, which every release has. Several files of a kind are read as one: an edition's modules, or an
-    extension beside the international release. A file that is there unpacked as well as in an archive is read once.
-
-    A StudyError: a kind is missing, an archive is none, or a file is there in two releases.
+    The Snapshot files, which every release has. Several files of a kind are read as one: an edition's modules, or an extension beside the
+    international release. A file that is there unpacked as well as in an archive is read once. A StudyError: a kind is missing, an archive is none,
+    or a file is there in two releases.
     """
     if path.is_dir():
         unpacked = [file for file in sorted(path.rglob("*.txt")) if NAME.fullmatch(file.name)]
@@ -83,7 +70,8 @@ def release(path: Path) -> dict[str, tuple[Member, ...]]:
 
 def sources(path: Path) -> list[Path]:
     """The files on disk that ``labels`` reads, for a manifest."""
-    return sorted({on_disk(member) for members in release(path).values() for member in members})
+    members = [member for kind in release(path).values() for member in kind]
+    return sorted({Path(member.root.filename) if isinstance(member, zipfile.Path) else member for member in members})
 
 
 def _number(kind: str, column: str) -> bool:
@@ -111,12 +99,9 @@ def _fault(member: Member, kind: str) -> str | None:
     return None
 
 
-def _stream(member: Member, kind: str, wanted: list[str], keep: "Expression | None") -> "list[pa.Table]":
-    import pyarrow as pa
-    from pyarrow import csv
-
+def _stream(member: Member, kind: str, wanted: list[str], keep: Expression | None) -> list[pa.Table]:
     columns = COLUMNS[kind]
-    types = {column: pa.int64() if _number(kind, column) else pa.string() for column in wanted}
+    types = {column: pa.int64() if _number(kind, column) else pa.string() for column in wanted} | {"active": pa.bool_()}
     with member.open("rb") as stream:
         try:
             header = stream.readline().decode("utf-8-sig").split()
@@ -126,33 +111,18 @@ def _stream(member: Member, kind: str, wanted: list[str], keep: "Expression | No
             raise StudyError(f"{member.name}, line 1: the columns are {' '.join(header)!r}, not {' '.join(columns)!r}")
         if not stream.peek(1):
             return []  # an extension may bring no row of a kind
-        reader = csv.open_csv(
-            stream,
-            read_options=csv.ReadOptions(column_names=columns),
-            parse_options=csv.ParseOptions(delimiter="\t", quote_char=False),  # a quotation mark is a character
-            convert_options=csv.ConvertOptions(column_types=types, include_columns=wanted, null_values=[]),
-        )
-        tables = []
-        for batch in reader:
-            table = pa.Table.from_batches([batch])
-            if (pa.compute.max(table["active"]).as_py() or 0) > 1:  # a number, so the reader takes it
-                raise pa.ArrowInvalid("active is neither 0 nor 1")
-            tables.append(table if keep is None else table.filter(keep))
-        return tables
+        form = csv.ParseOptions(delimiter="\t", quote_char=False)  # a quotation mark is a character
+        cells = csv.ConvertOptions(column_types=types, include_columns=wanted, null_values=[], true_values=["1"], false_values=["0"])
+        tables = map(pa.Table.from_batches, ([batch] for batch in csv.open_csv(stream, csv.ReadOptions(column_names=columns), form, cells)))
+        return [table if keep is None else table.filter(keep) for table in tables]
 
 
-def read(files: dict[str, tuple[Member, ...]], kind: str, wanted: list[str], keep: "Expression | None" = None) -> pd.DataFrame:
+def read(files: dict[str, tuple[Member, ...]], kind: str, wanted: list[str], keep: Expression | None = None) -> pd.DataFrame:
     """Columns ``wanted`` of the components that are active in their latest state, one row a component.
 
-    Args:
-        keep: rows to look at. It may use ``wanted`` columns that never change over a component's states
-            (its concept, language, type or refset); else an old state could stand for the latest.
-
-    Raises:
-        StudyError: with the file and the line that breaks the format.
+    ``keep``: rows to look at. It may use ``wanted`` columns that never change over a component's states (its concept, language, type or refset); else
+    an old state could stand for the latest. A StudyError: with the file and the line that breaks the format.
     """
-    import pyarrow as pa
-
     columns = list(dict.fromkeys(["id", "effectiveTime", "active", *wanted]))
     tables = []
     for member in files.get(kind, ()):
@@ -161,31 +131,24 @@ def read(files: dict[str, tuple[Member, ...]], kind: str, wanted: list[str], kee
         except pa.ArrowInvalid as error:
             raise StudyError(_fault(member, kind) or f"{member.name}: {error}") from None
         except (zipfile.BadZipFile, zlib.error) as error:
-            raise StudyError(f"{on_disk(member).name}: a damaged archive ({error})") from None
+            raise StudyError(f"{Path(member.root.filename).name}: a damaged archive ({error})") from None
     if not tables:
         return pd.DataFrame(columns=wanted)
     states = pa.concat_tables(tables).sort_by("effectiveTime").group_by("id", use_threads=False)
     latest = states.aggregate([(column, "last") for column in columns if column != "id"])
     latest = latest.rename_columns([name.removesuffix("_last") for name in latest.column_names])
-    return latest.filter(pa.compute.field("active") == 1).select(wanted).to_pandas()
+    return latest.filter(field("active")).select(wanted).to_pandas()
 
 
 def labels(path: Path, kind: str = "synonyms", language: str = "en-US") -> pd.DataFrame:
-    """Labels of every active concept.
+    """Labels of every active concept of a release (see ``release``).
 
-    Args:
-        path: the release, as for ``release``.
-        kind: ``fsn`` (the fully specified name without its tag), ``preferred`` (the preferred term) or
-            ``synonyms`` (preferred term and acceptable synonyms).
-        language: a language code, where a label must be preferred or acceptable in any language refset
-            of the release; or a dialect of ``DIALECTS``, where it must be so in that one.
+    ``kind``: ``fsn`` (the fully specified name without its tag), ``preferred`` (the preferred term) or ``synonyms`` (it and acceptable synonyms);
+    ``language``: a language code, where a label must be preferred or acceptable in any language refset of the release, or a dialect of ``DIALECTS``,
+    where it must be so in that one.
 
-    Returns:
-        one row a label, by concept, preferred ones first: concept, term, definition ("" if none), is_name
-        (preferred), in_snomed (True), parent (the is-a parent with the lowest id, "" if none), semantic_tag.
-
-    Raises:
-        StudyError: nothing to read, a broken file, or no label left.
+    Returns one row a label, by concept, preferred ones first: concept, term, definition ("" if none), is_name (preferred), in_snomed (True), parent
+    (the is-a parent with the lowest id, "" if none), semantic_tag. A StudyError: nothing to read, a broken file, or no label left.
     """
     if "-" in language and language not in DIALECTS:
         raise StudyError(f"vocabulary.language = {language!r}: neither a language code such as 'en' nor one of {', '.join(DIALECTS)}")
@@ -194,8 +157,6 @@ def labels(path: Path, kind: str = "synonyms", language: str = "en-US") -> pd.Da
 
 @cache  # a large edition takes a while; a file that changed is another argument
 def _labels(path: Path, _changed: tuple[tuple[Path, int], ...], kind: str, language: str) -> pd.DataFrame:
-    from pyarrow.compute import field
-
     files, code = release(path), language.partition("-")[0]
     for optional, lost in (("TextDefinition", "definitions"), ("Relationship", "parents")):
         if optional not in files:
@@ -228,14 +189,6 @@ def _labels(path: Path, _changed: tuple[tuple[Path, int], ...], kind: str, langu
     texts = texts[texts["id"].isin(acceptable)].sort_values("id").drop_duplicates("conceptId").set_index("conceptId")["term"].str.strip()
     parents = read(files, "Relationship", ["sourceId", "destinationId", "typeId"], field("typeId") == IS_A)
     parents = parents.groupby("sourceId")["destinationId"].min().astype(str)
-    concept = rows["conceptId"]
-    columns = {
-        "concept": concept.astype(str),
-        "term": rows["term"],
-        "definition": texts.reindex(concept, fill_value="").to_numpy(),
-        "is_name": rows["is_name"],
-        "in_snomed": True,
-        "parent": parents.reindex(concept, fill_value="").to_numpy(),
-        "semantic_tag": tags.reindex(concept, fill_value="").to_numpy(),
-    }
-    return pd.DataFrame(columns).reset_index(drop=True)
+    definition, parent, tag = (own.reindex(rows["conceptId"], fill_value="").to_numpy() for own in (texts, parents, tags))
+    columns = {"concept": rows["conceptId"].astype(str), "term": rows["term"], "definition": definition, "is_name": rows["is_name"]}
+    return pd.DataFrame(columns | {"in_snomed": True, "parent": parent, "semantic_tag": tag}).reset_index(drop=True)

@@ -51,12 +51,9 @@ def _plain(text: str) -> str:
 def hpo_labels(file: Path) -> pd.DataFrame:
     """Every name and exact synonym of the Human Phenotype Ontology; terms that are obsolete are none.
 
-    Returns:
-        one row a label: concept (``HP:…``), term, definition ("" if none), is_name (the preferred
-        label), in_snomed (the concept has a SNOMED CT cross-reference), parent (first ``is_a``, which may lie outside the file).
-
-    Raises:
-        StudyError: not an ontology of HPO's, with the line that shows it where there is one.
+    Returns one row a label: concept (``HP:…``), term, definition ("" if none), is_name (the preferred label), in_snomed (the concept has a SNOMED CT
+    cross-reference), parent (first ``is_a``, which may lie outside the file). A StudyError: not an ontology of HPO's, with the line that shows it
+    where there is one.
     """
     rows = []
     for kind, line, entry in _stanzas(file):
@@ -75,20 +72,14 @@ def hpo_labels(file: Path) -> pd.DataFrame:
             rows.append((concept, label, definition, label == name, in_snomed, parent))
     if not rows:
         raise StudyError(f"{file.name}: no term of the Human Phenotype Ontology (HP:…) in it")
-    columns = ["concept", "term", "definition", "is_name", "in_snomed", "parent"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=["concept", "term", "definition", "is_name", "in_snomed", "parent"])
 
 
 def csv_labels(file: Path) -> pd.DataFrame:
     """A user's own list: UTF-8, a header with ``term`` and, in any order, others of ``CSV_COLUMNS``.
 
-    Of a term that comes again the first row is kept; that, and columns that mean nothing here, are told in a line.
-
-    Returns:
-        the same columns as ``hpo_labels``, plus ``translation`` where the file has it.
-
-    Raises:
-        StudyError: with the line that breaks the format, or no term at all.
+    Of a term that comes again the first row is kept; that, and columns that mean nothing here, are told in a line. Returns the same columns as
+    ``hpo_labels``, plus ``translation`` where the file has it. A StudyError: with the line that breaks the format, or no term at all.
     """
     rows, reader = [], csv.reader(io.StringIO(read_text(file)), strict=True)
     try:

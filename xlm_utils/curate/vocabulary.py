@@ -1,7 +1,7 @@
 """Terminology sources → a table of rare nouns and adjectives.
 
-A source yields labels (one row a term); the filters are the paper's: frequency in the Brown
-corpus, then part of speech. ``funnel`` tells how many rows each filter leaves.
+A source yields labels (one row a term); the filters are the paper's: frequency in the Brown corpus, then part of speech. ``funnel`` tells how many
+rows each filter leaves.
 """
 
 import hashlib
@@ -117,12 +117,8 @@ def _filter(study: Study, rule: str) -> tuple[list[tuple[str, pd.DataFrame]], di
 def rare_terms(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rare nouns and adjectives of the study's terminology.
 
-    Returns:
-        the vocabulary (term_id, concept, term, definition, part_of_speech, frequency, in_snomed, seen,
-        parent; one row a term), and the funnel (step, rows, concepts after each filter).
-
-    Raises:
-        StudyError: no term is left, with the filter that took the last ones.
+    Returns the vocabulary (term_id, concept, term, definition, part_of_speech, frequency, in_snomed, seen, parent; one row a term), and the funnel
+    (step, rows, concepts after each filter). A StudyError: no term is left, with the filter that took the last ones.
     """
     source = study.vocabulary.source
     steps, found = _filter(study, study.vocabulary.terms)

@@ -2,28 +2,14 @@
 
 import re
 from functools import cache
+from pathlib import Path
 
 import pandas as pd
 
-from xlm_utils.study import ROOT
+from xlm_utils.study import ROOT, read_yaml
 
 BROWN_COUNTS = ROOT / "data" / "brown_counts.csv.gz"
-SPELLINGS = (  # in this order; they need not give a word, only the same letters for every spelling of one
-    ("-", ""),
-    ("mata$", "ma"),  # xanthomata
-    ("ae$", "a"),  # vertebrae
-    ("ia$", "ium"),  # pterygia
-    ("ies$", "y"),
-    ("(?<![sui])s$", ""),  # seizures, but neither abscess nor tinnitus nor paralysis
-    ("[ao]+e", "e"),  # anaemia, oedema, angiooedema
-    ("our", "or"),
-    ("(?<=[iy])s(?=(?:e|ed|er|ing|ation)$)", "z"),  # generalised
-    ("(?<=[bt])re$", "er"),  # goitre
-    ("sulph", "sulf"),
-    ("leuco", "leuko"),
-    ("grey", "gray"),
-    ("(?<=[sxz])(?:e|is)$|(?<=[cs]h)e$", ""),  # exostosis and exostoses, abscess and abscesses
-)
+SPELLINGS = read_yaml(Path(__file__).with_name("spellings.yaml"))
 ADJECTIVE = re.compile(r"(?:al|ar|(?<!hol)ic|[ao]ry|ous|ive|less|ent|ile|ian|ute|ed)$")  # a shopaholic is a person
 ADVERB = re.compile(rf"{ADJECTIVE.pattern.removesuffix('$')}l?ly$")
 
@@ -38,7 +24,7 @@ def brown_counts() -> dict[str, int]:
 def spelling(term: str) -> str:
     """A key that British and American spelling, singular and plural, with and without hyphen of one term share; not itself a word."""
     words = term.lower().split()
-    for pattern, replacement in SPELLINGS:
+    for pattern, replacement in SPELLINGS.items():
         words = [re.sub(pattern, replacement, word) for word in words]
     return " ".join(words)
 
@@ -65,11 +51,10 @@ def _tagger():
 def part_of_speech(word: str) -> str:
     """``noun``, ``adjective`` or ``other``, from the word's morphology alone.
 
-    A term in a list has no sentence around it, so a tagger that leans on context does badly. HanTa gives
-    all readings of a form with a score, and its *best* one is often wrong for a rare word: an adverb in
-    microcephaly or brachydactyly, an adjective in cardiomyopathy, a verb in clubbing or sneeze. So the
-    ending decides where readings compete: an adjective has an ending of adjectives and a reading as one
-    that is as likely as a noun's; an adverb is such an adjective with -ly; what else can be a noun is one.
+    A term in a list has no sentence around it, so a tagger that leans on context does badly. HanTa gives all readings of a form with a score, and its
+    *best* one is often wrong for a rare word: an adverb in microcephaly or brachydactyly, an adjective in cardiomyopathy, a verb in clubbing or
+    sneeze. So the ending decides where readings compete: an adjective has an ending of adjectives and a reading as one that is as likely as a noun's;
+    an adverb is such an adjective with -ly; what else can be a noun is one.
     """
     word = word.lower()
     readings = {tag[:2]: float(score) for tag, score in reversed(_tagger().tag_word(word, cutoff=15))}  # British National Corpus tags

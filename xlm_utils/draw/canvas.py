@@ -13,18 +13,13 @@ from contextlib import suppress
 from functools import cache
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 import plotly.io as pio
 from plotly.offline import get_plotlyjs, get_plotlyjs_version
 
 from xlm_utils.draw.pages import page
-from xlm_utils.study.notebook import shell
-from xlm_utils.study.records import write_text
-
-if TYPE_CHECKING:
-    from kaleido import Kaleido
+from xlm_utils.study import shell, write_text
 
 # a Latin font first: Japanese ones draw ’ as wide as a kanji; each kanji still comes from the first font that has it
 FONTS = 'Arial,"Liberation Sans","DejaVu Sans","IPAexGothic","BIZ UDGothic","Noto Sans CJK JP","Noto Sans JP","Hiragino Sans","Yu Gothic",sans-serif'
@@ -45,10 +40,8 @@ BELOW = {"orientation": "h", "yref": "container", "y": 0.01, "yanchor": "bottom"
 @cache
 def chrome() -> str | None:
     """Path of a Chrome that kaleido can drive, or None."""
-    try:
-        from choreographer.browsers.chromium import Chromium
-    except ImportError:
-        return None
+    from choreographer.browsers.chromium import Chromium
+
     path = Chromium.find_browser(skip_local=False)
     return str(path) if path and Path(path).exists() else None
 
@@ -79,8 +72,8 @@ def save(fig: go.Figure, name: str, folder: Path) -> go.Figure:
     here once and ignored by git, so the page works offline where it was made, and falls back on Plotly's CDN, so it works in a fresh clone. Pictures
     of a figure that has not changed are kept.
 
-    A notebook that ends a cell with this shows the figure: interactive in JupyterLab and, where there
-    is a Chrome, as a picture on GitHub too. PLOTLY_RENDERER, where set, decides instead.
+    A notebook that ends a cell with this shows the figure: interactive in JupyterLab and, where there is a Chrome, as a picture on GitHub too.
+    PLOTLY_RENDERER, where set, decides instead.
     """
     data, text = folder / f"{name}.json", fig.to_json()
     files = [folder / f"{name}.svg", folder / f"{name}.png", folder / "shown" / f"{name}.png"]
@@ -91,8 +84,7 @@ def save(fig: go.Figure, name: str, folder: Path) -> go.Figure:
     cdn = f"https://cdn.plot.ly/plotly-{get_plotlyjs_version()}.min.js"
     head = (
         f'<script charset="utf-8" src="../{library.name}"></script>\n'
-        f"<script>window.Plotly || document.write('<script charset=\"utf-8\" src=\"{cdn}\"><\\/script>')</script>\n"
-    )
+        f"<script>window.Plotly || document.write('<script charset=\"utf-8\" src=\"{cdn}\"><\\/script>')</script>\n")  # fmt: skip
     drawing = fig.to_html(full_html=False, include_plotlyjs=False, config=CONFIG, div_id=name)
     alt = (fig.layout.meta or {}).get("alt", name)
     write_text(folder / f"{name}.html", page(name, f'<div role="img" aria-label="{escape(alt)}">\n{drawing}\n</div>', head))
@@ -112,8 +104,7 @@ def _export(fig: go.Figure, files: list[Path]) -> str:
 
     files[-1].parent.mkdir(parents=True, exist_ok=True)
     size = {"width": fig.layout.width, "height": fig.layout.height}
-    scales = [*[2] * len(files[1:]), 1]
-    asked = [{"fig": fig, "path": file, "opts": {"scale": scale, **size}} for file, scale in zip(files, scales, strict=True)]
+    asked = [{"fig": fig, "path": file, "opts": {"scale": 1 if file == files[-1] else 2, **size}} for file in files]
     try:
         _in_loop(_chrome_open().write_fig_from_object(asked, cancel_on_error=True))
     except (KaleidoError, RuntimeError, OSError) as error:  # Chrome is there and does not start, hangs or dies
@@ -144,7 +135,7 @@ def _in_loop(coroutine: Coroutine, patience: float = 0) -> object:
 
 
 @cache
-def _chrome_open() -> "Kaleido":
+def _chrome_open():
     """One Chrome for all pictures of this process, where kaleido would start another for each, which takes seconds."""
     from kaleido import Kaleido
 

@@ -1,7 +1,7 @@
 """Data frames as tables to read: HTML that stands alone, in a page of its own or in a notebook.
 
-What matters is in plain tags (``<b>``, ``<u>``, ``<small>``), which GitHub keeps when it shows a
-notebook and drops all style; colours are the reader's own, light or dark.
+What matters is in plain tags (``<b>``, ``<u>``, ``<small>``), which GitHub keeps when it shows a notebook and drops all style; colours are the
+reader's own, light or dark.
 """
 
 from html import escape
@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 STYLE = "\n" + Path(__file__).with_name("tables.css").read_text(encoding="utf-8")
+PAGE = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
 P_VALUES = ("p", "p_holm", "counted_p_holm")
 INTERVALS = {"mean": "low", "offset_off": "offset_off_low", "counted": "counted_low", "value": "low"}  # in small type under their value
 BELOW = {"mean": "offset_off"}  # of a grouped table: in italics under the other, so that the table grows no wider
@@ -33,10 +34,7 @@ def as_text(table: pd.DataFrame) -> pd.DataFrame:
 
 def page(title: str, body: str, head: str = "") -> str:
     """A whole HTML page; ``title`` is text, ``head`` and ``body`` are HTML."""
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta name="viewport" content="width=device-width">\n'
-        f"<title>{escape(title)}</title>\n{head}</head>\n<body>\n{body}\n</body>\n</html>\n"
-    )
+    return PAGE.format(title=escape(title), head=head, body=body)
 
 
 def number(value: object, column: str) -> str:
@@ -89,10 +87,8 @@ def _ends(frame: pd.DataFrame, group: str, low: str, column: str) -> list[str]:
 def table_html(frame: pd.DataFrame, remark: str = "") -> str:
     """A frame as an HTML figure with its caption.
 
-    Args:
-        frame: flat or ``(group, column)`` columns; ``attrs`` may hold title and caption. A column
-            ``("", "note")`` goes under the row's label, and rows with a note are not ranked.
-        remark: a sentence that stands before the caption, in bold.
+    ``frame``: flat or ``(group, column)`` columns; ``attrs`` may hold title and caption. A column ``("", "note")`` goes under the row's label, and
+    rows with a note are not ranked. ``remark``: a sentence that stands before the caption, in bold.
     """
     flat = not isinstance(frame.columns, pd.MultiIndex)
     grouped = frame.set_axis(pd.MultiIndex.from_product([[""], frame.columns]), axis=1) if flat else frame

@@ -4,13 +4,14 @@ A decoding step reads every weight once, however many rows there are, so rows ar
 length, so a batch that waits for its longest row computes mostly padding. Hence large batches that shrink as their rows finish.
 """
 
-import gc
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
+
+import psutil
 
 from xlm_utils import models
-from xlm_utils.models.libraries import PreTrainedModel, PreTrainedTokenizerBase
+from xlm_utils.models.libraries import PreTrainedModel, PreTrainedTokenizerBase, torch
 from xlm_utils.study import Study
 
 SHARE = {"cuda": 0.8, "cpu": 0.5}  # of the free memory; on a CPU other programs live there, too, and overstepping kills without a word
@@ -19,8 +20,7 @@ LOOP = 8  # tokens; a row that says so many again, in the same order, has begun 
 OUT_OF_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")  # in a plain RuntimeError
 
 
-@dataclass(frozen=True)
-class Writer:
+class Writer(NamedTuple):
     """A model that is ready to write: what it runs on, and its two functions."""
 
     tokenizer: PreTrainedTokenizerBase
@@ -43,23 +43,16 @@ def writer(study: Study, name: str) -> Writer:
 
 def complete(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str], max_new_tokens: int, templated: bool = False,
-    stop_at_loop: bool = False,
-) -> list[dict]:  # fmt: skip
+    stop_at_loop: bool = False) -> list[dict]:  # fmt: skip
     """Greedy continuations of one batch.
 
-    Args:
-        templated: the prompts bring their own beginning-of-text token.
-        stop_at_loop: a row that repeats eight tokens has finished; what it says again is cut off.
-
-    Returns:
-        one dict a text: definition (stripped, without thoughts), tokens (generated and kept, without the
-        stop token), finish (``stop``, ``length``, ``loop`` or ``empty``; a thought that never ends is ``length``).
+    ``templated``: the prompts bring their own beginning-of-text token; ``stop_at_loop``: a row that repeats eight tokens has finished, and what it
+    says again is cut off. Returns one dict a text: definition (stripped, without thoughts), tokens (generated and kept, without the stop token),
+    finish (``stop``, ``length``, ``loop`` or ``empty``; a thought that never ends is ``length``).
     """
     batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not templated).to(model.device)
-    stops = models.as_list(model.generation_config.eos_token_id)
-    said = models.continuations(
-        model, batch["input_ids"], batch["attention_mask"], max_new_tokens, lambda tokens: stop_at_loop and _loop(tokens) is not None
-    )
+    stops, rows = models.as_list(model.generation_config.eos_token_id), (batch["input_ids"], batch["attention_mask"])
+    said = models.continuations(model, *rows, max_new_tokens, lambda tokens: stop_at_loop and _loop(tokens) is not None)
     return [_row(tokenizer, tokens, stops, stop_at_loop) for tokens in said]
 
 
@@ -102,13 +95,9 @@ def pick_batch_size(study: Study, model: PreTrainedModel, tokenizer: PreTrainedT
 
 def free_memory(device: str) -> int:
     """Bytes that could be allocated now; on a GPU with what PyTorch holds without using it."""
-    import torch
-
-    if device == "cuda":
-        return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-    import psutil
-
-    return psutil.virtual_memory().available
+    if device == "cpu":
+        return psutil.virtual_memory().available
+    return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
 
 
 def row_bytes(model: PreTrainedModel, prompt_tokens: int, new_tokens: int) -> int:
@@ -126,14 +115,4 @@ def row_bytes(model: PreTrainedModel, prompt_tokens: int, new_tokens: int) -> in
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on either kind of device."""
-    import torch
-
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in str(error) for words in OUT_OF_MEMORY)
-
-
-def release() -> None:
-    """Give back what a failed batch had allocated."""
-    import torch
-
-    gc.collect()
-    torch.cuda.empty_cache()  # nothing where no GPU was used

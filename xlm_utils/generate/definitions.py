@@ -12,37 +12,21 @@ from xlm_utils.study import Study, read_jsonl, read_manifest, write_text
 
 def rows(study: Study, names: list[str]) -> pd.DataFrame:
     """The rows of several finished runs (see ``generation.define``), one below the other."""
-    return pd.DataFrame([row for name in names for row in _rows(study, name)])
-
-
-def _rows(study: Study, name: str) -> list[dict]:
-    return read_jsonl(study.folder / "definitions" / f"{name}.jsonl")
-
-
-def identity(study: Study) -> tuple[int, int]:
-    """Terms that the expert defines in the very same words in both of its source-language runs, and terms in both.
-
-    Both are generated. With the same prompt twice, as published, greedy decoding leaves only a device's
-    rounding to differ; with a ``generation.baseline_prompt`` the wording does. 0 of 0 if a run is missing.
-    """
-    expert = study.by_role("expert")
-    first, second = ({row["term_id"]: row["definition"] for row in _rows(study, name)} for name in (f"{expert}.reference", expert))
-    both = first.keys() & second.keys()
-    return sum(first[term] == second[term] for term in both), len(both)
+    return pd.DataFrame([row for name in names for row in read_jsonl(study.folder / "definitions" / f"{name}.jsonl")])
 
 
 def side_by_side(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     """One row a term: term_id, term, translation, the vocabulary's own definition (``clinicians``), and one column a finished run.
 
-    Written to ``definitions/side_by_side.csv`` as well, with a mark by which Excel knows UTF-8. Jobs that end
-    at the same time take turns, so that the last one's table has every run.
+    Written to ``definitions/side_by_side.csv`` as well, with a mark by which Excel knows UTF-8. Jobs that end at the same time take turns, so that
+    the last one's table has every run.
     """
     folder = study.folder / "definitions"
     file = folder / "side_by_side.csv"
     with FileLock(folder / ".locks" / file.name):
         wide = table[["term_id", "term", "translation"]].assign(clinicians=table["definition"])
         for name in [run.name for run in runs(study) if read_manifest(folder / f"{run.name}.jsonl")]:
-            wide[name] = wide["term_id"].map({row["term_id"]: row["definition"] for row in _rows(study, name)})
+            wide[name] = wide["term_id"].map({row["term_id"]: row["definition"] for row in read_jsonl(folder / f"{name}.jsonl")})
         write_text(file, "\ufeff" + as_text(wide).to_csv(index=False))
     return wide
 

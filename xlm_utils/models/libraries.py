@@ -1,14 +1,30 @@
-"""The model libraries, kept quiet; and transformers' classes for annotations, without the seconds that importing them takes."""
+"""The model libraries: kept quiet, and imported when they are first used, since that takes seconds."""
 
+import importlib
 import logging
 import os
 import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    import datasets
+    import safetensors
+    import torch
+    import transformers
+    from safetensors import safe_open
+    from torch import Tensor
+    from transformers import DynamicCache, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 else:
-    PretrainedConfig = PreTrainedModel = PreTrainedTokenizerBase = Any
+    safe_open = Tensor = DynamicCache = PretrainedConfig = PreTrainedModel = PreTrainedTokenizerBase = Any
+
+    class _Later:
+        def __init__(self, library: str):
+            self._library = library
+
+        def __getattr__(self, part: str) -> Any:
+            return getattr(importlib.import_module(self._library), part)
+
+    datasets, safetensors, torch, transformers = map(_Later, ("datasets", "safetensors", "torch", "transformers"))
 
 
 def quiet() -> None:
@@ -16,7 +32,5 @@ def quiet() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses CPU kernels that nobody asked for
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)  # PEFT's call, not the user's
-    import transformers
-
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

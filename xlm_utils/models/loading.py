@@ -4,18 +4,13 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from xlm_utils.models.adapters import WITHOUT_ADAPTER
 from xlm_utils.models.constituents import locate
-from xlm_utils.models.libraries import PreTrainedModel, PreTrainedTokenizerBase, quiet
+from xlm_utils.models.libraries import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase, Tensor, quiet, torch, transformers
 from xlm_utils.models.turns import as_list, leave_open, stop_tokens
 from xlm_utils.models.weights import EMBEDDINGS, HEAD, Tensors, eos_ids
 from xlm_utils.study import Study, StudyError, pick_device
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import DynamicCache
 
 UNSAID = {  # of a generation config: token ids, bookkeeping, and what has no say in greedy decoding anyway
     "eos_token_id", "bos_token_id", "pad_token_id", "transformers_version", "_from_model_config", "cache_implementation", "use_cache",
@@ -28,8 +23,6 @@ def pick_dtype(study: Study, device: str) -> tuple[str, str]:
     """Name of the dtype to compute in, and the reason for it."""
     if study.generation.dtype != "auto":
         return study.generation.dtype, "set by the study"
-    import torch
-
     if device == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bfloat16", "the GPU computes in bfloat16"
@@ -47,45 +40,38 @@ def check_blocks(name: str, shapes: Mapping[str, tuple[int, ...]], device: str) 
     """
     for tensor, shape in shapes.items() if device == "cpu" else ():
         if len(shape) == 2 and shape[1] % BLOCK and tensor != HEAD and not EMBEDDINGS.search(tensor):
-            raise StudyError(
-                f"generation.quantization = 'nf4': on a CPU the rows of every layer must be whole blocks of {BLOCK} weights, and those of {name}'s"
-                f" {tensor} have {shape[1]:,}; take int8 or none, or a GPU"
-            )
+            rule, here = f"the rows of every layer must be whole blocks of {BLOCK} weights", f"those of {name}'s {tensor} have {shape[1]:,}"
+            raise StudyError(f"generation.quantization = 'nf4': on a CPU {rule}, and {here}; take int8 or none, or a GPU")
 
 
 def can_drop_rows(model: PreTrainedModel) -> bool:
     """Whether finished rows can leave a batch: attention's cache can be cut by row, the state of a linear or convolutional layer can't."""
-    from transformers import DynamicCache
-
-    return all(hasattr(layer, "batch_select_indices") for layer in DynamicCache(config=model.config).layers)
+    return all(hasattr(layer, "batch_select_indices") for layer in transformers.DynamicCache(config=model.config).layers)
 
 
 def load(study: Study, name: str, dtype: str = "") -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
     """Load a constituent or merge for inference.
 
-    Returns:
-        model in evaluation mode on the picked device, its tokenizer (left-padding), and one line
-        that says where and how it was loaded, with the reasons.
+    Returns the model in evaluation mode on the picked device, its tokenizer (left-padding), and one line that says where and how it was loaded, with
+    the reasons.
     """
     quiet()
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
-
     folder = locate(study, name)
     device, device_reason = pick_device()
     dtype, dtype_reason = (dtype, "asked for") if dtype else pick_dtype(study, device)
-    options: dict = {"dtype": getattr(torch, dtype), "device_map": device, "generation_config": GenerationConfig()}  # its own may not even load
+    plain = transformers.GenerationConfig()  # its own may not even load
+    options: dict = {"dtype": getattr(torch, dtype), "device_map": device, "generation_config": plain}
     quantization = study.generation.quantization
     if quantization == "nf4":
         check_blocks(name, Tensors(folder).shapes, device)
     if quantization != "none":
-        options["quantization_config"] = BitsAndBytesConfig(
+        options["quantization_config"] = transformers.BitsAndBytesConfig(
             load_in_8bit=quantization == "int8", load_in_4bit=quantization == "nf4",
             bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, dtype))  # fmt: skip
     if (folder / "adapter_config.json").is_file():
         print(f"{name}: the adapter in its folder is left aside; the folder's whole weights are the model")
-    model = AutoModelForCausalLM.from_pretrained(folder, **options, **WITHOUT_ADAPTER).eval()
-    tokenizer = leave_open(AutoTokenizer.from_pretrained(folder, padding_side="left"), name)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, **options, **WITHOUT_ADAPTER).eval()
+    tokenizer = leave_open(transformers.AutoTokenizer.from_pretrained(folder, padding_side="left"), name)
     prompt = tokenizer("Term: asthma\nDefinition:", return_tensors="pt").to(model.device)
     with torch.inference_mode():  # Gemma-3, for one, was trained in bfloat16 and exceeds float16's 65,504
         overflows = dtype == "float16" and not torch.isfinite(model(**prompt).logits).all()
@@ -103,24 +89,19 @@ def load(study: Study, name: str, dtype: str = "") -> tuple[PreTrainedModel, Pre
     if left:
         print(f"{name}: left out of its generation config, since decoding is plain greedy: {left}")
     stops = stop_tokens(eos_ids(folder), tokenizer)
-    model.generation_config = GenerationConfig(eos_token_id=stops, pad_token_id=tokenizer.pad_token_id)
+    model.generation_config = transformers.GenerationConfig(eos_token_id=stops, pad_token_id=tokenizer.pad_token_id)
     how = f"{name} on {device} ({device_reason}) in {dtype} ({dtype_reason}), quantization {quantization}"
     return model, tokenizer, f"{how}, stops at {' '.join(tokenizer.convert_ids_to_tokens(stops))}"
 
 
 def continuations(
-    model: PreTrainedModel, ids: "torch.Tensor", mask: "torch.Tensor", most: int, done: Callable[[list[int]], bool],
-    cache: "DynamicCache | None" = None) -> list[list[int]]:
+    model: PreTrainedModel, ids: Tensor, mask: Tensor, most: int, done: Callable[[list[int]], bool],
+    cache: DynamicCache | None = None) -> list[list[int]]:  # fmt: skip
     """The tokens that ``generate`` puts behind each row, at most ``most``; what a row says after it is done may be among them.
 
-    The cache goes on from segment to segment, so nothing is computed twice.
-
-    Args:
-        done: whether a row has finished with these tokens, beside by a stop token.
-        cache: keys and values of the first columns of ``ids``.
+    The cache goes on from segment to segment, so nothing is computed twice. ``done``: whether a row has finished with these tokens, beside by a stop
+    token; ``cache``: keys and values of the first columns of ``ids``.
     """
-    import torch
-
     # a hybrid's state (Qwen3.5, LFM2) can't be cut by row, so its batches stay whole
     last, segment = ids.shape[1] + most, SEGMENT[ids.device.type] if can_drop_rows(model) else most
     stops = set(as_list(model.generation_config.eos_token_id))

@@ -11,9 +11,8 @@ import re
 from pathlib import Path
 
 from xlm_utils.models.configs import spell_rope_twice
-from xlm_utils.models.libraries import PreTrainedTokenizerBase, quiet
-from xlm_utils.study import StudyError
-from xlm_utils.study.records import cached_step, digest, sha256
+from xlm_utils.models.libraries import PreTrainedTokenizerBase, quiet, torch, transformers
+from xlm_utils.study import StudyError, cached_step, digest, sha256
 
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 EOS = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -56,10 +55,7 @@ def cut(base: Path, folder: Path, tokens: Path) -> None:
     for special in state["post_processor"]["special_tokens"].values():
         special["ids"] = [new[token] for token in special["tokens"]]
     quiet()
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
+    model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype="auto")
     ends = [model.get_input_embeddings] + [model.get_output_embeddings] * (not model.config.tie_word_embeddings)
     weights = [end().weight.detach()[torch.tensor(old)] for end in ends]
     model.resize_token_embeddings(len(old))
@@ -72,7 +68,7 @@ def cut(base: Path, folder: Path, tokens: Path) -> None:
                 setattr(config, key, [place[token] for token in ids] if isinstance(ids, list) else place[ids])
     model.save_pretrained(folder)
     spell_rope_twice(folder)
-    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(base).save_pretrained(folder)
     (folder / "tokenizer.json").write_text(json.dumps(state, ensure_ascii=False), encoding="utf-8")
 
 

@@ -3,7 +3,9 @@
 from datetime import datetime
 from unittest.mock import patch
 
-from xlm_utils.models.libraries import PreTrainedTokenizerBase
+from jinja2 import TemplateError
+
+from xlm_utils.models.libraries import PreTrainedTokenizerBase, transformers
 from xlm_utils.study import StudyError
 from xlm_utils.study.thoughts import CLOSING, MARKS, without_thoughts
 
@@ -13,18 +15,10 @@ DATE = datetime(2024, 7, 26)  # what a template that prints today's date is give
 def chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict], add_generation_prompt: bool = True, of: str = "this model") -> str:
     """Messages inside the tokenizer's chat template: with thinking off where the template can, and always on the same date.
 
-    A system message that the template refuses or drops stands before the first user message instead; a
-    thought that the template opens for the answer is closed.
-
-    Args:
-        messages: turns with ``role`` and ``content``.
-        of: whose template it is, for the error.
-
-    Raises:
-        StudyError: the template can't render these messages.
+    A system message that the template refuses or drops stands before the first user message instead; a thought that the template opens for the answer
+    is closed. ``messages``: turns with ``role`` and ``content``; ``of``: whose template it is, for the error. A StudyError: the template can't render
+    these messages.
     """
-    from jinja2 import TemplateError
-
     system = messages[0]["content"].strip() if messages[0]["role"] == "system" else ""
     try:
         text = _render(tokenizer, messages, add_generation_prompt=add_generation_prompt, continue_final_message=not add_generation_prompt)
@@ -40,14 +34,12 @@ def chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict], add_generatio
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict], **options: bool) -> str:
-    from transformers.utils import chat_template_utils
-
     class Then(datetime):
         @classmethod
         def now(cls, tz: object = None) -> datetime:
             return DATE
 
-    with patch.object(chat_template_utils, "datetime", Then):  # a function given as strftime_now would reach the template as text
+    with patch.object(transformers.utils.chat_template_utils, "datetime", Then):  # a function given as strftime_now would reach the template as text
         return tokenizer.apply_chat_template(messages, tokenize=False, enable_thinking=False, thinking=False, **options)
 
 
@@ -69,8 +61,6 @@ def stop_tokens(eos: int | list[int] | None, tokenizer: PreTrainedTokenizerBase)
     after Llama-3's ``<|eot_id|>`` until it is cut off. The end of a turn is read from the template
     itself: the special token behind an assistant's message, white space apart. A template that drops the answer, or can't be rendered, tells nothing.
     """
-    from jinja2 import TemplateError
-
     found = {*as_list(eos), *as_list(tokenizer.eos_token_id)}
     turns = [{"role": "system", "content": "TASK"}, {"role": "user", "content": "QUESTION"}, {"role": "assistant", "content": "ANSWER"}]
     for rendered in (turns[1:], turns) if tokenizer.chat_template else ():

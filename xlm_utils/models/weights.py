@@ -3,17 +3,13 @@
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from xlm_utils.models.configs import read_config
+from xlm_utils.models.libraries import Tensor, safe_open, safetensors, torch
 from xlm_utils.models.turns import as_list
 from xlm_utils.study import StudyError
-
-if TYPE_CHECKING:
-    import torch
-    from safetensors import safe_open
 
 FLOATING = ("F64", "F32", "F16", "BF16")  # in a safetensors header; others are quantised
 BUFFERS = re.compile(r"(rotary_emb\.\w+|position_ids|masked_bias|\battn\.bias|\battention\.bias)$")  # stored by older versions, made anew on loading
@@ -41,13 +37,11 @@ class Tensors:
             if any(self[name].equal(self[HEAD]) for name in same):
                 del self.shapes[HEAD], self.dtypes[HEAD]
 
-    def __getitem__(self, name: str) -> "torch.Tensor":
+    def __getitem__(self, name: str) -> Tensor:
         return self._file[name].get_tensor(name)
 
-    def read(self, name: str) -> "torch.Tensor":
+    def read(self, name: str) -> Tensor:
         """A tensor in memory of its own: pages of a mapped file stay with the process for as long as it is open."""
-        import torch
-
         with self._path[name].open("rb") as stream:
             begin, end = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))[name]["data_offsets"]
             data = torch.from_numpy(np.fromfile(stream, np.uint8, end - begin, offset=begin))
@@ -59,7 +53,7 @@ class Tensors:
         return 1 + max((int(found[1]) for found in map(LAYER.search, self.shapes) if found), default=-1)
 
 
-def squared_distance(ours: "torch.Tensor", theirs: "torch.Tensor") -> float:
+def squared_distance(ours: Tensor, theirs: Tensor) -> float:
     """Sum of the squared differences of two tensors, in float32 a piece at a time."""
     pairs = zip(ours.reshape(-1).split(CHUNK), theirs.reshape(-1).split(CHUNK), strict=True)
     return sum(float((one.float() - other.float()).square().sum()) for one, other in pairs)
@@ -84,13 +78,11 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def opened(file: Path) -> "safe_open":
+def opened(file: Path) -> safe_open:
     """A safetensors file of which the header has been read. A StudyError: it is a pointer of git-lfs, cut off, or something else."""
-    from safetensors import SafetensorError, safe_open
-
     try:
-        return safe_open(file, "pt")
-    except SafetensorError as error:
+        return safetensors.safe_open(file, "pt")
+    except safetensors.SafetensorError as error:
         with file.open("rb") as stream:
             is_pointer = stream.read(8) == b"version "
         what = "is a git-lfs pointer, not the weights: run git lfs pull there" if is_pointer else f"is cut off, or no safetensors file ({error})"

@@ -10,18 +10,21 @@ from collections import Counter
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 
-from xlm_utils.ask.cards import load_card
+from xlm_utils.ask.cards import OFFLINE, load_card
+from xlm_utils.draw.canvas import BLUE, SMALL, finish
 from xlm_utils.draw.pages import as_text, page, table_html
 from xlm_utils.generate import definitions
 from xlm_utils.judge import controls, judging, people
 from xlm_utils.report import results
 from xlm_utils.report.planned import INTERVAL
 from xlm_utils.report.results import captioned, group_label, judge_label, load_scores, note, row_label, row_order, summary, text
-from xlm_utils.stats import association
+from xlm_utils.stats import association, statistics
 from xlm_utils.study import Study, StudyError, read_jsonl, write_text
 
 UNUSABLE = ("another language", "loops", "cut off", "empty")
+WITHOUT = {"proxy": "an encoder: it has no prompt, and computes the same again", "people": "people read a sheet, not a prompt"}
 
 
 def _grouped(study: Study, parts: dict[str, pd.DataFrame], columns: list[str]) -> pd.DataFrame:
@@ -51,8 +54,7 @@ def table1(study: Study) -> pd.DataFrame:
     for judge, part in pd.read_csv(results.PUBLISHED / "table1.csv").groupby("judge", sort=False):
         parts[f"published: {judge}"] = part.set_index("model").reindex(repeated).set_axis(row_order(study))
     means = [f"{mean}{end}" for mean in ("offset_off", "counted") for end in ("", "_low", "_high")]
-    columns = ["median", "mean", "low", "high", *means, "std", "n", "missing", *UNUSABLE]
-    frame = _grouped(study, parts, columns)
+    frame = _grouped(study, parts, ["median", "mean", "low", "high", *means, "std", "n", "missing", *UNUSABLE])
     gaps = [f"{row.model} ({row.judge}, {row.reference}): {row.reason}" for row in found.itertuples() if row.reason]
     no_interval = f" No interval: {'; '.join(gaps)}." if gaps else ""
     return captioned(frame, "table1", interval=INTERVAL, offsets=offsets(study, known), gaps=no_interval)
@@ -70,10 +72,7 @@ def without_offset(means: pd.DataFrame, offset: pd.Series) -> pd.DataFrame:
 
     That is mean − share · offset, for the share of the scored texts that are in the target language (NaN where the texts are not there).
     The two are of different texts, so the interval is MOVER's: distances to the ends of both add up in squares (Zou & Donner 2008,
-    Statistics in Medicine 27, 1693–1702).
-
-    Args:
-        offset: average, low and high of the judge's *language* control (see ``controls.verdicts``).
+    Statistics in Medicine 27, 1693–1702). ``offset``: average, low and high of the judge's *language* control (see ``controls.verdicts``).
     """
     share, mean = means["in_target"], means["mean"]
     left = mean - share * offset["average"]
@@ -112,10 +111,9 @@ def missing_table(study: Study) -> pd.DataFrame:
 
 
 def agreements(study: Study) -> pd.DataFrame:
-    """Every pair of judges on the same answers, and people on what they both rated; a judge with itself is ``bias.properties``'.
+    """Every pair of judges on the same answers, and people on what they both rated; a judge with itself is ``properties``'.
 
-    Returns:
-        reference, first, second, then what ``association.agreement`` gives, ``tau`` of the models' order and ``models``.
+    Returns reference, first, second, then what ``association.agreement`` gives, ``tau`` of the models' order and ``models``.
     """
     scores, rows = load_scores(study), []
     controls = [run for run in scores["run"].unique() if note(study, run)]
@@ -140,8 +138,7 @@ def agreements(study: Study) -> pd.DataFrame:
 def rated(study: Study) -> pd.DataFrame:
     """How far each proxy of the study agrees with the mean of the ratings written for this repository, and their two passes with each other.
 
-    Returns:
-        of, half (``choose``: what forms were chosen by; ``report``), n, spearman, kappa (quadratic); terms that the study does not run are left out.
+    Returns of, half (``choose``: what forms were chosen by; ``report``), n, spearman, kappa (quadratic). Terms that the study does not run are out.
     """
     table, rows = judging.graded_terms(study).set_index("term_id"), []
     file = people.read(study, load_card("written_ratings"))
@@ -156,8 +153,55 @@ def rated(study: Study) -> pd.DataFrame:
         for half in ("choose", "report"):
             own = file["half"] == half
             rows += [{"of": name, "half": half} | association.agreement(a[own], b[own]) for name, (a, b) in measured.items()]
-    frame = pd.DataFrame(rows, columns=["of", "half", "n", "spearman", "kappa", "reason"])
-    return captioned(frame, "rated" if rows else "not_rated")
+    return captioned(pd.DataFrame(rows, columns=["of", "half", "n", "spearman", "kappa", "reason"]), "rated" if rows else "not_rated")
+
+
+def properties(study: Study) -> pd.DataFrame:
+    """A row per judge and property (see the caption): judge, property, points, low, high, noise, n, remark (why there is no number)."""
+    scores, rows = load_scores(study), []
+    texts = definitions.rows(study, list(scores["run"].unique()))
+    lengths = {(row.run, str(row.term_id)): np.log2(max(len(row.definition), 1)) for row in texts.itertuples()} if len(texts) else {}
+    for judge, block in scores.groupby("judge", sort=False):
+        asked = read_jsonl(study.folder / "scores" / judge / "controls.jsonl")
+        for row in controls.verdicts(asked).query("control == 'language'").itertuples():
+            rows.append({"judge": judge, "property": "language", "value": row.mean, "low": row.low, "high": row.high, "n": row.n})
+        if echo := [row["score"] for row in asked if row["control"] == "echo_target" and row["score"] is not None]:
+            ends = statistics.mean_interval(echo, study.seed)
+            rows.append({"judge": judge, "property": "echo", "value": np.mean(echo), "low": ends.low, "high": ends.high, "n": len(echo)})
+        block = block[block["reference"] == block["reference"].iloc[-1]]
+        length = [lengths.get(key, np.nan) for key in zip(block["run"], block["term_id"], strict=True)]
+        rows.append({"judge": judge, "property": "length"} | association.within_slope(length, block["score"], block["term_id"]))
+        for file, name in {"retest": "asked again", "order": "order", "wording": "wording"}.items():
+            again = pd.DataFrame(read_jsonl(study.folder / "scores" / judge / f"{file}.jsonl"))
+            client = load_card(judge).client
+            none = {"remark": WITHOUT[client] if client in OFFLINE else "not asked yet"}
+            rows.append({"judge": judge, "property": name} | (none if again.empty else moved(again, scores[scores["judge"] == judge])))
+    frame = pd.DataFrame(rows, columns=["judge", "property", "value", "low", "high", "noise", "n", "remark"]).fillna({"remark": ""})
+    numbers = dict.fromkeys(("value", "low", "high", "noise"), float)
+    frame = frame.assign(judge=frame["judge"].map(judge_label)).astype({**numbers, "n": "Int64"}).rename(columns={"value": "points"})
+    return captioned(frame, "properties", target=study.target.name, source=study.source.name)
+
+
+def moved(again: pd.DataFrame, first: pd.DataFrame) -> dict:
+    """How far second judgements lie from the first: value (mean of second minus first), low, high, noise, n (both scored), remark.
+
+    noise: standard deviation of one judgement, which is that of the differences over √2.
+    """
+    both = again.merge(first, on=["run", "reference", "term_id"], suffixes=("_again", ""))[["score_again", "score"]].astype(float)
+    gaps = (both["score_again"] - both["score"]).dropna()
+    ends = statistics.mean_interval(gaps, what="difference")
+    return {"value": gaps.mean(), "low": ends.low, "high": ends.high, "noise": gaps.std(ddof=1) / np.sqrt(2), "n": len(gaps), "remark": ends.reason}
+
+
+def properties_plot(study: Study) -> go.Figure:
+    """The table of ``properties`` as points with their intervals, a row per judge and property."""
+    found = properties(study).dropna(subset="points")
+    rows = [f"{row.property}, {row.judge}" for row in found.itertuples()]
+    ends = {"array": found["high"] - found["points"], "arrayminus": found["points"] - found["low"], "color": BLUE}
+    fig = go.Figure(go.Scatter(x=found["points"], y=rows, mode="markers", marker={"size": 11, "color": BLUE}, error_x=ends, showlegend=False))
+    fig.add_vline(x=0, line_width=1).update_yaxes(autorange="reversed").update_xaxes(title={"text": "points of 10, 95 %", **SMALL})
+    alt = "; ".join(f"{name}: {value:+.2f}" for name, value in zip(rows, found["points"], strict=True))
+    return finish(fig, "What a judge gives for other things than content", alt, study.proxy, height=190 + 45 * len(rows), margin={"l": 230, "t": 95})
 
 
 def extremes(study: Study, run: str, judge: str = "") -> pd.DataFrame:

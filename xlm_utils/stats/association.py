@@ -15,11 +15,8 @@ from xlm_utils.stats.statistics import LEVEL, NAN, SCALE
 def agreement(a: Sequence[float], b: Sequence[float]) -> dict:
     """How far two judges agree on the same answers, shape (answers,) each, NaN where missing.
 
-    Kappa and alpha are of whole scores: an encoder's scores are rounded for them.
-
-    Returns:
-        n, kappa (quadratic weights over all of 0–10, whether or not a score occurs), alpha
-        (Krippendorff's, ordinal), spearman, bias (mean of a − b), reason.
+    Kappa and alpha are of whole scores: an encoder's scores are rounded for them. Returns n, kappa (quadratic weights over all of 0–10, whether or
+    not a score occurs), alpha (Krippendorff's, ordinal), spearman, bias (mean of a − b), reason.
     """
     from sklearn.metrics import cohen_kappa_score
 
@@ -78,8 +75,7 @@ def correlate(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
 def within_slope(x: Sequence[float], y: Sequence[float], groups: Sequence) -> dict:
     """How much ``y`` rises with ``x`` inside groups: least squares after each group's means are taken off, errors clustered by group.
 
-    Returns:
-        n (values of groups with two or more), value (the slope), low, high; NaN without spread in either.
+    Returns n (values of groups with two or more), value (the slope), low, high; NaN without spread in either.
     """
     from statsmodels.regression.linear_model import OLS
 

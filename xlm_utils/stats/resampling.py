@@ -18,14 +18,10 @@ COUNTED = 300_000  # sums of signed differences that are counted through; with m
 
 
 def compare_means(pairs: Sequence[tuple[Sequence[float], Sequence[float]]], seed: int = 0) -> dict:
-    """Difference of two models' column means.
+    """Difference of two models' column means; ``pairs``: for each data set their item scores, shape (items,) each; pairs with a NaN are left out.
 
-    Args:
-        pairs: for each data set the two models' item scores, shape (items,) each; pairs with a NaN are left out.
-
-    Returns:
-        n (pairs), difference (mean over data sets of the mean of a − b), low and high (95 % percentile
-        bootstrap, items drawn within their data set; NaN where all differences are equal), p (two-sided, paired randomisation), reason.
+    Returns n (pairs), difference (mean over data sets of the mean of a − b), low and high (95 % percentile bootstrap, items drawn within their data
+    set; NaN where all differences are equal), p (two-sided, paired randomisation), reason.
     """
     sets = []
     for a, b in pairs:
@@ -62,9 +58,8 @@ def _exact(sets: list[np.ndarray], found: float) -> float | None:
 def compare_correlations(a: Sequence[float], b: Sequence[float], gold: Sequence[float], seed: int = 0) -> dict:
     """Difference of two models' Pearson correlations with the gold values, shape (items,) each.
 
-    Returns:
-        as ``compare_means``; everything is NaN where one of the two correlations is undefined. A resample
-        in which one is undefined is left out of the interval and counts against a difference in the test.
+    Returns as ``compare_means``; everything is NaN where one of the two correlations is undefined. A resample in which one is undefined is left out
+    of the interval and counts against a difference in the test.
     """
     items = np.column_stack([np.asarray(column, float) for column in (a, b, gold)])
     items = items[~np.isnan(items).any(axis=1)]

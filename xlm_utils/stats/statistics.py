@@ -28,15 +28,10 @@ class Interval(NamedTuple):
 
 
 def describe(scores: Sequence[float], status: Sequence[str] | None = None) -> dict:
-    """Summary of one model's scores.
+    """Summary of one model's scores, shape (terms,), NaN where missing; ``status``, shape (terms,): why a score is missing, "missing" if not given.
 
-    Args:
-        scores: shape (terms,), NaN where missing.
-        status: shape (terms,), why a score is missing; ``"missing"`` for all if not given.
-
-    Returns:
-        n (scored), missing, statuses (counts of the missing, by status), median, mean, std (of the
-        sample, ddof 1), mean_low and mean_high (the mean if every missing score were 0, or 10), reason.
+    Returns n (scored), missing, statuses (counts of the missing, by status), median, mean, std (of the sample, ddof 1), mean_low and mean_high (the
+    mean if every missing score were 0, or 10), reason.
     """
     scores = np.asarray(scores, float)
     absent = np.isnan(scores)
@@ -61,10 +56,8 @@ def too_little(values: np.ndarray, what: str) -> str:
 def mean_interval(values: Sequence[float], seed: int = 0, what: str = "score") -> Interval:
     """BCa bootstrap interval of the mean (Efron 1987, JASA 82, 171–185), missing values left out.
 
-    Args:
-        values: shape (terms,): scores, or paired differences.
-        seed: of the resampling; the same seed gives the same interval.
-        what: name of a value in ``reason``.
+    ``values``: shape (terms,), scores or paired differences; ``seed``: of the resampling, the same seed gives the same interval; ``what``: name of a
+    value in ``reason``.
     """
     values = np.asarray(values, float)
     values = values[~np.isnan(values)]
@@ -128,8 +121,7 @@ def detectable_difference(differences: Sequence[float], power: float = 0.8) -> f
     differences = differences[~np.isnan(differences)]
     if len(differences) < 3 or np.ptp(differences) == 0:
         return NAN
-    effect = tt_solve_power(nobs=len(differences), alpha=1 - LEVEL, power=power)
-    return float(effect * differences.std(ddof=1))
+    return float(tt_solve_power(nobs=len(differences), alpha=1 - LEVEL, power=power) * differences.std(ddof=1))
 
 
 def rank_biserial(differences: Sequence[float]) -> float:
@@ -146,14 +138,10 @@ def rank_biserial(differences: Sequence[float]) -> float:
 def compare(a: Sequence[float], b: Sequence[float], clusters: Sequence | None = None, seed: int = 0) -> dict:
     """Paired comparison of two models on the same terms: ``a − b`` over the terms where both have a score.
 
-    Args:
-        a, b: shape (terms,), NaN where missing.
-        clusters: shape (terms,), names of the clusters the terms belong to.
+    All of shape (terms,): ``a``, ``b``, NaN where missing; ``clusters``, names of the clusters that the terms belong to.
 
-    Returns:
-        n (pairs), ties, difference (mean), low and high (BCa), p (Wilcoxon's signed ranks, zeros by
-        Pratt 1959: exact up to 13 pairs, or 50 without ties; normal approximation beyond), rank_biserial,
-        cluster_low, cluster_high, clusters, detectable, reason.
+    Returns n (pairs), ties, difference (mean), low and high (BCa), p (Wilcoxon's signed ranks, zeros by Pratt 1959: exact up to 13 pairs, or 50
+    without ties; normal approximation beyond), rank_biserial, cluster_low, cluster_high, clusters, detectable, reason.
     """
     # rounding makes differences that are equal on paper equal here: .3 − .1 and .4 − .2
     differences = np.round(np.asarray(a, float) - np.asarray(b, float), 9)
@@ -174,8 +162,7 @@ def compare(a: Sequence[float], b: Sequence[float], clusters: Sequence | None = 
 def compare_groups(a: Sequence[float], b: Sequence[float], seed: int = 0) -> dict:
     """Difference of the means of two independent groups, ``mean(a) − mean(b)``, shapes (first,) and (second,), NaN where missing.
 
-    Returns:
-        interaction (the difference), low and high (BCa, each group resampled by itself), p (Welch 1947, Biometrika 34, 28–35), reason.
+    Returns interaction (the difference), low and high (BCa, each group resampled by itself), p (Welch 1947, Biometrika 34, 28–35), reason.
     """
     groups = [values[~np.isnan(values)] for values in (np.asarray(a, float), np.asarray(b, float))]
     found = {"interaction": float(groups[0].mean() - groups[1].mean()) if all(map(len, groups)) else NAN}
@@ -186,10 +173,7 @@ def compare_groups(a: Sequence[float], b: Sequence[float], seed: int = 0) -> dic
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """p-values adjusted for the planned comparisons (Holm 1979), same shape.
-
-    A planned comparison that could not be tested (NaN) stays NaN and still counts as planned.
-    """
+    """p-values adjusted for the planned comparisons (Holm 1979), same shape; one that can't be tested (NaN) stays so and counts as planned."""
     from statsmodels.stats.multitest import multipletests
 
     p_values = np.asarray(p_values, float)
@@ -200,21 +184,18 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
 
 def prediction_powered(
-    people: Sequence[float], judge: Sequence[float], clusters: Sequence | None = None, chances: Sequence[float] | None = None
-) -> dict:
+    people: Sequence[float], judge: Sequence[float], clusters: Sequence | None = None, chances: Sequence[float] | None = None) -> dict:  # fmt: skip
     """Mean of people's values over all terms: λ·mean(judge) over all + mean(people − λ·judge) over the rated ones; arrays of shape (terms,).
 
     λ from 0 to 1 makes the cluster-robust variance smallest; a judge that tells nothing gets 0, which leaves people's mean. Intervals are
-    Student's, with as many degrees of freedom as clusters are rated, less what is estimated (the mean, λ): they hold however biased the judge is.
-
-    Angelopoulos et al. 2023, Science 382, 669–674, tuned as in PPI++ (Angelopoulos, Duchi & Zrnic 2023, arXiv 2311.01453).
+    Student's, with as many degrees of freedom as clusters are rated, less what is estimated (the mean, λ): they hold however biased the judge is
+    (Angelopoulos et al. 2023, Science 382, 669–674, tuned as in PPI++: Angelopoulos, Duchi & Zrnic 2023, arXiv 2311.01453).
 
     Args:
         people, judge: of two models, the paired differences; NaN where people did not rate, at random. Without the judge's, a term is left out.
         clusters, chances: what each term belongs to, and how likely it was to be rated (weights are the inverse); None: alone, all as likely.
 
-    Returns:
-        n, n_rated, difference (the mean), low, high, p (that it is 0), lambda, classical_low and classical_high (people alone), reason.
+    Returns n, n_rated, difference (the mean), low, high, p (that it is 0), lambda, classical_low and classical_high (people alone), reason.
     """
     judge = np.asarray(judge, float)
     known = ~np.isnan(judge)

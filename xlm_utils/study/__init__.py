@@ -5,9 +5,9 @@ Out: a validated :class:`Study` with its folders; files with manifests.
 Notebook: every one.
 """
 
-from xlm_utils.study.inputs import PARAMS, ROOT, StudyError, read_text, relative, short, shown
+from xlm_utils.study.inputs import PARAMS, ROOT, StudyError, read_text, read_yaml, relative, short, shown
 from xlm_utils.study.names import parse, read_card
-from xlm_utils.study.notebook import Progress
-from xlm_utils.study.records import Step, append_jsonl, digest, fingerprint, read_jsonl, read_manifest, sha256, write_text
-from xlm_utils.study.settings import project_path
+from xlm_utils.study.notebook import Progress, shell
+from xlm_utils.study.records import Step, append_jsonl, cached_step, digest, fingerprint, read_jsonl, read_manifest, sha256, write_json, write_text
+from xlm_utils.study.settings import Constituent, Language, project_path
 from xlm_utils.study.study import Study, open_study, pick_device

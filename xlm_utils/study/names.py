@@ -115,11 +115,8 @@ def parse(name: str) -> Name:
 def grid(name: str) -> list[str]:
     """Every combination of the values in ``params/sweeps/<card>.yaml``, as names of methods; a StudyError says what is wrong there.
 
-    A value that is the card's default is left out of the name, so that the point of all defaults is
-    the method itself, and its merge is not made twice.
-
-    Args:
-        name: of the method whose parameters vary, with its base and seed: ``ties@ancestor``.
+    A value that is the card's default is left out of the name, so that the point of all defaults is the method itself, and its merge is not made
+    twice. ``name``: of the method whose parameters vary, with its base and seed: ``ties@ancestor``.
     """
     method = parse(name)
     if method.card not in listed("sweeps"):

@@ -19,12 +19,9 @@ STOPPED = "Stopped. What was finished is kept: run this cell again to go on."
 class Progress:
     """A line of text that counts what is done: no widget, because a saved notebook can't show one.
 
-    It appears with the first count, so there is none where nothing is left to do; it tells the time left while
-    there is some, and ends as ``ties: 24 of 24 terms``, the same after every run. Outside a notebook it is silent.
-
-    Args:
-        total: how many there are; done: how many of them were done before.
-        delay: seconds before it first appears.
+    It appears with the first count, so there is none where nothing is left to do; it tells the time left while there is some, and ends as
+    ``ties: 24 of 24 terms``, the same after every run. Outside a notebook it is silent. ``total``: how many there are; ``done``: how many of them
+    were done before; ``delay``: seconds before it first appears.
     """
 
     def __init__(self, name: str, total: int, unit: str, done: int = 0, delay: float = 0.0):
@@ -72,8 +69,7 @@ def parameter_cells() -> list[set[str]]:
     ipython, cells = shell(), []
     for source in reversed(ipython.user_ns["In"][:-1] if ipython else []):
         try:
-            body = ast.parse(source).body
-            named = [(statement.targets, ast.literal_eval(statement.value)) for statement in body]
+            named = [(statement.targets, ast.literal_eval(statement.value)) for statement in ast.parse(source).body]
         except (SyntaxError, ValueError, AttributeError):  # no Python, or not only assignments of literals
             break
         if not named:

@@ -30,8 +30,7 @@ def cache_folder() -> Path:
 
 def cached_step(name: str, **made_from: object) -> "Step":
     """A step in the cache whose folder says what it is made from: trainers call every adapter checkpoint-300."""
-    key = Step(cache_folder(), **made_from).key
-    return Step(cache_folder() / f"{name}-{key[:8]}", **made_from)
+    return Step(cache_folder() / f"{name}-{Step(cache_folder(), **made_from).key[:8]}", **made_from)
 
 
 def fingerprint(value: object) -> str:
@@ -82,8 +81,7 @@ def write_json(path: Path, value: object) -> None:
 def read_jsonl(path: Path) -> list[dict]:
     """Rows of a JSONL file; an empty list if there is no file.
 
-    A last line without its newline is what a killed writer leaves and is dropped; any other
-    line that is not JSON is an error naming the file and the line.
+    A last line without its newline is what a killed writer leaves and is dropped; any other line that is not JSON is an error naming file and line.
     """
     if not path.exists():
         return []
@@ -103,8 +101,7 @@ def append_jsonl(path: Path, rows: Iterable[Mapping]) -> None:
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     with path.open("a+b") as file:
         file.seek(0)
-        whole = file.read().rfind(b"\n") + 1
-        file.truncate(whole)
+        file.truncate(file.read().rfind(b"\n") + 1)
         file.write(text.encode())
         file.flush()
         os.fsync(file.fileno())
@@ -148,8 +145,8 @@ def read_manifest(path: Path) -> dict | None:
 class Step:
     """One output and what it is made from: a context that locks, resumes and finishes it.
 
-    ``made_from`` holds JSON values: parameters and digests of inputs. Inside the context write to
-    ``partial`` (kept between runs, so that a killed run resumes), then call ``finish``.
+    ``made_from`` holds JSON values: parameters and digests of inputs. Inside the context write to ``partial`` (kept between runs, so that a killed
+    run resumes), then call ``finish``.
     """
 
     def __init__(self, path: Path, **made_from: object):
@@ -179,9 +176,7 @@ class Step:
 
     def finish(self, known: Mapping[str, str] | None = None, **notes: object) -> None:
         """Give ``partial`` its final name, then write the manifest; ``known`` has the SHA-256 of files in it that need not be read again."""
-        manifest = {
-            "key": self.key, "made_from": self.made_from, **notes,
-            "sha256": sha256(self.partial, known), "versions": versions()}  # fmt: skip
+        manifest = {"key": self.key, "made_from": self.made_from, **notes, "sha256": sha256(self.partial, known), "versions": versions()}
         write_json(self._pending, manifest)
         self._set_aside()
         os.replace(self.partial, self.path)

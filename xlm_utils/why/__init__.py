@@ -6,5 +6,4 @@ Notebook: 08_why.
 """
 
 from xlm_utils.why.knockout import knock_out
-from xlm_utils.why.layers import stack, to_logits
-from xlm_utils.why.readings import read, up_to
+from xlm_utils.why.readings import read, stack, to_logits, up_to

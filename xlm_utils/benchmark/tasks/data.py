@@ -1,4 +1,4 @@
-"""Rows of the benchmark data sets, from the hub or a local folder, checked before anything runs.
+"""What the tasks need beside their YAML: rows of the data sets, from the hub or a local folder, checked before anything runs; and metrics.
 
 ``load`` is the ``custom_dataset`` function of every task here, so that ``lm-eval run`` and the notebooks read the same rows: from the hub, or
 with ``--metadata '{"data_dir": "folder"}'`` from JSON Lines files in the upstream schema; stock task keys and today's hub keys are understood.
@@ -7,11 +7,14 @@ with ``--metadata '{"data_dir": "folder"}'`` from JSON Lines files in the upstre
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import StatisticsError, correlation
 from typing import Annotated, Literal, NotRequired
 
+import huggingface_hub  # loads its parts when they are used
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
+from xlm_utils.models.libraries import datasets
 from xlm_utils.study.inputs import ROOT, StudyError, Whole, plain, read_text
 
 HUB = "https://huggingface.co/datasets/"
@@ -71,14 +74,9 @@ def load(name: str, path: str, files: dict, needs: list, config: str | None = No
         data_dir: local folder; None reads from the hub.
         _: what else the harness hands over (task metadata).
 
-    Returns:
-        a ``datasets.DatasetDict`` with one checked ``datasets.Dataset`` per split found.
-
-    Raises:
-        DataError: one sentence that names the data set, the file and line, and where to get a good copy.
+    Returns a ``datasets.DatasetDict`` with one checked ``datasets.Dataset`` per split found. A DataError: one sentence that names the data set, the
+    file and line, and where to get a good copy.
     """
-    import datasets
-
     found = {}
     source = _from_folder(name, path, files, needs, raw or {}, data_dir) if data_dir else _from_hub(name, path, files, needs, config, raw)
     for split, rows in source:
@@ -140,20 +138,15 @@ def _read(name: str, path: str, file: Path) -> list[tuple[str, object]]:
 
 
 def _from_hub(name: str, path: str, files: dict, needs: list, config: str | None, raw: dict | None) -> Iterator[tuple[str, list]]:
-    import datasets
-    from huggingface_hub import hf_hub_download
-
     try:
         if raw:
-            copies = {split: Path(hf_hub_download(path, file, repo_type="dataset")) for split, file in raw.items()}
+            copies = {split: Path(huggingface_hub.hf_hub_download(path, file, repo_type="dataset")) for split, file in raw.items()}
             loaded = {split: json.loads(copy.read_text(encoding="utf-8")) for split, copy in copies.items()}
         else:
             loaded = datasets.load_dataset(path, config)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:  # unreachable, unknown or changed
-        raise DataError(
-            f"data set {name}: {path} can't be loaded from the hub ({type(error).__name__}); get it from {HUB}{path}, "
-            f"put {' and '.join((raw or files).values())} into a folder and name that folder in data_dir"
-        ) from None
+        way = f"get it from {HUB}{path}, put {' and '.join((raw or files).values())} into a folder and name that folder in data_dir"
+        raise DataError(f"data set {name}: {path} can't be loaded from the hub ({type(error).__name__}); {way}") from None
     if name == "pubmedqa":
         loaded = _official_split(loaded["train"])
     for split in files:
@@ -171,3 +164,28 @@ def _official_split(rows) -> dict[str, list[dict]]:
     if len(split["test"]) != len(official):
         raise DataError(f"data set pubmedqa: {len(split['test'])} of the {len(official)} official test rows found; see github.com/pubmedqa/pubmedqa")
     return split
+
+
+def similarity_pair(doc: dict, results: list[tuple[float, bool]]) -> dict:
+    """The similarity the model finds likeliest, 0–5, beside the gold one."""
+    likelihoods = [likelihood for likelihood, _ in results]
+    return {"pearson": (float(likelihoods.index(max(likelihoods))), float(doc["label"]))}
+
+
+def with_and_without_premise(doc: dict) -> list[str]:
+    """The two contexts that the hypothesis is read in."""
+    return [f"テキスト1：{doc['premise']}\nテキスト2：", "テキスト2："]
+
+
+def likelihood_pair(doc: dict, results: list[tuple[float, bool]]) -> dict:
+    """How much likelier the premise makes the hypothesis, log p(h | p) − log p(h) in nats, beside the gold similarity."""
+    (given, _), (alone, _) = results
+    return {"pearson": (given - alone, float(doc["label"]))}
+
+
+def pearson(pairs: list[tuple[float, float]]) -> float:
+    """Pearson's r of (prediction, gold) pairs; NaN where it is undefined (fewer than two, or one side constant)."""
+    try:
+        return correlation(*zip(*pairs, strict=True))
+    except StatisticsError:
+        return float("nan")
