@@ -83,7 +83,7 @@ def compare(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
         raise StudyError(f"task {row.task}: item {row.item} is another document in B; are both logs of one version of the task?")
     if alone := len(a) + len(b) - 2 * len(both):
         print(f"{alone} of {len(a) + len(b)} scores are of an item and metric that the other side lacks: left out")
-    pairs = {key: (block["score_a"], block["score_b"]) for key, block in both.groupby(["task", "metric"], sort=False)}
+    pairs = {key: (block["score_a"], block["score_b"]) for key, block in both.groupby(["task", "metric"])}
     table = pd.DataFrame([_row(*key, [pair]) for key, pair in pairs.items()]).assign(p_holm=lambda found: holm(found["p"]))
     of = {metric: [pair for (_, own), pair in pairs.items() if own == metric] for metric in table["metric"].unique()}
     joint = [_row(f"all {len(own)} tasks", metric, own) for metric, own in of.items() if len(own) > 1]
