@@ -27,7 +27,7 @@ def check_parents(study: Study) -> pd.DataFrame:
     for name in study.constituents:
         folder = locate(study, name)
         tensors[name] = Tensors(folder)
-        facts[name] = _facts(folder, tensors[name].shapes)
+        facts[name] = facts_of(folder, tensors[name].shapes)
     table = pd.DataFrame(facts)
     table["same"] = [len(set(row)) == 1 for row in table.itertuples(index=False)]
     general = study.by_role("general")
@@ -44,7 +44,8 @@ def check_parents(study: Study) -> pd.DataFrame:
     return table
 
 
-def _facts(folder: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, object]:
+def facts_of(folder: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, object]:
+    """What a model folder's config, tokenizer and generation config say, long things as the first digits of their hash; raises as their readers."""
     config, tokenizer = meaning(read_config(folder / "config.json", folder.name)), read_tokenizer(folder, folder.name)
     return {
         "architecture": config["architectures"],
