@@ -30,8 +30,9 @@ from xlm_utils.run.parents import GIB, Facts, in_gib, largest
 from xlm_utils.study import Study, StudyError, pick_device, relative
 from xlm_utils.study.names import parse, read_card
 from xlm_utils.study.records import read_manifest
-from xlm_utils.study.settings import project_path
+from xlm_utils.study.settings import OFFLINE, project_path
 from xlm_utils.translate.dictionary import jmdict_file, read_list
+from xlm_utils.translate.official import babelon_file
 
 ROOM = 2 * GIB  # beside a model's weights, for a batch and what the libraries take
 LARGE = 1e9  # parameters
@@ -68,8 +69,8 @@ def preflight(study: Study, stages: Collection[str], here: bool = True) -> None:
         attempt(lambda: _methods(study))
     if "01_curate" in stages:
         attempt(lambda: _terminology(study))
-    if "02_translate" in stages and study.translation.translator == "jmdict":
-        attempt(lambda: f"dictionary: {jmdict_file().name}")
+    if "02_translate" in stages and study.translation.translator in OFFLINE:
+        attempt(lambda: f"dictionary: {(babelon_file(study) if study.translation.translator == 'hpo' else jmdict_file()).name}")
     for name in budget.cards(study, stages):
         attempt(lambda name=name: budget.answers(load_card(name)))
     missing = [name for name in study.constituents if parents.to_fetch(study, name)] if needs_models else []

@@ -14,6 +14,7 @@ from xlm_utils.study.names import grid, parse, read_card
 
 SEEDS = 2**32 - 1  # what NumPy's generators take
 MILLION = 10**6
+OFFLINE = {"jmdict": "JMdict, a dictionary on this machine", "hpo": "HPO's official translations"}  # translators beside the LLMs' cards
 
 
 def project_path(path: str) -> Path:
@@ -53,7 +54,9 @@ class Vocabulary(Part):
 
 class Translation(Part):
     translator: str = "jmdict"
-    reviewed: str = ""  # a list that was read one by one (CSV), in the place of the dictionary's automatic choice; "": none
+    reviewed: str = ""  # jmdict only: a list (CSV) that was read one by one, and says which of the dictionary's words to take
+    path: str = ""  # hpo only, as the next: a babelon TSV; "": fetched from its release
+    status: Annotated[tuple[Text, ...], Field(min_length=1), Once] = ("OFFICIAL",)  # of the translations to take, such as CANDIDATE
 
 
 class Generation(Part):
@@ -135,13 +138,15 @@ class Settings(Part):
         only_snomed = self.vocabulary.model_fields_set & {"labels", "language", "semantic_tags"}
         if only_snomed and self.vocabulary.source != "snomed":
             raise ValueError(f"vocabulary.{min(only_snomed)}: only source snomed has it, and the source is {self.vocabulary.source}")
-        translators = ["jmdict", *listed("judges")]
+        translators = [*OFFLINE, *listed("judges")]
         if self.translation.translator not in translators:
             raise ValueError(f"translator: {short(self.translation.translator)} is not one of {', '.join(translators)}")
         if self.translation.reviewed and not project_path(self.translation.reviewed).is_file():
             raise ValueError(f"translation.reviewed: there is no file {short(self.translation.reviewed)}")
         if self.translation.translator == "jmdict" and self.target.code != "ja" and self.vocabulary.source != "csv":
             raise ValueError(f"translator: jmdict knows Japanese (ja) only, and target.code is {self.target.code!r}; name an LLM's card")
+        if self.translation.translator == "hpo" and self.vocabulary.source != "hpo":
+            raise ValueError(f"translator: hpo translates the HPO's own concepts only, and vocabulary.source is {self.vocabulary.source}")
         for name in self.constituents:
             if not NAME.fullmatch(name) or name in listed("methods"):
                 raise ValueError(f"constituents: {short(name)} is the name of a method, or no file name (letters, digits, _ - and .; not all)")
