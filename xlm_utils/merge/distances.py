@@ -24,7 +24,7 @@ def check_parents(study: Study) -> pd.DataFrame:
         Long things (tokenizer, chat template) are shown as the first digits of their hash.
     """
     facts, tensors = {}, {}
-    for name in study.constituents:
+    for name in study.parents:
         folder = locate(study, name)
         tensors[name] = Tensors(folder)
         facts[name] = facts_of(folder, tensors[name].shapes)
@@ -74,18 +74,18 @@ def _distance(tensors: Tensors, root: Tensors) -> float:
 
 
 def l2_distances(study: Study, names: Sequence[str]) -> pd.DataFrame:
-    """L2 distance of models from every constituent, over all weights: a row per model, a column per constituent; 0 is that constituent.
+    """L2 distance of models from every parent and the ancestor, over all weights: a row per model, a column per parent; 0 is that parent.
 
     A fine-tune's distance from a base is the length of its task vector. Each row reads gigabytes, so it is kept beside the merges.
     """
-    folders = {name: locate(study, name) for name in (*study.constituents, *names)}
+    folders = {name: locate(study, name) for name in (*study.parents, *names)}
     rows = {}
     for name in names:
-        models = {other: digest(folders[other]) for other in (name, *study.constituents)}
+        models = {other: digest(folders[other]) for other in (name, *study.parents)}
         with Step(study.models_folder / f"{name}.distances.csv", models=models) as step:
             if not step.done:
                 own = Tensors(folders[name])
-                far = pd.Series({other: _length(own, Tensors(folders[other])) for other in study.constituents})
+                far = pd.Series({other: _length(own, Tensors(folders[other])) for other in study.parents})
                 far.to_csv(step.partial)
                 step.finish()
             rows[name] = pd.read_csv(step.path, index_col=0).iloc[:, 0]

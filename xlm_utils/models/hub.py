@@ -69,7 +69,7 @@ def from_hub(repository: str, revision: str | None, files: tuple[str, ...] = FIL
 
 
 def about(repository: str, revision: str | None) -> dict:
-    """What the hub says about a model repository, without its weights: config (its file), parameters, to_download (bytes), commit.
+    """What the hub says of a repository without its weights: config (its file), parameters, to_download (bytes), commit, license, base_model.
 
     A StudyError: gated, unknown, out of reach, or without weights that can be merged.
     """
@@ -98,7 +98,8 @@ def about(repository: str, revision: str | None) -> dict:
         raise StudyError(f"model {repository}: it has no safetensors files, and no other format can be merged")
     twice = any(name.endswith(".safetensors") for name in names - wanted)  # what the hub counts holds them, too
     counted = info.safetensors.total if info.safetensors and not twice else weights / 2
-    return {"config": config, "parameters": counted, "to_download": sum(sizes.values()), "commit": info.sha}
+    card = {key: (info.card_data or {}).get(key) for key in ("license", "base_model")}
+    return {"config": config, "parameters": counted, "to_download": sum(sizes.values()), "commit": info.sha, **card}
 
 
 def check_reachable(needed: list[str]) -> str:

@@ -79,7 +79,7 @@ def preflight(study: Study, stages: Collection[str], here: bool = True) -> None:
     for name in study.constituents if needs_models else ():
         if reachable or name not in missing:
             attempt(lambda name=name: parents.model(study, name, facts))
-    if facts:
+    if facts.keys() & set(study.parents):
         attempt(lambda: parents.match(study, facts))
         if here and study.generation.quantization == "nf4":
             attempt(lambda: parents.quantisable(facts))

