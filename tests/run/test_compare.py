@@ -86,7 +86,7 @@ def test_right_or_wrong_is_mcnemar_s_exact_test_adjusted_for_all_tasks(tmp_path)
     assert table.loc["two", "p"] == 1
     assert table.loc["all 2 tasks", "difference"] == pytest.approx(7 / 24)
     assert np.isnan(table.loc["all 2 tasks", "p_holm"])
-    assert list(forest(table.reset_index(), "a", "b").data[0].marker.symbol) == ["circle-open"] * 3
+    assert list(forest(table.reset_index(), "a minus b").data[0].marker.symbol) == ["circle-open"] * 3
 
 
 def test_the_newest_log_of_a_task_counts_and_metrics_of_all_items_at_once_are_left_out(tmp_path):
@@ -130,7 +130,7 @@ def test_an_item_that_is_another_document_stops_and_one_that_is_missing_is_told(
     assert "1 of 5 scores are of an item and metric that the other side lacks" in capsys.readouterr().out
     with pytest.raises(StudyError, match="task t: item 1 is another document in B"):
         compare(a, b.assign(document=["t0", "other"]))
-    with pytest.raises(StudyError, match="no item in common: A has t, B has u"):
+    with pytest.raises(StudyError, match="no item in common: A has t acc, B has u acc"):
         compare(a, read_scores(write_samples(tmp_path / "c", "u", [1])))
 
 

@@ -55,7 +55,7 @@ def test_a_good_merge_has_nothing_wrong_and_lies_where_it_was_put(inspect, paren
     assert found["end token"][1] == "stops at <eos> <|im_end|>"
     assert found["place"][1].count("0.50 of the way to") == 2
     assert "0% of that distance leads elsewhere" in found["place"][1]
-    assert found["untouched from japanese"][1].startswith("0 of the ")
+    assert found[f"untouched from {parents / 'japanese'}"][1].startswith("0 of the ")
     assert {"What is asthma?", "Say hello in French."} <= set(found)
 
 

@@ -7,6 +7,7 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -36,20 +37,21 @@ def counted(names: Iterable[str]) -> str:
 
 def files(merge: Path, parents: dict[str, Path], tokenizer: PreTrainedTokenizerBase) -> Iterator[Finding]:
     """What the small files say, against the parents': config, tokenizer, chat template, and where a generation ends."""
-    ours, theirs = facts_of(merge, Tensors(merge).shapes), {name: facts_of(folder, Tensors(folder).shapes) for name, folder in parents.items()}
-    for fact, value in ours.items():
+    shapes, theirs = Tensors(merge).shapes, {name: facts_of(folder, Tensors(folder).shapes) for name, folder in parents.items()}
+    for fact, value in facts_of(merge, shapes).items():
         same = [name for name, facts in theirs.items() if facts[fact] == value]
         told = f"as {' and '.join(same)}" if same else "; ".join(f"{name} has {facts[fact]}" for name, facts in theirs.items())
-        if fact not in ("shapes", "stops at tokens"):
+        if fact not in ("shapes", "stops at tokens"):  # told below, in words
             yield fact, f"{value}, {told}", "ok" if same else "wrong" if fact in DECISIVE else "look"
-    rows = next(shape[0] for name, shape in Tensors(merge).shapes.items() if EMBEDDINGS.search(name))
+    rows = next((shape[0] for name, shape in shapes.items() if EMBEDDINGS.search(name)), 0)
     yield "rows of the embedding", f"{rows:,} for {len(tokenizer):,} tokens", "ok" if rows >= len(tokenizer) else "wrong"
     if not (known := eos_ids(merge)):
         yield "end token", "neither generation_config.json nor config.json names one, so that no answer ends", "wrong"
         return
     lacking = [token for token in models.stop_tokens(known, tokenizer) if token not in known]
-    unheard = f", but not at {' '.join(tokenizer.convert_ids_to_tokens(lacking))}, which the tokenizer or its chat template ends with"
-    yield "end token", f"stops at {' '.join(map(str, tokenizer.convert_ids_to_tokens(known)))}{unheard * bool(lacking)}", "wrong" if lacking else "ok"
+    stops, unheard = (" ".join(map(str, tokenizer.convert_ids_to_tokens(ids))) for ids in (known, lacking))
+    told = f", but not at {unheard}, which the tokenizer or its chat template ends with" if lacking else ""
+    yield "end token", f"stops at {stops}{told}", "wrong" if lacking else "ok"
 
 
 def weights(merge: Path, parents: dict[str, Path], base: Path | None) -> Iterator[Finding]:
@@ -70,13 +72,12 @@ def weights(merge: Path, parents: dict[str, Path], base: Path | None) -> Iterato
         if not weight.isfinite().all():
             broken.append(name)
         elif all(point.shapes.get(name) == shape for point in points):
-            theirs = {parent: other[name] for parent, other in others.items()}
-            first, *later = theirs.values()
-            if any(not first.equal(other) for other in later):
+            tensors = [*(point[name] for point in points), weight]
+            theirs = tensors[-1 - len(others) : -1]
+            if any(not theirs[0].equal(other) for other in theirs[1:]):
                 unlike += 1
-                copied.update(parent for parent, other in theirs.items() if other.to(weight.dtype).equal(weight))
-            pieces = zip(*(tensor.reshape(-1).split(CHUNK) for tensor in (*(point[name] for point in points), weight)), strict=True)
-            for origin, *ends in pieces:
+                copied.update(parent for parent, other in zip(others, theirs, strict=True) if other.to(weight.dtype).equal(weight))
+            for origin, *ends in zip(*(tensor.reshape(-1).split(CHUNK) for tensor in tensors), strict=True):
                 steps = torch.stack([end.float() - origin.float() for end in ends])
                 gram += (steps @ steps.T).double().numpy()
     yield "NaN or Inf", counted(broken), "wrong" if broken else "ok"
@@ -86,8 +87,8 @@ def weights(merge: Path, parents: dict[str, Path], base: Path | None) -> Iterato
     vectors, along, length = gram[:-1, :-1], gram[:-1, -1], float(gram[-1, -1])
     shares = np.linalg.lstsq(vectors, along, rcond=None)[0]
     beside = np.sqrt(max(0.0, 1 - float(shares @ along) / length)) if length else 0.0
-    names, start = list(parents)[0 if base else 1 :], "the base" if base else next(iter(parents))
-    ways = zip(shares, names, np.sqrt(vectors.diagonal()), strict=True)
+    start, *ends = [*(["the base"] if base else []), *parents]
+    ways = zip(shares, ends, np.sqrt(vectors.diagonal()), strict=True)
     way = ", ".join(f"{share:.2f} of the way to {name} (which is {far:.3g})" for share, name, far in ways)
     yield "place", f"{np.sqrt(length):.3g} from {start}: {way}; {beside:.0%} of that distance leads elsewhere", "ok"
 
@@ -120,22 +121,20 @@ def main() -> None:
     """Command line: a merge and its parents; a line a finding."""
     parser = argparse.ArgumentParser(description="What users of a merge ask of its folder: does it load, stop, keep its tokenizer, hold NaN?")
     parser.add_argument("merge")
-    parser.add_argument("--parents", nargs="+", required=True, metavar="MODEL")
+    parser.add_argument("--parents", nargs=2, required=True, metavar="MODEL")
     parser.add_argument("--base", metavar="MODEL", help="their common ancestor, where task vectors start; else the first parent")
     parser.add_argument("--prompts", type=Path, help="a text file, one question a line (\\n for a line break), for other sample answers")
     asked, wrong = parser.parse_args(), 0
     try:
-        named = [asked.merge, *asked.parents, *filter(None, [asked.base])]
+        named = filter(None, [asked.merge, *asked.parents, asked.base])
         folders = {name: hub.from_hub(name, None) if hub.is_on_hub(name) else project_path(name).resolve() for name in named}
-        merge, parents = folders[asked.merge], {name.rstrip("/").rpartition("/")[2]: folders[name] for name in asked.parents}
-        if len(parents) < len(asked.parents):
-            parents = {name: folders[name] for name in asked.parents}  # alike but for their folder
+        merge, parents = folders[asked.merge], {name: folders[name] for name in asked.parents}
         tokenizer = read_tokenizer(merge, asked.merge)
         prompts = [line.replace("\\n", "\n") for line in read_text(asked.prompts).splitlines() if line.strip()] if asked.prompts else list(PROMPTS)
-        for found in (files(merge, parents, tokenizer), weights(merge, parents, folders.get(asked.base)), answers(merge, tokenizer, prompts)):
-            for question, answer, verdict in found:
-                print(f"{verdict:<6} {question}: {answer}", flush=True)
-                wrong += verdict == "wrong"
+        found = files(merge, parents, tokenizer), weights(merge, parents, folders.get(asked.base)), answers(merge, tokenizer, prompts)
+        for question, answer, verdict in chain(*found):
+            print(f"{verdict:<6} {question}: {answer}", flush=True)
+            wrong += verdict == "wrong"
     except (StudyError, OSError) as error:
         sys.exit(f"error: {error}")
     sys.exit(f"findings that are wrong: {wrong}" if wrong else 0)

@@ -13,7 +13,6 @@ from xlm_utils.study.settings import read_pair
 def show(name: str, check: bool = False) -> int:
     """Print a pair, what it takes, and with ``check`` what the hub says of its models; returns how many can't be had. A StudyError: no such pair."""
     pair, failed = read_pair(name), 0
-    one, count = 2e9 * pair.billions, len(pair.constituents)
     print(f"{name}: {pair.title} (language {pair.language}), {pair.run}")
     for constituent in pair.constituents.values():
         print(f"  {constituent.role:<10} {constituent.weights}, {constituent.revision or 'newest'}; licence: {constituent.licence or 'unverified'}")
@@ -26,7 +25,8 @@ def show(name: str, check: bool = False) -> int:
             print(f"  {'':<10} hub: {error}")
             failed += 1
     print(f"  ancestor:  {pair.ancestor}")
-    print(f"  it takes:  {in_gib(one)} to load one model in 16 bits, {in_gib(count * one)} of disk and {in_gib(one)} a merge (arithmetic)\n")
+    whole, one = in_gib(2e9 * pair.billions * len(pair.constituents)), in_gib(2e9 * pair.billions)
+    print(f"  it takes:  {one} to load one model in 16 bits, {whole} of disk and {one} a merge (arithmetic)\n")
     return failed
 
 

@@ -40,25 +40,17 @@ def babelon_file(study: Study) -> Path:
 
 
 def read_names(file: Path, language: str) -> pd.DataFrame:
-    """Names of concepts in a language: a row a concept with concept, translation, status.
-
-    Args:
-        language: code of the rows to take, where the file says it.
-
-    Raises:
-        StudyError: not a babelon file, or none of its rows is a name in this language.
-    """
+    """Names of concepts in a language (its code): a row a concept with concept, translation, status. A StudyError: no babelon file, or none of it."""
     table = pd.read_csv(io.StringIO(read_text(file)), sep="\t", dtype=str, keep_default_na=False, quoting=3)
     if absent := [column for column in NEEDED if column not in table]:
         raise StudyError(f"{file.name}, line 1: no column {absent[0]!r}; a babelon file has {', '.join(NEEDED)}")
     for column, value in (("predicate_id", "rdfs:label"), ("translation_language", language)):
         table = table[table[column] == value] if column in table else table
     values = table["translation_value"].map(lambda text: unicodedata.normalize("NFC", text.strip()))
-    table = pd.DataFrame({"concept": table["subject_id"], "translation": values, "status": table["translation_status"]})
-    table = table[table["translation"] != ""].drop_duplicates("concept", ignore_index=True)
-    if table.empty:
+    names = pd.DataFrame({"concept": table["subject_id"], "translation": values, "status": table["translation_status"]})
+    if (names := names[names["translation"] != ""].drop_duplicates("concept")).empty:
         raise StudyError(f"{file.name}: no row is a name in the language {language!r}")
-    return table
+    return names
 
 
 def official(study: Study, vocabulary: pd.DataFrame) -> pd.DataFrame:
