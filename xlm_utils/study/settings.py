@@ -111,7 +111,7 @@ class Transfer(Part):
 
 
 class Evolution(Part):
-    evaluations: Whole = Field(ge=1, le=MILLION)
+    evaluations: Whole = Field(200, ge=1, le=MILLION)
     layer_groups: Whole = Field(1, ge=1, le=1000)  # values of each parameter from the first to the last layer; those between are interpolated
     population: Whole = Field(4, ge=2, le=10_000)
     columns: Annotated[tuple[Text, ...], Field(min_length=1), Once] = ("pubmedqa", "jcommonsenseqa")
@@ -139,12 +139,12 @@ class Settings(Part):
     seed: Whole = Field(0, ge=0, le=SEEDS)
     proxy: str = ""  # a sentence for every table, if the numbers stand in for others
     vocabulary: Vocabulary
-    translation: Translation
-    generation: Generation
+    translation: Translation = Translation()
+    generation: Generation = Generation()
     judging: Judging
-    benchmarks: Benchmarks
+    benchmarks: Benchmarks = Benchmarks()
     transfer: Transfer = Transfer()
-    evolution: Evolution
+    evolution: Evolution = Evolution()
     sweep: Sweep | None = None
 
     @model_validator(mode="before")
