@@ -16,7 +16,7 @@ OTHERS = ("consolidated*.safetensors", "adapter_*", "*/*.safetensors")  # the sa
 
 
 def is_on_hub(weights: str) -> bool:
-    """Whether a constituent's weights are a hub repository: neither a wheel nor a folder. A StudyError: a path (``/``, ``./``, ``~``, a/b/c) to none."""
+    """Whether weights are a hub repository: neither a wheel nor a folder. A StudyError: a path (``/``, ``./``, ``~``, a/b/c) to no folder."""
     if weights.startswith("wheel:") or project_path(weights).is_dir():
         return False
     if weights.startswith(("/", ".", "~")) or weights.count("/") > 1:
