@@ -137,6 +137,7 @@ class Settings(Part):
     methods: Annotated[tuple[Annotated[Text, AfterValidator(lambda name: str(parse(name)))], ...], Once]  # one spelling of each: =0.30 is =0.3
     base: Text
     seed: Whole = Field(0, ge=0, le=SEEDS)
+    repeats: Literal["", "published"] = ""  # whether tables and figures show the published values beside the study's own
     proxy: str = ""  # a sentence for every table, if the numbers stand in for others
     vocabulary: Vocabulary
     translation: Translation = Translation()
