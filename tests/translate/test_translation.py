@@ -159,11 +159,20 @@ def test_another_status_is_taken_only_where_the_study_says_so(official_study):
     assert found.loc["Tachycardia", ["translation", "kind"]].tolist() == ["頻脈", "candidate"]
 
 
+def test_a_name_of_another_status_neither_hides_an_official_one_nor_makes_it_ambiguous(official_study):
+    more = "HP:{}\ten\tja\trdfs:label\tX\t{}\t{}\n".format
+    text = BABELON + more("0000518", "ソコヒ", "CANDIDATE") + more("0000518", "白内障", "OFFICIAL") + more("0002094", "徐脈", "CANDIDATE")
+    found = translated(official_study(text))
+    assert found.loc[["Cataract", "Bradycardia"], "translation"].tolist() == ["白内障", "徐脈"]
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
         ("subject_id\ttranslation_value\nHP:0001662\t徐脈\n", "ja.tsv, line 1: no column 'translation_status'"),
         (BABELON.replace("\tja\t", "\tfr\t"), "ja.tsv: no row is a name in the language 'ja'"),
+        (BABELON + "HP:1\ten\tja\tx\tx\tx\tOFFICIAL\ttoo much\n", "ja.tsv: not a table with tabs .*line 11"),
+        ("", "ja.tsv: not a table with tabs"),
     ],
 )
 def test_a_file_that_is_no_babelon_file_of_the_language_is_told(official_study, text, told):

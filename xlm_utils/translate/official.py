@@ -6,6 +6,7 @@ The files are made by the HPO Internationalisation Effort. A study whose terms t
 import io
 import unicodedata
 import urllib.request
+from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
@@ -39,18 +40,25 @@ def babelon_file(study: Study) -> Path:
     return file
 
 
-def read_names(file: Path, language: str) -> pd.DataFrame:
-    """Names of concepts in a language (its code): a row a concept with concept, translation, status. A StudyError: no babelon file, or none of it."""
-    table = pd.read_csv(io.StringIO(read_text(file)), sep="\t", dtype=str, keep_default_na=False, quoting=3)
+def read_names(file: Path, language: str, allowed: Collection[str]) -> pd.DataFrame:
+    """Names of concepts in a language (its code): concept, translation, status, granted (the status is an allowed one, which comes before others).
+
+    A StudyError: not a babelon file, or none of its rows is such a name.
+    """
+    try:
+        table = pd.read_csv(io.StringIO(read_text(file)), sep="\t", dtype=str, keep_default_na=False, quoting=3)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise StudyError(f"{file.name}: not a table with tabs ({str(error).strip()})") from None
     if absent := [column for column in NEEDED if column not in table]:
         raise StudyError(f"{file.name}, line 1: no column {absent[0]!r}; a babelon file has {', '.join(NEEDED)}")
     for column, value in (("predicate_id", "rdfs:label"), ("translation_language", language)):
         table = table[table[column] == value] if column in table else table
     values = table["translation_value"].map(lambda text: unicodedata.normalize("NFC", text.strip()))
     names = pd.DataFrame({"concept": table["subject_id"], "translation": values, "status": table["translation_status"]})
-    if (names := names[names["translation"] != ""].drop_duplicates("concept")).empty:
+    names = names[names["translation"] != ""].assign(granted=names["status"].isin(allowed))
+    if names.empty:
         raise StudyError(f"{file.name}: no row is a name in the language {language!r}")
-    return names
+    return names.sort_values("granted", ascending=False, kind="stable").drop_duplicates("concept")
 
 
 def official(study: Study, vocabulary: pd.DataFrame) -> pd.DataFrame:
@@ -63,14 +71,15 @@ def official(study: Study, vocabulary: pd.DataFrame) -> pd.DataFrame:
     """
     file, code, allowed, all_labels = babelon_file(study), study.target.code, study.translation.status, labels(study)
     preferred = all_labels[all_labels["is_name"]].set_index("concept")["term"]
-    names, slips = read_names(file, code), pd.read_csv(SLIPS, keep_default_na=False)
+    names, slips = read_names(file, code, allowed), pd.read_csv(SLIPS, keep_default_na=False)
     names = names[names["concept"].isin(preferred.index)]  # an obsolete concept's name makes no other ambiguous
     right = slips[slips["language"] == code].set_index(["concept", "slip"])["right"].to_dict()
     keys = list(zip(names["concept"], names["translation"], strict=True))
     names = names.assign(translation=[right.get(key, key[1]) for key in keys], slip=[key in right for key in keys])
-    shared = names.loc[names.duplicated("translation", keep=False), "concept"]
+    usable = names[names["granted"]]
+    shared = usable.loc[usable.duplicated("translation", keep=False), "concept"]
     own = vocabulary[vocabulary["concept"].map(preferred) == vocabulary["term"]].merge(names, on="concept")
-    granted, single = own["status"].isin(allowed), ~own["concept"].isin(shared)
+    granted, single = own["granted"], ~own["concept"].isin(shared)
     found = own[granted & single & (own["translation"] != "")]
     print(
         f"{file.name}: {len(found):,} of {vocabulary['concept'].nunique():,} concepts have a translation; {len(own):,} are in the file and have their"
