@@ -91,7 +91,7 @@ def forest(table: pd.DataFrame, title: str) -> go.Figure:
     ends = {"array": table["high"] - table["difference"], "arrayminus": table["difference"] - table["low"], "color": BLUE, "width": 0}
     marker = {"size": 11, "color": BLUE, "line": {"width": 2}, "symbol": np.where(table["p_holm"] < 0.05, "circle", "circle-open")}
     fig = go.Figure(go.Scatter(x=table["difference"], y=rows, mode="markers", marker=marker, error_x=ends)).add_vline(0, line_color=INK)
-    fig.update_yaxes(tickvals=rows, ticktext=names, range=[len(table) - 0.5, -0.5], showgrid=False)
+    fig.update_yaxes(tickvals=rows, ticktext=names, range=[len(table) - 0.5, -0.5], showgrid=False, zeroline=False)
     alt = "; ".join(f"{name}: {row.difference:+.3f} [{row.low:.3f}, {row.high:.3f}]" for name, row in zip(names, table.itertuples(), strict=True))
     margin = {"l": 30 + 7 * max(map(len, names)), "t": 80, "b": 50}
     return finish(fig, title, alt, "95 % over items; filled: p < 0.05 after Holm", height=140 + 34 * len(table), margin=margin)
