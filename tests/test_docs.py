@@ -51,3 +51,15 @@ def test_every_block_of_the_page_works_in_its_order(copy):
     folder = copy / "data" / "runs" / "german"
     assert (folder / "models" / "weak_ties" / "model.safetensors").exists()
     assert len((folder / "scores" / "local" / "weak_ties.jsonl").read_text(encoding="utf-8").splitlines()) == 12  # six words, two references
+
+
+def test_the_commands_without_a_study_have_the_options_that_their_page_names():
+    page = (ROOT / "docs" / "without-a-study.md").read_text(encoding="utf-8")
+    named = re.findall(r"^python -m (xlm_utils\.\S+)", page, flags=re.MULTILINE)
+    assert named == ["xlm_utils.run.compare", "xlm_utils.run.inspect"]
+    for module, part in zip(named, page.split("\n## ")[1:], strict=True):
+        told = subprocess.run([sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        ours = "\n".join(line for line in part.splitlines() if not line.startswith("lm-eval"))
+        options = set(re.findall(r"--[a-z]+", ours)) - {"--limit", "--log"}  # of lm-eval and inspect_ai
+        assert options
+        assert options <= set(re.findall(r"--[a-z]+", told))

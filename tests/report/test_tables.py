@@ -13,7 +13,7 @@ import pytest
 from tests.support.synthetic import make_study, write_lines
 from xlm_utils.draw import pages
 from xlm_utils.judge import controls
-from xlm_utils.report import benchmark_columns, planned, results, tables
+from xlm_utils.report import benchmark_columns, figures, planned, results, tables
 from xlm_utils.study import StudyError, open_study
 from xlm_utils.study.records import read_jsonl
 
@@ -61,6 +61,14 @@ def test_published_numbers_stand_beside_in_columns_of_their_own(study):
     assert frame.loc["Baseline (English expert)", ("published: GPT-4o", "std")] == 1.66
     assert math.isnan(frame.loc["Expert with Japanese terms", ("published: GPT-4o", "mean")])
     assert benchmark_columns.table2(study).loc["Linear", ("STS", "published")] == 0.511
+
+
+def test_a_study_that_repeats_nothing_shows_no_published_number(study):
+    study.settings = study.settings.model_copy(update={"repeats": ""})
+    for table in (tables.table1(study), benchmark_columns.table2(study)):
+        assert not re.search("publi", f"{list(table.columns)} {table.attrs['caption']}", re.IGNORECASE)
+    for fig in (figures.forest(study), figures.benchmark_gaps(study)):
+        assert not re.search("published", fig.to_json(), re.IGNORECASE)
 
 
 def test_published_numbers_belong_to_the_published_base_only(study):

@@ -139,3 +139,17 @@ def test_a_notebook_shows_the_settings_that_it_uses(capsys):
     open_study("demo").show("vocabulary", "constituents")
     keys = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert keys == ["study", "files", "vocabulary", "japanese", "expert", "ancestor", "versions", "commit"]
+
+
+def test_blocks_that_a_study_does_not_need_may_be_absent_and_all_that_it_needs_are_told_at_once(tmp_path):
+    preset = yaml.safe_load((PARAMS / "demo.yaml").read_text(encoding="utf-8"))
+    for block in ("translation", "generation", "benchmarks", "evolution", "sweep", "transfer"):
+        del preset[block]
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(preset), encoding="utf-8")
+    assert open_study(str(file)).generation.max_new_tokens == 256
+    for block in ("constituents", "judging", "base"):
+        del preset[block]
+    file.write_text(yaml.safe_dump(preset), encoding="utf-8")
+    with pytest.raises(StudyError, match=r"^mine\.yaml: constituents, base, judging are missing$"):
+        open_study(str(file))

@@ -46,6 +46,8 @@ def runs(study: Study) -> list[Run]:
         if constituent.role == "ancestor":
             why = f"control: what was known before any fine-tuning, asked in {target.name}"
             first.append(Run(f"{name}.{target.code}", name, target, "translation", why))
+    why = {"upper": "answer key: how far is far", "published": "a published model, beside the merges"}
+    first += [Run(name, name, target, "translation", why[study.constituents[name].role]) for name in study.scored]
     if study.sweep_of:  # compares the merges with each other: all it needs beside them is the reference, and where they come from
         first = [first[0], first[3]]
     return first + [Run(method, method, target, "translation", "a merge") for method in study.methods]

@@ -106,7 +106,7 @@ def forest(study: Study) -> go.Figure:
                                 legendgroup=label, showlegend=len(part) > 0 and label not in shown, marker=marker, text=texts, hoverinfo="text",
                                 error_x=bars | {"color": color}, **place)  # fmt: skip
                 shown |= {label} if len(part) else set()
-        if reference == "expert" and minus == general:
+        if study.repeats and reference == "expert" and minus == general:
             there = results.published_differences(study, results.published_scores()).reindex(study.methods).dropna()
             judge = block["judge"].iloc[0] if block["judge"].iloc[0] in there else there.columns[0]
             name = f"published ({judge})"
@@ -127,14 +127,15 @@ def forest(study: Study) -> go.Figure:
 def benchmark_gaps(study: Study) -> go.Figure:
     """Heat map of benchmarks: every model minus each parent, and the published ones minus the published general model; the scores on hover.
 
-    Blue above, red below. The published panel sets the scale, so that the noise of small sets can't pale it.
+    Blue above, red below. The published panel, where it is shown, sets the scale, so that the noise of small sets can't pale it.
     """
     here, there, general = results.measured(study), results.published_benchmarks(), study.by_role("general")
     panels = {f"minus {study.label(parent)}": (here.drop(index=parent) - here.loc[parent], here) for parent in (general, study.by_role("expert"))}
     known = results.published_differences(study, there)
     scored = there.loc[[results.published_key(study, model) for model in known.index]].set_axis(known.index)
-    panels[f"published: minus {study.label(general)}"] = (known, scored)
-    limit, items = max(0.05, known.abs().max(axis=None)), results.load_benchmarks(study)["n"].fillna(0).groupby("column").max()
+    panels |= {f"published: minus {study.label(general)}": (known, scored)} if study.repeats else {}
+    scale = known if study.repeats else pd.concat([gap for gap, _ in panels.values()])
+    limit, items = max(0.05, scale.abs().max(axis=None)), results.load_benchmarks(study)["n"].fillna(0).groupby("column").max()
     fig = make_subplots(len(panels), 1, subplot_titles=list(panels), vertical_spacing=0.09)
     for row, (title, (gap, scores)) in enumerate(panels.items(), 1):
         gap, scores = gap[list(BENCHMARKS)], scores.loc[gap.index, list(BENCHMARKS)]
@@ -148,7 +149,7 @@ def benchmark_gaps(study: Study) -> go.Figure:
     fig.update_annotations(font_size=14)
     fig.update_yaxes(autorange="reversed", showgrid=False).update_xaxes(showgrid=False, tickangle=0, tickfont_size=11)
     size = {"width": 880, "height": 210 + 40 * sum(len(gap) for gap, _ in panels.values())}
-    under = study.proxy and f"{study.proxy}<br>(All but the numbers called published, which are the paper’s.)"
+    under = study.proxy and study.proxy + "<br>(All but the numbers called published, which are the paper’s.)" * bool(study.repeats)
     alt, margin = f"Heat map of benchmark differences: {'; '.join(panels)}.", {"l": 185, "t": 112 if under else 75, "b": 45}
     return finish(fig, "Benchmarks: each model against its parents", alt, under, margin=margin, **size)
 

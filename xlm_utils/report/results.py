@@ -72,6 +72,8 @@ def note(study: Study, run: str) -> str:
     if run == study.by_role("expert") and "expert" in study.judging.references:
         others = len(study.judging.references) > 1
         return "control: judged against itself" + (f" under {REFERENCES['expert']}" if others else "")
+    if run in study.scored and study.constituents[run].role == "upper":
+        return "answer key, no merge"
     whom = controls(study).get(run)
     return f"control: {whom}, asked in {study.target.name}" if whom else ""
 

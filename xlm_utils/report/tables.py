@@ -48,14 +48,15 @@ def table1(study: Study) -> pd.DataFrame:
         parts[group_label(judge, reference)] = (part if offset is None else without_offset(part, offset)).set_index("run")
     parts["no definition"] = answers(study)
     repeated = [results.published_key(study, run) or "" for run in row_order(study)]
-    for judge, part in pd.read_csv(results.PUBLISHED / "table1.csv").groupby("judge", sort=False):
+    for judge, part in pd.read_csv(results.PUBLISHED / "table1.csv").groupby("judge", sort=False) if study.repeats else ():
         parts[f"published: {judge}"] = part.set_index("model").reindex(repeated).set_axis(row_order(study))
     means = [f"{mean}{end}" for mean in ("offset_off", "counted") for end in ("", "_low", "_high")]
     columns = ["median", "mean", "low", "high", *means, "std", "n", "missing", *UNUSABLE]
     frame = _grouped(study, parts, columns)
     gaps = [f"{row.model} ({row.judge}, {row.reference}): {row.reason}" for row in found.itertuples() if row.reason]
     no_interval = f" No interval: {'; '.join(gaps)}." if gaps else ""
-    return captioned(frame, "table1", interval=INTERVAL, offsets=offsets(study, known), gaps=no_interval)
+    published = text("table1", "published") if study.repeats else ""
+    return captioned(frame, "table1", interval=INTERVAL, offsets=offsets(study, known), published=published, gaps=no_interval)
 
 
 def answers(study: Study) -> pd.DataFrame:

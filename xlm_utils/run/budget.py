@@ -11,7 +11,7 @@ from xlm_utils.ask.servers import served
 from xlm_utils.curate import vocabulary
 from xlm_utils.generate.generation import runs
 from xlm_utils.judge import controls, judging
-from xlm_utils.study import Study, StudyError, shown
+from xlm_utils.study import Study, StudyError, settings, shown
 from xlm_utils.translate import llm, translation
 
 DEFINITION = "x" * 240  # of usual length, for the estimate
@@ -22,7 +22,7 @@ ROWS_AT_ONCE, TABLE2_TOKENS, ITEM_TOKENS = 64, 1e7, 600  # of a batch, of all of
 
 def cards(study: Study, stages: Collection[str]) -> list[str]:
     """Judge cards to look at: the translator's, if it is an LLM, and the judges'."""
-    translator = [study.translation.translator] if "02_translate" in stages and study.translation.translator != "jmdict" else []
+    translator = [study.translation.translator] if "02_translate" in stages and study.translation.translator not in settings.OFFLINE else []
     return list(dict.fromkeys(translator + (study.judges if "05_judge" in stages else [])))
 
 
@@ -70,7 +70,7 @@ def _terms(study: Study) -> tuple[int, str]:
         return study.vocabulary.sample, ""
     file = next((file for file in (study.folder / "terms.csv", study.folder / "vocabulary.csv") if file.exists()), None)
     try:
-        if file is None and study.translation.translator == "jmdict":
+        if file is None and study.translation.translator in settings.OFFLINE:
             return len(translation.terms(study)), ""
         return len(vocabulary.read_terms(file or vocabulary.curate(study))), ""
     except StudyError:  # told by the check of the terminology

@@ -75,6 +75,7 @@ def _base(study: Study, name: str) -> tuple[dict, str]:
 
 def match(study: Study, facts: Facts) -> str:
     """A line that says the parents merge; a StudyError if they differ in what decides on their tensors."""
+    facts = {name: fact for name, fact in facts.items() if name in study.parents}
     known = {name: meaning(fact["config"]) | {"vocab_size": fact.get("rows", fact["config"].vocab_size)} for name, fact in facts.items()}
     (first, ours), *others = known.items()  # those that are known before they are made
     for other, theirs in others:

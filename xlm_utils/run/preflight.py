@@ -27,7 +27,9 @@ from xlm_utils.models import hub
 from xlm_utils.run import budget, parents
 from xlm_utils.run.parents import GIB, Facts, in_gib, largest
 from xlm_utils.study import Study, StudyError, parse, pick_device, project_path, read_card, read_manifest, relative
+from xlm_utils.study.settings import OFFLINE
 from xlm_utils.translate.dictionary import jmdict_file, read_list
+from xlm_utils.translate.official import babelon_file
 
 ROOM = 2 * GIB  # beside a model's weights, for a batch and what the libraries take
 LARGE = 1e9  # parameters
@@ -64,8 +66,8 @@ def preflight(study: Study, stages: Collection[str], here: bool = True) -> None:
         attempt(lambda: _methods(study))
     if "01_curate" in stages:
         attempt(lambda: _terminology(study))
-    if "02_translate" in stages and study.translation.translator == "jmdict":
-        attempt(lambda: f"dictionary: {jmdict_file().name}")
+    if "02_translate" in stages and study.translation.translator in OFFLINE:
+        attempt(lambda: f"dictionary: {(babelon_file(study) if study.translation.translator == 'hpo' else jmdict_file()).name}")
     for name in budget.cards(study, stages):
         attempt(lambda name=name: budget.answers(load_card(name)))
     missing = [name for name in study.constituents if parents.to_fetch(study, name)] if needs_models else []
@@ -74,7 +76,7 @@ def preflight(study: Study, stages: Collection[str], here: bool = True) -> None:
     for name in study.constituents if needs_models else ():
         if reachable or name not in missing:
             attempt(lambda name=name: parents.model(study, name, facts))
-    if facts:
+    if facts.keys() & set(study.parents):
         attempt(lambda: parents.match(study, facts))
         if here and study.generation.quantization == "nf4":
             attempt(lambda: parents.quantisable(facts))

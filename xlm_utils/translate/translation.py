@@ -1,4 +1,4 @@
-"""English terms → the target language: JMdict offline, by a reviewed list or automatically, or an LLM (a judge card) online.
+"""English terms → the target language: JMdict by a reviewed list, HPO's official translations, or an LLM (a judge card) online.
 
 A term without a translation stays in the table, marked; the terms a study runs are drawn from the translated ones.
 """
@@ -12,8 +12,10 @@ from xlm_utils.ask.calls import announce
 from xlm_utils.ask.replies import identity
 from xlm_utils.curate.vocabulary import curate, read_terms
 from xlm_utils.study import Step, Study, StudyError, digest, fingerprint, project_path, sha256
-from xlm_utils.translate.dictionary import ORDER, jmdict, reviewed
+from xlm_utils.study.settings import OFFLINE
+from xlm_utils.translate.dictionary import reviewed
 from xlm_utils.translate.llm import SCHEMA, by_llm, prompts, translator_card
+from xlm_utils.translate.official import SLIPS, babelon_file, official
 
 
 def plan(study: Study, base_url: str = "") -> dict:
@@ -21,8 +23,8 @@ def plan(study: Study, base_url: str = "") -> dict:
     translator, words = study.translation.translator, _words(study)
     if not words:
         print("the vocabulary brings its own translations: no calls and no cost")
-    elif translator == "jmdict":
-        print(f"JMdict, a dictionary on this machine: {len(words):,} terms to look up, no calls and no cost")
+    elif translator in OFFLINE:
+        print(f"{OFFLINE[translator]}: {len(words):,} terms to look up, no calls and no cost")
     else:
         return announce(study, translator_card(study), [(prompt, 0) for prompt in prompts(study, words)], SCHEMA, base_url)
     return {"calls": 0, "usd": 0.0}
@@ -41,32 +43,32 @@ def _words(study: Study) -> list[str]:
 
 
 def _look_up(study: Study, vocabulary: pd.DataFrame, words: list[str], base_url: str, now: bool = False) -> pd.DataFrame:
-    """Translations of some words of the vocabulary; JMdict looks at all of it, since one entry may serve two concepts."""
-    if study.translation.translator == "jmdict":
-        if words and study.target.code != "ja":
-            raise StudyError(f"translator: the dictionary knows Japanese only, and the target is {study.target.name}; name an LLM's card")
-        if study.translation.reviewed:
-            found = reviewed(study, vocabulary).assign(translator="jmdict")
-        else:
-            found = jmdict(vocabulary["term"].tolist(), vocabulary["concept"].tolist()).assign(translator="jmdict")
+    """Translations of some words of the vocabulary."""
+    translator = study.translation.translator
+    if translator in OFFLINE:
+        if not study.translation.reviewed and translator == "jmdict":
+            raise StudyError("translator: jmdict takes its words from a list; name one as translation.reviewed, or another translator")
+        found = (official if translator == "hpo" else reviewed)(study, vocabulary).assign(translator=translator)
         return found[found["term"].isin([word.lower() for word in words])].reset_index(drop=True)
     if study.translation.reviewed:
-        print(f"translation.reviewed: the list is of JMdict's words, so it has no say where {study.translation.translator} translates")
+        print(f"translation.reviewed: the list is of JMdict's words, so it has no say where {translator} translates")
     return by_llm(study, words, base_url, now)
 
 
 def translate(study: Study, base_url: str = "") -> Path:
     """``vocabulary.csv`` → ``translated.csv``: the same rows with translation, kind, candidates and translator.
 
-    See ``jmdict``, ``reviewed`` and ``by_llm``.
+    See ``reviewed``, ``official`` and ``by_llm``.
 
     A vocabulary that brings its own translations keeps them. Does nothing if the file is there. A StudyError if an LLM can't go on.
     """
     source = study.folder / "vocabulary.csv"
     translator = study.translation.translator
     if translator == "jmdict":
-        made_from: dict = {"dictionary": f"jamdict-data {metadata.version('jamdict-data')}", "order": list(ORDER)}
+        made_from: dict = {"dictionary": f"jamdict-data {metadata.version('jamdict-data')}"}
         made_from |= {"reviewed": sha256(project_path(study.translation.reviewed))} if study.translation.reviewed else {}
+    elif translator == "hpo":
+        made_from = {"official": sha256(babelon_file(study)), "slips": sha256(SLIPS), "status": study.translation.status}
     else:
         made_from = {"llm": identity(translator_card(study), SCHEMA, base_url), "prompt": fingerprint(prompts(study, ["term"]))}
     step = Step(study.folder / "translated.csv", vocabulary=digest(source), translator=translator, **made_from)
@@ -144,7 +146,7 @@ def terms(study: Study) -> pd.DataFrame:
     elif not (study.folder / "translated.csv").exists():
         if file.exists():
             return read_terms(file)
-        if study.translation.translator != "jmdict":
+        if study.translation.translator not in OFFLINE:
             raise StudyError(f"no terms yet; run 01_curate.ipynb and 02_translate.ipynb with {study.options()}")
         print("no terms.csv yet: curating and translating the vocabulary first (seconds)")
         curate(study)
