@@ -174,6 +174,7 @@ def csv_study(tmp_path, content, **settings):
     (tmp_path / "mine.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
     preset = yaml.safe_load((PARAMS / "demo.yaml").read_text(encoding="utf-8"))
     preset["vocabulary"] = {"source": "csv", "path": str(tmp_path / "mine.csv")} | settings
+    preset |= {"translation": {}, "judging": {"judges": ["proxy"]}}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(preset), encoding="utf-8")
     return open_study(str(tmp_path / "mine.yaml"))
 
@@ -228,7 +229,7 @@ def test_a_broken_list_is_told_with_its_name_and_line(tmp_path, content, message
 
 
 def test_an_empty_result_names_the_filter_that_took_the_last_terms(tmp_path):
-    plan = csv_study(tmp_path, "term\nfever\nheart\nheart attack\n")
+    plan = csv_study(tmp_path, "term\nfever\nheart\nheart attack\n", filter="paper")
     with pytest.raises(StudyError, match=r"^mine.csv: no term is left; the filter 'at most once in the Brown corpus' took the last 2$"):
         vocabulary.rare_terms(plan)
     assert vocabulary.compare_rules(plan).iloc[-1].tolist() == [0, 0, 0]

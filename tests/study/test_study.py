@@ -143,7 +143,7 @@ def test_a_notebook_shows_the_settings_that_it_uses(capsys):
 
 def test_blocks_that_a_study_does_not_need_may_be_absent_and_all_that_it_needs_are_told_at_once(tmp_path):
     preset = yaml.safe_load((PARAMS / "demo.yaml").read_text(encoding="utf-8"))
-    for block in ("translation", "generation", "benchmarks", "evolution", "sweep", "transfer"):
+    for block in ("generation", "benchmarks", "evolution", "sweep", "transfer"):
         del preset[block]
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump(preset), encoding="utf-8")

@@ -240,7 +240,7 @@ def llm_study(tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "test-key")
     preset = yaml.safe_load((PARAMS / "demo.yaml").read_text(encoding="utf-8"))
     preset["translation"]["translator"] = "gpt-4o"
-    preset["judging"]["max_cost_usd"] = 1
+    preset["judging"] |= {"max_cost_usd": 1, "references": ["expert"]}
     del preset["sweep"]  # three words are too few to set twelve aside
     words = tmp_path / "words.csv"
     words.write_text("term\nxanthinuria\nbradycardia\nophiasis\n")
@@ -278,15 +278,29 @@ def test_an_llm_translates_through_the_judges_runner_and_says_which_model_did(ll
     assert set(pd.read_csv(llm_study.folder / "terms.csv")["term"]) == {"xanthinuria", "ophiasis"}
 
 
-def test_a_vocabulary_with_its_own_translations_keeps_them_and_asks_nobody(llm_study, tmp_path, capsys):
+@pytest.mark.parametrize("translator", ["gpt-4o", "none"])
+def test_a_vocabulary_s_own_translations_are_kept_and_its_blanks_translated_or_told_in_a_count(llm_study, tmp_path, capsys, translator):
     (tmp_path / "words.csv").write_text("term,translation\nxanthinuria,キサンチン尿症\nophiasis,\n", encoding="utf-8")
+    llm_study.settings = llm_study.settings.model_copy(
+        update={"translation": llm_study.translation.model_copy(update={"translator": translator})})  # fmt: skip
     vocabulary.curate(llm_study)
-    assert translation.plan(llm_study)["calls"] == 0
-    translation.translate(llm_study, "http://127.0.0.1:9")
+    with Loopback(answer=lambda prompt: json.dumps({"translation": "蛇行状脱毛", "established": False})) as server:
+        asked = translator == "gpt-4o"
+        assert translation.plan(llm_study, server.openai)["calls"] == asked
+        translation.translate(llm_study, server.openai)
+        assert len(server.prompts) == asked
+    said = capsys.readouterr().out
+    assert asked or "the vocabulary's own translations: 1 given, 1 terms are not run, as no translator is named" in said
     table = pd.read_csv(llm_study.folder / "translated.csv", keep_default_na=False)
-    assert table[["translation", "kind", "translator"]].to_numpy().tolist() == [
-        ["キサンチン尿症", "given", "the vocabulary itself"], ["", "", "the vocabulary itself"],
-    ]  # fmt: skip
+    second = ["蛇行状脱毛", "coined", "gpt-4o"] if asked else ["", "", ""]
+    assert table[["translation", "kind", "translator"]].to_numpy().tolist() == [["キサンチン尿症", "given", "the vocabulary itself"], second]
+
+
+def test_a_list_without_translations_and_without_a_translator_is_told(llm_study, tmp_path):
+    update = {"translation": llm_study.translation.model_copy(update={"translator": "none"})}
+    llm_study.settings = llm_study.settings.model_copy(update=update)
+    with pytest.raises(StudyError, match=r"^translation\.translator: no term has a translation of its own; add a column 'translation', or name jmdict"):
+        translation.terms(llm_study)
 
 
 def test_a_term_is_data_in_the_translators_prompt(llm_study):

@@ -8,6 +8,7 @@ import pandas as pd
 import yaml
 
 from xlm_utils.ask.cards import load_card
+from xlm_utils.benchmark.prepared import columns
 from xlm_utils.generate import usable
 from xlm_utils.judge.controls import AGAIN
 from xlm_utils.stats import statistics
@@ -19,7 +20,6 @@ BENCHMARKS = {
     "pubmedqa": "PubMedQA", "jaqket_v2": "JAQKET v2", "jcommonsenseqa": "JComQA", "jsquad": "JSQuAD", "xwinograd_ja": "XWinograd",
     "xlsum_ja": "XL-Sum", "mcqa": "MCQA", "dc": "DC", "sts": "STS"}  # fmt: skip
 TEXTS = yaml.safe_load(Path(__file__).with_name("captions.yaml").read_text(encoding="utf-8"))  # titles and captions of tables
-REFERENCES = {"expert": "the expert’s definition", "clinician": "the clinicians’ definition"}
 
 
 def text(name: str, part: str = "caption", **blanks: object) -> str:
@@ -62,16 +62,31 @@ def judge_label(judge: str) -> str:
     return f"Proxy: {card.label}" if card.proxy and not card.label.lower().startswith("proxy") else card.label
 
 
-def group_label(judge: str, reference: str) -> str:
+def given(study: Study) -> str:
+    """Whose the vocabulary's definitions are: clinicians’."""
+    return f"{study.definitions_by}’" + "s" * (not study.definitions_by.endswith("s"))
+
+
+def reference_label(study: Study, reference: str) -> str:
+    """Name of a reference as the tables print it."""
+    return f"the {'expert’s' if reference == 'expert' else given(study)} definition"
+
+
+def group_label(study: Study, judge: str, reference: str) -> str:
     """Header over one judge's numbers against one reference."""
-    return f"{judge_label(judge)}, against {REFERENCES[reference]}"
+    return f"{judge_label(judge)}, against {reference_label(study, reference)}"
+
+
+def shown_columns(study: Study) -> dict[str, str]:
+    """Columns of Table 2 that the study asks, and their names as the tables print them."""
+    return {key: BENCHMARKS[key] for key in columns(study)}
 
 
 def note(study: Study, run: str) -> str:
     """What a row is a control for; empty for a model whose scores are a result."""
     if run == study.by_role("expert") and "expert" in study.judging.references:
         others = len(study.judging.references) > 1
-        return "control: judged against itself" + (f" under {REFERENCES['expert']}" if others else "")
+        return "control: judged against itself" + (f" under {reference_label(study, 'expert')}" if others else "")
     if run in study.scored and study.constituents[run].role == "upper":
         return "answer key, no merge"
     whom = controls(study).get(run)
@@ -206,9 +221,9 @@ def load_benchmarks(study: Study) -> pd.DataFrame:
         raise StudyError(f"no benchmark results in {relative(study.folder / 'benchmarks')}; run 06_benchmark.ipynb with {study.options()}")
     numbers = ["value", "low", "high", "n", "chance"]
     table = pd.DataFrame(rows, columns=["model", "column", *numbers, "metric"]).astype(dict.fromkeys(numbers, float)).set_index(["model", "column"])
-    return table.reindex(pd.MultiIndex.from_product([study.models, BENCHMARKS], names=table.index.names))
+    return table.reindex(pd.MultiIndex.from_product([study.models, columns(study)], names=table.index.names))
 
 
 def measured(study: Study) -> pd.DataFrame:
     """Benchmark values per model (row) and column, NaN where not run or undefined."""
-    return load_benchmarks(study)["value"].unstack().loc[study.models, list(BENCHMARKS)]
+    return load_benchmarks(study)["value"].unstack().loc[study.models, list(columns(study))]

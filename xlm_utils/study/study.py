@@ -67,6 +67,17 @@ class Study:
         """The other constituents, which a merge is made of or measured from."""
         return [name for name in self.constituents if name not in self.scored]
 
+    @property
+    def searched(self) -> list[str]:
+        """Methods with a parameter that neither their card nor their name gives a value, so that a search must find it."""
+        free = {method: read_card(parse(method).card)["parameters"].items() for method in self.methods}
+        return [m for m, own in free.items() if any("default" not in about and key not in parse(m).values for key, about in own)]
+
+    @property
+    def definitions_by(self) -> str:
+        """Who wrote the vocabulary's definitions."""
+        return self.vocabulary.definitions_by or ("clinicians" if self.domain == "medicine" else "vocabulary")
+
     def swept(self) -> "Study":
         """This study with its grids' points for methods, on terms and in a run folder of its own; a StudyError: no sweep, or a grid is no good."""
         if self.sweep is None:
@@ -106,7 +117,7 @@ class Study:
 
     def prompt(self, language: Language, term: str) -> str:
         """The prompt for one term; the term is data, so braces in it mean nothing."""
-        return read_prompt(language.prompt, "term").replace("{term}", term)
+        return read_prompt(language.prompt, "term").replace("{domain}", self.domain).replace("{term}", term)
 
     def go_on(self, notebook: str) -> str:
         """The line that ends a notebook: the next one of this run, with Papermill and in JupyterLab."""

@@ -37,9 +37,10 @@ def translator_card(study: Study) -> Card:
 
 
 def prompts(study: Study, words: list[str]) -> list[str]:
-    """``params/prompts/translate.txt`` for each word; a word is data, so braces in it mean nothing."""
-    template, languages = read_prompt("translate.txt", "term"), {"source_language": study.source.name, "target_language": study.target.name}
-    return [fill(template, "translate.txt", languages | {"term": json.dumps(word, ensure_ascii=False)}) for word in words]
+    """The study's ``translation.prompt`` for each word; a word is data, so braces in it mean nothing."""
+    about = {"source_language": study.source.name, "target_language": study.target.name, "domain": study.domain}
+    template = read_prompt(file := study.translation.prompt, "term")
+    return [fill(template, file, about | {"term": json.dumps(word, ensure_ascii=False)}) for word in words]
 
 
 def by_llm(study: Study, words: list[str], base_url: str = "", now: bool = False) -> pd.DataFrame:

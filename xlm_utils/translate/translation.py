@@ -20,11 +20,12 @@ from xlm_utils.translate.official import SLIPS, babelon_file, official
 
 def plan(study: Study, base_url: str = "") -> dict:
     """What translating the vocabulary would take, printed before anything is spent (see ``calls.announce``)."""
-    translator, words = study.translation.translator, _words(study)
+    translator, (own, words) = study.translation.translator, _words(study)
+    given, how = f"{own:,} given, " * bool(own), "are not run, as no translator is named" if translator == "none" else "to look up"
     if not words:
         print("the vocabulary brings its own translations: no calls and no cost")
     elif translator in OFFLINE:
-        print(f"{OFFLINE[translator]}: {len(words):,} terms to look up, no calls and no cost")
+        print(f"{OFFLINE[translator]}: {given}{len(words):,} terms {how}, no calls and no cost")
     else:
         return announce(study, translator_card(study), [(prompt, 0) for prompt in prompts(study, words)], SCHEMA, base_url)
     return {"calls": 0, "usd": 0.0}
@@ -32,23 +33,26 @@ def plan(study: Study, base_url: str = "") -> dict:
 
 def preview(study: Study, n: int = 1, base_url: str = "") -> pd.DataFrame:
     """The first ``n`` of a seeded order of the terms, translated, to be read before paying for all; replies are kept and not asked for again."""
-    words = pd.Series(_words(study)).sample(frac=1, random_state=study.seed).tolist()[:n]
+    words = pd.Series(_words(study)[1], dtype=object).sample(frac=1, random_state=study.seed).tolist()[:n]
     return _look_up(study, read_terms(study.folder / "vocabulary.csv"), words, base_url, now=True)
 
 
-def _words(study: Study) -> list[str]:
-    """Terms to translate: none where the vocabulary brings its own translations."""
+def _words(study: Study) -> tuple[int, list[str]]:
+    """How many terms bring a translation of their own, and those that don't. A StudyError: none does, and nobody is to translate them."""
     table = read_terms(study.folder / "vocabulary.csv")
-    return [] if "translation" in table else table["term"].tolist()
+    words = table.loc[table.get("translation", pd.Series("", table.index)) == "", "term"].tolist()
+    if len(words) == len(table) and study.translation.translator == "none":
+        others = [*list(OFFLINE)[:-1], "an LLM's card of params/judges"]
+        raise StudyError(f"translation.translator: no term has a translation of its own; add a column 'translation', or name {', '.join(others)}")
+    return len(table) - len(words), words
 
 
 def _look_up(study: Study, vocabulary: pd.DataFrame, words: list[str], base_url: str, now: bool = False) -> pd.DataFrame:
     """Translations of some words of the vocabulary."""
     translator = study.translation.translator
     if translator in OFFLINE:
-        if not study.translation.reviewed and translator == "jmdict":
-            raise StudyError("translator: jmdict takes its words from a list; name one as translation.reviewed, or another translator")
-        found = (official if translator == "hpo" else reviewed)(study, vocabulary).assign(translator=translator)
+        by = {"jmdict": reviewed, "hpo": official, "none": lambda *_: pd.DataFrame(columns=["term", "translation", "kind", "candidates"])}
+        found = by[translator](study, vocabulary).assign(translator=translator)
         return found[found["term"].isin([word.lower() for word in words])].reset_index(drop=True)
     if study.translation.reviewed:
         print(f"translation.reviewed: the list is of JMdict's words, so it has no say where {translator} translates")
@@ -60,15 +64,17 @@ def translate(study: Study, base_url: str = "") -> Path:
 
     See ``reviewed``, ``official`` and ``by_llm``.
 
-    A vocabulary that brings its own translations keeps them. Does nothing if the file is there. A StudyError if an LLM can't go on.
+    A vocabulary's own translations are kept; only terms without one are looked up. Does nothing if the file is there. A StudyError if an LLM can't
+    go on, or nobody is to translate.
     """
     source = study.folder / "vocabulary.csv"
     translator = study.translation.translator
     if translator == "jmdict":
-        made_from: dict = {"dictionary": f"jamdict-data {metadata.version('jamdict-data')}"}
-        made_from |= {"reviewed": sha256(project_path(study.translation.reviewed))} if study.translation.reviewed else {}
+        made_from: dict = {"dictionary": f"jamdict-data {metadata.version('jamdict-data')}", "reviewed": sha256(project_path(study.translation.reviewed))}
     elif translator == "hpo":
         made_from = {"official": sha256(babelon_file(study)), "slips": sha256(SLIPS), "status": study.translation.status}
+    elif translator == "none":
+        made_from = {}
     else:
         made_from = {"llm": identity(translator_card(study), SCHEMA, base_url), "prompt": fingerprint(prompts(study, ["term"]))}
     step = Step(study.folder / "translated.csv", vocabulary=digest(source), translator=translator, **made_from)
@@ -76,14 +82,13 @@ def translate(study: Study, base_url: str = "") -> Path:
         if step.done:
             print("translated.csv: done before, kept")
             return step.path
-        table = read_terms(source)
-        if "translation" in table:
-            kind = table["translation"].map(lambda text: "given" if text else "")
-            table = table.assign(kind=kind, candidates=1, translator="the vocabulary itself")
-        else:
-            found = _look_up(study, table, table["term"].tolist(), base_url).rename(columns={"term": "lower"})
-            table = table.assign(lower=table["term"].str.lower()).merge(found, on="lower", how="left").drop(columns="lower")
-            table = table.assign(candidates=table["candidates"].fillna(0).astype(int))
+        table, (_, words) = read_terms(source), _words(study)
+        own = table.pop("translation") if "translation" in table else pd.Series("", table.index)
+        found = _look_up(study, table, words, base_url).rename(columns={"term": "lower"})
+        table = table.assign(lower=table["term"].str.lower()).merge(found, on="lower", how="left").drop(columns="lower")
+        given = {"translation": own, "kind": "given", "candidates": 1, "translator": "the vocabulary itself"}
+        table = table.assign(**{column: table[column].mask(own != "", value) for column, value in given.items()})
+        table = table.assign(candidates=table["candidates"].fillna(0).astype(int))
         table.to_csv(step.partial, index=False)
         step.finish(rows=len(table), translated=int((table["translation"].fillna("") != "").sum()))
     return step.path
