@@ -257,3 +257,24 @@ def test_a_folder_is_no_list(tmp_path):
     plan = csv_study(tmp_path, "term\nx\n", path=str(tmp_path))
     with pytest.raises(StudyError, match=r"^vocabulary.path = '.*': a folder; source csv needs a CSV file$"):
         vocabulary.source_path(plan)
+
+
+def test_an_own_list_is_taken_as_it_is_unless_the_paper_s_filters_are_asked_for(tmp_path):
+    words = "term\nRed dwarf\nfever\nApoastron\nAPOASTRON rate\n"
+    table, steps = vocabulary.rare_terms(csv_study(tmp_path, words))
+    assert table["term"].tolist() == ["Red dwarf", "fever", "Apoastron", "APOASTRON rate"]
+    assert steps["step"].tolist() == ["different terms of the list"]
+    assert table.set_index("term")["frequency"][["fever", "Apoastron"]].gt(1).tolist() == [True, False]
+    table, steps = vocabulary.rare_terms(csv_study(tmp_path, words, filter="paper"))
+    assert table["term"].tolist() == ["Apoastron"]
+    assert steps["rows"].tolist() == [4, 2, 1, 1, 1]
+
+
+def test_a_reference_that_no_term_has_is_told_with_the_list(tmp_path, monkeypatch):
+    monkeypatch.setenv("XLM_HOME", str(tmp_path / "home"))
+    plan = csv_study(tmp_path, "term\nApoastron\n")
+    for references in (("expert", "clinician"), ("vocabulary",)):
+        judging = plan.judging.model_copy(update={"references": references})
+        plan.settings = plan.settings.model_copy(update={"judging": judging})
+        with pytest.raises(StudyError, match=rf"^mine\.csv: no term has a definition, .*references names {references[-1]}; add definitions"):
+            vocabulary.curate(plan)

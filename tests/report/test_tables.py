@@ -420,3 +420,13 @@ def test_an_item_is_read_where_a_trial_on_few_terms_has_its_benchmarks(tmp_path,
     row = {"dataset": "igakuqa", "item": 2, "prediction": "a", "gold": "b", "score": 0.0}
     write_lines(trial.benchmarks_folder / "japanese.samples.jsonl", [row | {"item": 1}, row])
     assert benchmark_columns.one_item(trial, "igakuqa", 2).loc["Base Japanese", ["prediction", "gold"]].to_list() == ["a", "b"]
+
+
+def test_tables_name_who_wrote_the_definitions(study):
+    assert results.reference_label(study, "clinician") == "the clinicians’ definition"
+    for by, label in (("NASA", "the NASA’s definition"), ("astronomers", "the astronomers’ definition")):
+        own = study.vocabulary.model_copy(update={"definitions_by": by})
+        study.settings = study.settings.model_copy(update={"vocabulary": own})
+        assert results.group_label(study, "gpt-4o", "vocabulary") == f"GPT-4o, against {label}"
+        assert f"Graded against {label} where" in tables.controls_table(study).attrs["caption"]
+    assert results.group_label(study, "gpt-4o", "expert") == "GPT-4o, against the expert’s definition"

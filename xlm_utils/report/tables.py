@@ -87,7 +87,8 @@ def offsets(study: Study, known: pd.DataFrame) -> str:
     """What each judge gives the same content in the target language more or less than in the source language, in words for a caption."""
     rows = known.itertuples()
     said = [f"{row.Index} " + f"{row.average:+.2f} [{row.low:.2f}, {row.high:.2f}], n = {row.n} pairs".replace("-", "−") for row in rows]
-    return f" {text('table1', 'offsets', target=study.target.name, source=study.source.name, given=results.given(study), judges='; '.join(said))}" if said else ""
+    blanks = {"target": study.target.name, "source": study.source.name, "given": results.given(study), "judges": "; ".join(said)}
+    return f" {text('table1', 'offsets', **blanks)}" if said else ""
 
 
 def controls_table(study: Study) -> pd.DataFrame:

@@ -62,7 +62,8 @@ def preflight(study: Study, stages: Collection[str], here: bool = True, base_url
 
     print(f"checks before {study.folder.name} runs:")
     facts: Facts = {}
-    needs_models, needs_data = ({stage[:2] for stage in stages} & some for some in ({"03", "04", "06", "08"}, {"03", "06"} if prepared.asked(study) else set()))
+    numbers = {stage[:2] for stage in stages}
+    needs_models, needs_data = numbers & {"03", "04", "06", "08"}, numbers & {"03", "06"} and prepared.asked(study)
     if "03_merge" in stages:
         attempt(lambda: _methods(study))
     if "01_curate" in stages:

@@ -193,8 +193,9 @@ class Settings(Part):
         if self.translation.translator == "jmdict" and (self.target.code != "ja" or not self.translation.reviewed):
             wrong = "takes its words from a list; name one as translation.reviewed" if self.target.code == "ja" else "knows Japanese (ja) only"
             raise ValueError(f"translator: jmdict {wrong}, and target.code is {self.target.code!r}; or name another translator")
-        if self.translation.translator == "none" and self.vocabulary.source != "csv":
-            raise ValueError(f"translation.translator: source {self.vocabulary.source} brings no translations; name one of {', '.join(translators)}")
+        if self.translation.translator == "none" and (source := self.vocabulary.source) != "csv":
+            others = ", ".join(sorted({*translators} - {"none"}))
+            raise ValueError(f"translation.translator: source {source} brings no translations; name one: {others}")
         if self.translation.translator == "hpo" and self.vocabulary.source != "hpo":
             raise ValueError(f"translator: hpo translates the HPO's own concepts only, and vocabulary.source is {self.vocabulary.source}")
         for name in self.constituents:

@@ -70,7 +70,8 @@ def translate(study: Study, base_url: str = "") -> Path:
     source = study.folder / "vocabulary.csv"
     translator = study.translation.translator
     if translator == "jmdict":
-        made_from: dict = {"dictionary": f"jamdict-data {metadata.version('jamdict-data')}", "reviewed": sha256(project_path(study.translation.reviewed))}
+        dictionary = f"jamdict-data {metadata.version('jamdict-data')}"
+        made_from: dict = {"dictionary": dictionary, "reviewed": sha256(project_path(study.translation.reviewed))}
     elif translator == "hpo":
         made_from = {"official": sha256(babelon_file(study)), "slips": sha256(SLIPS), "status": study.translation.status}
     elif translator == "none":
