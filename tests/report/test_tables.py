@@ -72,13 +72,14 @@ def test_a_study_that_repeats_nothing_shows_no_published_number(study):
 
 
 def test_published_numbers_belong_to_the_published_base_only(study):
-    assert results.published_key(study, "ties") == results.published_key(study, "ties@japanese#2") == "ties"
-    assert results.published_key(study, "ties@ancestor") is None
-    assert results.published_key(study, "japanese") == "general"
+    assert results.kept_key(study, "ties") == results.kept_key(study, "ties@japanese#2") == "ties"
+    assert results.kept_key(study, "ties~density=0.3@ancestor") == "ties~density=0.3@ancestor"
+    assert results.kept_key(study, "japanese") == "general"
+    assert results.kept_key(study, "expert.ja") == "expert.ja"
     study.settings = study.settings.model_copy(update={"base": "ancestor"})
-    assert results.published_key(study, "ties") is None
-    assert results.published_key(study, "ties@japanese") == "ties"
-    assert results.published_key(study, "slerp") == "slerp"
+    assert results.kept_key(study, "ties") == "ties@ancestor"
+    assert results.kept_key(study, "ties@japanese") == "ties"
+    assert results.kept_key(study, "slerp") == "slerp"
 
 
 def test_scores_of_a_model_that_the_study_no_longer_has_are_left_out_and_named(study, capsys):

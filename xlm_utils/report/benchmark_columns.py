@@ -22,7 +22,7 @@ def table2(study: Study) -> pd.DataFrame:
         frame |= {(name, part): found.xs(key, level="column")[part].array for part in ("value", "low", "high", "n", "chance")}
         frame[name, "p_holm"] = [tested.get((name, row_label(study, run))) for run in study.models]
         if study.repeats:
-            frame[name, "published"] = published[key].reindex([results.published_key(study, run) or "" for run in study.models]).to_numpy()
+            frame[name, "published"] = published[key].reindex([results.kept_key(study, run) for run in study.models]).to_numpy()
     before = _before(study, found)
     index = pd.Index([row_label(study, run) for run in study.models], name="model")
     table = pd.DataFrame(frame, index=index).astype(float)

@@ -132,7 +132,7 @@ def benchmark_gaps(study: Study) -> go.Figure:
     columns, here, there, general = results.shown_columns(study), results.measured(study), results.published_benchmarks(), study.by_role("general")
     panels = {f"minus {study.label(parent)}": (here.drop(index=parent) - here.loc[parent], here) for parent in (general, study.by_role("expert"))}
     known = results.published_differences(study, there)
-    scored = there.loc[[results.published_key(study, model) for model in known.index]].set_axis(known.index)
+    scored = there.loc[[results.kept_key(study, model) for model in known.index]].set_axis(known.index)
     panels |= {f"published: minus {study.label(general)}": (known, scored)} if study.repeats else {}
     scale = known if study.repeats else pd.concat([gap for gap, _ in panels.values()])
     limit, items = max(0.05, scale.abs().max(axis=None)), results.load_benchmarks(study)["n"].fillna(0).groupby("column").max()

@@ -15,7 +15,7 @@ from xlm_utils.stats import statistics
 from xlm_utils.study import ROOT, Study, StudyError, parse, read_card, read_jsonl, relative
 from xlm_utils.translate.translation import terms
 
-PUBLISHED = ROOT / "data" / "published"
+PUBLISHED = ROOT / "data" / "results" / "published"
 BENCHMARKS = {
     "pubmedqa": "PubMedQA", "jaqket_v2": "JAQKET v2", "jcommonsenseqa": "JComQA", "jsquad": "JSQuAD", "xwinograd_ja": "XWinograd",
     "xlsum_ja": "XL-Sum", "mcqa": "MCQA", "dc": "DC", "sts": "STS"}  # fmt: skip
@@ -93,16 +93,13 @@ def note(study: Study, run: str) -> str:
     return f"control: {whom}, asked in {study.target.name}" if whom else ""
 
 
-def published_key(study: Study, run: str) -> str | None:
-    """Row of ``data/published/*.csv`` that a run repeats: its role, or its method with the published base."""
-    if run in study.constituents:
-        return study.constituents[run].role
-    if run in controls(study):
-        return None
-    if (method := parse(run)).values:  # the paper prints no values, so no point of a grid repeats it
-        return None
-    choosable = read_card(method.card)["mergekit"]["base_model"] == "base"
-    return method.card if not choosable or (method.base or study.base) == study.by_role("general") else None
+def kept_key(study: Study, run: str) -> str:
+    """Row of a table of ``data/results`` that a run repeats: its role, or its method, behind which the role of a base stands that is not general."""
+    if run in (known := study.constituents) or run in controls(study):
+        return known[run].role if run in study.parents else run
+    name = parse(run)
+    base = known[name.base or study.base].role if read_card(name.card)["mergekit"]["base_model"] == "base" else "general"
+    return str(name._replace(base="" if base == "general" else base, seed=""))
 
 
 def published_scores() -> pd.DataFrame:
@@ -120,7 +117,7 @@ def published_differences(study: Study, table: pd.DataFrame) -> pd.DataFrame:
 
     Levels of scores differ between judges, vocabularies and item sets; differences can be compared.
     """
-    keys = {model: published_key(study, model) for model in study.models if model != study.by_role("general")}
+    keys = {model: kept_key(study, model) for model in study.models if model != study.by_role("general")}
     found = {model: table.loc[key] - table.loc["general"] for model, key in keys.items() if key in table.index}
     return pd.DataFrame(found, index=table.columns).T
 

@@ -47,7 +47,7 @@ def table1(study: Study) -> pd.DataFrame:
         offset = known.loc[judge_label(judge)] if judge_label(judge) in known.index else None
         parts[group_label(study, judge, reference)] = (part if offset is None else without_offset(part, offset)).set_index("run")
     parts["no definition"] = answers(study)
-    repeated = [results.published_key(study, run) or "" for run in row_order(study)]
+    repeated = [results.kept_key(study, run) for run in row_order(study)]
     for judge, part in pd.read_csv(results.PUBLISHED / "table1.csv").groupby("judge", sort=False) if study.repeats else ():
         parts[f"published: {judge}"] = part.set_index("model").reindex(repeated).set_axis(row_order(study))
     means = [f"{mean}{end}" for mean in ("offset_off", "counted") for end in ("", "_low", "_high")]

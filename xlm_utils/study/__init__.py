@@ -8,6 +8,6 @@ Notebook: every one.
 from xlm_utils.study.inputs import PARAMS, ROOT, StudyError, read_text, relative, short, shown
 from xlm_utils.study.names import parse, read_card
 from xlm_utils.study.notebook import Progress
-from xlm_utils.study.records import Step, append_jsonl, digest, fingerprint, read_jsonl, read_manifest, sha256, write_text
+from xlm_utils.study.records import Step, append_jsonl, commit, digest, fingerprint, read_jsonl, read_manifest, sha256, write_text
 from xlm_utils.study.settings import project_path
 from xlm_utils.study.study import Study, open_study, pick_device

@@ -16,13 +16,14 @@ from xlm_utils.study.names import grid, parse, read_card
 from xlm_utils.study.notebook import mount_drive, parameter_cells, parameters_of, tidy_kernel
 from xlm_utils.study.overrides import ADDING, BENCHMARKING, MERGING, OVERRIDES, SMOKE, apply, given, is_file, split_name, suffix
 from xlm_utils.study.records import commit, versions
-from xlm_utils.study.settings import Language, Settings
+from xlm_utils.study.settings import Language, Settings, project_path
 
 
 class Study:
     """A validated preset with overrides applied; its parts are attributes (``study.generation``)."""
 
     sweep_of: "Study | None" = None  # the study whose hyper-parameters this one varies
+    beside: Path | None = None  # results kept from elsewhere, which notebook 07 shows beside this study's
 
     def __init__(self, preset: str, settings: Settings, changed: Mapping[str, object], method: str, judge: str, home: str = ""):
         self.preset, self.settings, self.changed, self.home = preset, settings, dict(changed), home
@@ -156,19 +157,21 @@ def _plain(value: object) -> str:
 
 def open_study(
     study: str = "demo", method: str = "all", judge: str = "all", judge_base_url: str = "",
-    sweep: bool | str = False, drive_dir: str = "", **overrides: object,
+    sweep: bool | str = False, drive_dir: str = "", beside: str = "", **overrides: object,
 ) -> Study:  # fmt: skip
     """Read ``params/<study>.yaml`` (or a YAML file by path), apply overrides (of its name, then parameters), validate everything.
 
     ``method``, ``judge`` and ``judge_base_url`` choose what to run and where; ``sweep`` takes the study's ``swept``; ``drive_dir`` is the folder that
-    ``data/runs`` and ``figures`` go to instead of the project's own (``XLM_HOME`` where it is empty); every other parameter is one of ``OVERRIDES``
-    and gets a run folder of its own. Called in a notebook, it also looks at the parameters cells just above: a name injected there that the notebook
-    does not have (``-p methd ties``) is an error here, not a silent default. A StudyError names the value and what is valid.
+    ``data/runs`` and ``figures`` go to instead of the project's own (``XLM_HOME`` where it is empty); ``beside`` is a folder of kept results;
+    every other parameter is one of ``OVERRIDES`` and gets a run folder of its own. Called in a notebook, it also looks at the parameters cells just
+    above: a name injected there that the notebook does not have (``-p methd ties``) is an error here, not a silent default. A StudyError names the
+    value and what is valid.
     """
     tidy_kernel()
     if str(sweep).lower() not in ("true", "false"):  # Papermill passes a string
         raise StudyError(f"sweep = {sweep!r}: must be true or false")
-    for name, value in {"study": study, "method": method, "judge": judge, "judge_base_url": judge_base_url, "drive_dir": drive_dir}.items():
+    texts = {"study": study, "method": method, "judge": judge, "judge_base_url": judge_base_url, "drive_dir": drive_dir, "beside": beside}
+    for name, value in texts.items():
         if not isinstance(value, str):
             raise StudyError(f"{name} = {short(value)}: must be text, in quotes")
     if cells := parameter_cells():
@@ -194,6 +197,10 @@ def open_study(
     result = Study(study, settings, ({"smoke": 1} if smoke else {}) | changed, method, judge, home)
     if str(sweep).lower() == "true":
         result = result.swept()
+    if beside and not (project_path(beside) / "table1.csv").is_file():
+        there = ", ".join(sorted(relative(file.parent) for file in ROOT.glob("data/results/*/table1.csv")))
+        raise StudyError(f"beside = {short(beside)}: no folder with a table1.csv; there are {there}")
+    result.beside = project_path(beside) if beside else None
     valid = list(dict.fromkeys(["all", *result.models, *settings.constituents]))
     if method not in valid:
         raise StudyError(f"method {short(method)} is not one of {', '.join(valid)}")
