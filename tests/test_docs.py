@@ -7,9 +7,11 @@ import shlex
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
+import yaml
 
-from tests.support.loopback import Loopback
+from tests.support.loopback import SERVED, Loopback
 from xlm_utils.study import ROOT
 
 PAGE = ROOT / "docs" / "bring-your-own.md"
@@ -50,7 +52,7 @@ def test_every_block_of_the_page_works_in_its_order(copy):
             if kind == "bash":
                 for line in text.strip().splitlines():
                     command = [sys.executable, "-m", *shlex.split(line.replace(LOCAL, server.openai).removeprefix("python -m "))]
-                    small = {"XLM_SMOKE": "1"} if line.startswith("python -m xlm_utils.run.pipeline french --judge") else {}
+                    small = {"XLM_SMOKE": "1"} if "french" in line and "--check" not in line else {}
                     done = subprocess.run(command, cwd=copy, env=environment | small, capture_output=True, text=True)
                     assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
                     commands, said = commands + 1, said + done.stdout
@@ -58,7 +60,7 @@ def test_every_block_of_the_page_works_in_its_order(copy):
                 first, _, rest = text.partition("\n")
                 (copy / first.removeprefix("# ")).parent.mkdir(parents=True, exist_ok=True)
                 (copy / first.removeprefix("# ")).write_text(rest, encoding="utf-8")
-    assert commands == 8
+    assert commands == 9
     assert "ok  terminology csv: words.csv: 6 different terms of the list → 6 translated → 6 run" in said
     assert "ok  terminology csv: stars.csv: 8 different terms of the list\n" in said
     assert (copy / "data" / "runs" / "german" / "people" / "round1.html").exists()
@@ -68,11 +70,17 @@ def test_every_block_of_the_page_works_in_its_order(copy):
     prompts = [prompt for prompt in server.prompts if "astronomy" in prompt]
     assert prompts
     assert not [prompt for prompt in prompts if ELSEWHERE.search(prompt)]
-    there = (copy / "figures" / "french+smoke=1").iterdir()
+    there = (copy / "figures" / "french+smoke=1").glob("[!b]*")  # beside.csv is of both studies
     files = [file for file in there if file.suffix in (".csv", ".json") or file.with_suffix(".csv").exists()]
     assert {"table1.csv", "figure1.json", "forest.json", "transfer.csv", "lens.json"} <= {file.name for file in files}
     assert not [(file.name, found[0]) for file in files if (found := ELSEWHERE.search(file.read_text(encoding="utf-8")))]
     assert not (copy / "figures" / "french+smoke=1" / "table2.csv").exists()
+    beside = pd.read_csv(copy / "figures" / "french+smoke=1" / "beside.csv", index_col="model")
+    assert beside.loc["linear", "published: GPT-4o, expert: mean"] == 5.33
+    assert beside.loc["general", "here: local, vocabulary: mean"] == 7
+    kept = copy / "data" / "runs" / "french+smoke=1" / "results"
+    assert sorted(file.name for file in kept.iterdir()) == ["about.yaml", "table1.csv"]
+    assert yaml.safe_load((kept / "about.yaml").read_text(encoding="utf-8"))["judges"] == {"local": SERVED["openai"]}
 
 
 def test_the_commands_without_a_study_have_the_options_that_their_page_names():

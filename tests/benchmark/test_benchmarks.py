@@ -393,7 +393,7 @@ def test_a_chat_template_wraps_the_prompts_and_its_absence_is_an_error(item_stud
 def test_a_study_may_ask_some_columns_or_none_and_sets_rows_aside_for_a_search_alone(item_study):
     none = item_study(benchmarks={"columns": []})
     assert prepare(none).tasks == {}
-    assert benchmarks.evaluate(none, prepare(none), "general")["columns"] == {}
+    assert benchmarks.evaluate(none, prepare(none), none.by_role("general"))["columns"] == {}
     some = prepare(item_study(benchmarks={"columns": ["dc", "jsquad"]}, evolution={"columns": ["dc"]}, methods=["linear"]))
     assert list(some.columns) == ["jsquad", "dc"]
     assert set(some.tasks) == {"jsquad", *COLUMNS["dc"]}

@@ -191,7 +191,7 @@ def test_the_check_says_in_one_line_what_each_filter_left_and_how_many_terms_are
     preset |= {"vocabulary": {"source": "csv", "path": str(tmp_path / "stars.csv"), "filter": "paper"}, "judging": {"judges": ["proxy"]}}
     del preset["sweep"]
     (tmp_path / "stars.yaml").write_text(yaml.safe_dump(preset), encoding="utf-8")
-    (tmp_path / "stars.csv").write_text("term,translation\nred dwarf,x\nfever,y\nApoastron,z\nQuasar,\nTempests,w\n", encoding="utf-8")
+    (tmp_path / "stars.csv").write_text("term,translation\nred dwarf,x\nfever,y\nApoastron,z\nQuasar,\nMagnetar,w\n", encoding="utf-8")
     preflight.preflight(open_study(str(tmp_path / "stars.yaml"), limit=2), ["01_curate"])
     told = capsys.readouterr().out
     assert "checks before stars+limit=2 runs:" in told

@@ -177,5 +177,5 @@ def test_benchmarks_may_be_none_and_a_vocabulary_without_translations_needs_a_tr
     file.write_text(yaml.safe_dump(preset | {"benchmarks": "none"}), encoding="utf-8")
     assert open_study(str(file), items=3).benchmarks.columns == ()
     file.write_text(yaml.safe_dump(preset | {"translation": {}}), encoding="utf-8")
-    with pytest.raises(StudyError, match=r"translation\.translator: source hpo brings no translations; name one: gemini-1\.5-pro, .*hpo, jmdict, "):
+    with pytest.raises(StudyError, match=r"none \(the vocabulary's own translations\) can't serve vocabulary\.source hpo; .* jmdict, hpo, gem"):
         open_study(str(file))

@@ -198,7 +198,7 @@ def test_official_translations_are_of_hpo_only(official_study, tmp_path):
     preset = yaml.safe_load((tmp_path / "mine.yaml").read_text(encoding="utf-8")) if official_study() else {}
     preset["vocabulary"] = {"source": "csv", "path": "words.csv"}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(preset), encoding="utf-8")
-    with pytest.raises(StudyError, match=r"hpo translates the HPO's own concepts only, and vocabulary\.source is csv"):
+    with pytest.raises(StudyError, match=r"hpo \(HPO's official translations\) can't serve vocabulary\.source csv; .* jmdict, none, "):
         open_study(str(tmp_path / "mine.yaml"))
 
 

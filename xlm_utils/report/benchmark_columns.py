@@ -18,7 +18,7 @@ def table2(study: Study) -> pd.DataFrame:
     published = results.published_benchmarks()
     found, tested = results.load_benchmarks(study), column_differences(study).set_index(["column", "model"])["p_holm"]
     frame = {}
-    for key, name in results.shown_columns(study).items():
+    for key, name in ((key, BENCHMARKS[key]) for key in columns(study)):
         frame |= {(name, part): found.xs(key, level="column")[part].array for part in ("value", "low", "high", "n", "chance")}
         frame[name, "p_holm"] = [tested.get((name, row_label(study, run))) for run in study.models]
         if study.repeats:

@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 
 from xlm_utils.draw.canvas import BELOW, BLUE, GREY, INK, ORANGE, RED, SMALL, empty, finish
 from xlm_utils.report import planned, results
-from xlm_utils.report.results import judge_label, load_scores, note, row_label, row_order
+from xlm_utils.report.results import BENCHMARKS, judge_label, load_scores, note, row_label, row_order
 from xlm_utils.stats import statistics
 from xlm_utils.study import Study
 
@@ -129,7 +129,7 @@ def benchmark_gaps(study: Study) -> go.Figure:
 
     Blue above, red below. The published panel, where it is shown, sets the scale, so that the noise of small sets can't pale it.
     """
-    columns, here, there, general = results.shown_columns(study), results.measured(study), results.published_benchmarks(), study.by_role("general")
+    here, there, general = results.measured(study), results.published_benchmarks(), study.by_role("general")
     panels = {f"minus {study.label(parent)}": (here.drop(index=parent) - here.loc[parent], here) for parent in (general, study.by_role("expert"))}
     known = results.published_differences(study, there)
     scored = there.loc[[results.kept_key(study, model) for model in known.index]].set_axis(known.index)
@@ -138,10 +138,10 @@ def benchmark_gaps(study: Study) -> go.Figure:
     limit, items = max(0.05, scale.abs().max(axis=None)), results.load_benchmarks(study)["n"].fillna(0).groupby("column").max()
     fig = make_subplots(len(panels), 1, subplot_titles=list(panels), vertical_spacing=0.09)
     for row, (title, (gap, scores)) in enumerate(panels.items(), 1):
-        gap, scores = gap[list(columns)], scores.loc[gap.index, list(columns)]
+        gap, scores = gap[list(here)], scores.loc[gap.index, list(here)]
         texts = [["–" if np.isnan(d) else "0" if not round(d, 3) else f"{d:+.3f}".replace("0.", ".").replace("-", "−") for d in line]
                  for line in gap.to_numpy()]  # fmt: skip
-        names = [name if title.startswith("published") else f"{name}<br>n = {items[key]:,.0f}" for key, name in columns.items()]
+        names = [name if title.startswith("published") else f"{name}<br>n = {items[key]:,.0f}" for key, name in BENCHMARKS.items() if key in here]
         fig.add_heatmap(z=gap, x=names, y=[study.label(model) for model in gap.index], zmin=-limit, zmax=limit, colorscale="RdBu", xgap=2, ygap=2,
                         text=texts, texttemplate="%{text}", textfont_size=12, customdata=scores,
                         hovertemplate="%{y}, %{x}: %{customdata:.3f} (%{z:+.3f})<extra></extra>", showscale=row == 1,

@@ -9,7 +9,7 @@ import pandas as pd
 
 from xlm_utils.ask.cards import load_card
 from xlm_utils.benchmark.transfer import CONTROLS, transfer_rows
-from xlm_utils.report.results import captioned, control_run, given, judge_label, load_scores, note, reference_label, row_label, row_order, text
+from xlm_utils.report.results import captioned, control_run, judge_label, load_scores, note, reference_label, row_label, row_order, text
 from xlm_utils.stats import statistics
 from xlm_utils.study import Study
 
@@ -147,4 +147,4 @@ def transfer(study: Study) -> pd.DataFrame:
     frame = pd.DataFrame.from_dict(found, orient="index").set_axis(pd.Index(names, name="model"))
     frame.columns = pd.MultiIndex.from_tuples(frame.columns) if len(frame) else pd.MultiIndex.from_arrays([[], []])
     kind = " (in the HPO, the organ system)" if study.vocabulary.source == "hpo" else ""
-    return captioned(frame, "transfer", given=given(study), kind=kind, rivals=study.transfer.rivals, chance=1 / (study.transfer.rivals + 1))
+    return captioned(frame, "transfer", given=reference_label(study), kind=kind, rivals=study.transfer.rivals, chance=1 / (study.transfer.rivals + 1))

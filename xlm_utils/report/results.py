@@ -62,24 +62,15 @@ def judge_label(judge: str) -> str:
     return f"Proxy: {card.label}" if card.proxy and not card.label.lower().startswith("proxy") else card.label
 
 
-def given(study: Study) -> str:
-    """Whose the vocabulary's definitions are: clinicians’."""
-    return f"{study.definitions_by}’" + "s" * (not study.definitions_by.endswith("s"))
-
-
-def reference_label(study: Study, reference: str) -> str:
-    """Name of a reference as the tables print it."""
-    return f"the {'expert’s' if reference == 'expert' else given(study)} definition"
+def reference_label(study: Study, reference: str = "") -> str:
+    """Name of a reference as the tables print it; of the vocabulary's definition, if none is named."""
+    by = "expert" if reference == "expert" else study.definitions_by
+    return f"the {by}’{'s' * (not by.endswith('s'))} definition"
 
 
 def group_label(study: Study, judge: str, reference: str) -> str:
     """Header over one judge's numbers against one reference."""
     return f"{judge_label(judge)}, against {reference_label(study, reference)}"
-
-
-def shown_columns(study: Study) -> dict[str, str]:
-    """Columns of Table 2 that the study asks, and their names as the tables print them."""
-    return {key: BENCHMARKS[key] for key in columns(study)}
 
 
 def note(study: Study, run: str) -> str:

@@ -87,7 +87,7 @@ def offsets(study: Study, known: pd.DataFrame) -> str:
     """What each judge gives the same content in the target language more or less than in the source language, in words for a caption."""
     rows = known.itertuples()
     said = [f"{row.Index} " + f"{row.average:+.2f} [{row.low:.2f}, {row.high:.2f}], n = {row.n} pairs".replace("-", "−") for row in rows]
-    blanks = {"target": study.target.name, "source": study.source.name, "given": results.given(study), "judges": "; ".join(said)}
+    blanks = {"target": study.target.name, "source": study.source.name, "given": results.reference_label(study), "judges": "; ".join(said)}
     return f" {text('table1', 'offsets', **blanks)}" if said else ""
 
 
@@ -100,7 +100,7 @@ def controls_table(study: Study) -> pd.DataFrame:
             found = found.rename(columns={"median": "middle", "mean": "average"})  # a control has no best and no worst
             rows += found.assign(judge=judge_label(judge), verdict=found["passed"].map({True: "passed", False: "FAILED"})).to_dict("records")
     columns = ["judge", "control", "expected", "n", "missing", "middle", "average", "low", "high", "below_reference", "verdict"]
-    return captioned(pd.DataFrame(rows, columns=columns), "controls", given=results.given(study))
+    return captioned(pd.DataFrame(rows, columns=columns), "controls", given=results.reference_label(study))
 
 
 def missing_table(study: Study) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from xlm_utils.curate import vocabulary
 from xlm_utils.generate.generation import runs
 from xlm_utils.judge import controls, judging
 from xlm_utils.study import Study, StudyError, settings, shown
-from xlm_utils.translate import llm, translation
+from xlm_utils.translate import llm
 
 DEFINITION = "x" * 240  # of usual length, for the estimate
 # An A100's arithmetic, not measured: half of its memory bandwidth when decoding, 40 % of its peak when reading prompts, both in bfloat16
@@ -51,7 +51,7 @@ def cost(study: Study, stages: Collection[str], parameters: float) -> str:
     asked, needed = len(runs(study)), []
     for card in paid:
         if card.name == study.translation.translator and "02_translate" in stages:
-            needed.append(estimate(card, llm.prompts(study, ["x" * 12]) * terms, translation.SCHEMA))
+            needed.append(estimate(card, llm.prompts(study, ["x" * 12]) * terms, llm.SCHEMA))
         if card.name in study.judges and "05_judge" in stages:
             row = {"term": "x" * 12, "translation": "あ" * 5, "reference_text": DEFINITION, "definition": DEFINITION}
             calls = (asked - 1) * terms * len(study.judging.references) + controls.MOST
@@ -65,16 +65,11 @@ def cost(study: Study, stages: Collection[str], parameters: float) -> str:
 
 
 def _terms(study: Study) -> tuple[int, str]:
-    """How many terms will be run, at most, and a remark if that is a guess."""
-    if study.vocabulary.sample:
-        return study.vocabulary.sample, ""
+    """How many terms will be run, at most, and a remark if that is a guess, because the check of the terminology could make none."""
     file = next((file for file in (study.folder / "terms.csv", study.folder / "vocabulary.csv") if file.exists()), None)
-    try:
-        if file is None and study.translation.translator in settings.OFFLINE:
-            return len(translation.terms(study)), ""
-        return len(vocabulary.read_terms(file or vocabulary.curate(study))), ""
-    except StudyError:  # told by the check of the terminology
-        return vocabulary.PAPER_TERMS, " (as many as the paper's)"
+    if study.vocabulary.sample or file:
+        return study.vocabulary.sample or len(vocabulary.read_terms(file)), ""
+    return vocabulary.PAPER_TERMS, " (as many as the paper's)"
 
 
 def _gpu_hours(study: Study, terms: int, asked: int, parameters: float) -> str:

@@ -81,10 +81,8 @@ def match(study: Study, facts: Facts) -> str:
     for other, theirs in others:
         for key in ours:
             if ours[key] != theirs[key] and key not in ONLY_SHOWN:
-                names = [study.constituents[name].weights for name in (other, first)]
-                raise StudyError(
-                    f"model {names[0]}: {key} is {theirs[key]}, and {names[1]} has {ours[key]}; only models of one shape and vocabulary merge"
-                )
+                one, two = (study.constituents[name].weights for name in (other, first))
+                raise StudyError(f"model {one}: {key} is {theirs[key]}, and {two} has {ours[key]}; only models of one shape and vocabulary merge")
     pair = [study.by_role(role) for role in ("general", "expert")]
     comparable({name: fact["folder"] for name, fact in facts.items() if "folder" in fact}, pair)
     return f"the parents match: {ours['architectures']}, vocabulary {ours['vocab_size']:,}, {largest(facts) / 1e9:.2g} B parameters"

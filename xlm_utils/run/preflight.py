@@ -20,7 +20,6 @@ from xlm_utils.ask.cards import load_card
 from xlm_utils.benchmark import prepared
 from xlm_utils.benchmark.tasks import data
 from xlm_utils.curate import vocabulary
-from xlm_utils.curate.snomed import sources
 from xlm_utils.merge import evolution, fitness
 from xlm_utils.merge.merging import is_searched
 from xlm_utils.merge.methods import check_specification
@@ -96,14 +95,12 @@ def preflight(study: Study, stages: Collection[str], here: bool = True, base_url
 def _terminology(study: Study) -> str:
     """The vocabulary, made as notebooks 01 and 02 make it: what each filter leaves, and how many terms are run."""
     path = vocabulary.source_path(study)
-    what = f" ({len(sources(path))} files of a release)" if study.vocabulary.source == "snomed" else ""
     steps = pd.read_csv(vocabulary.curate(study).with_name("funnel.csv"))
-    steps = steps[steps["rows"].diff() != 0]  # a filter that took none says nothing
-    left = [f"{row.rows:,} {row.step}" for row in steps.itertuples()]
+    left = [f"{row.rows:,} {row.step}" for row in steps[steps["rows"].diff() != 0].itertuples()]  # what took none says nothing
     if study.translation.translator in OFFLINE:
         run, table = len(terms(study)), vocabulary.read_terms(study.folder / "translated.csv")
         left += [f"{(table['translation'] != '').sum():,} translated", f"{run:,} run"]
-    return f"terminology {study.vocabulary.source}: {relative(path)}{what}: {' → '.join(left)}"
+    return f"terminology {study.vocabulary.source}: {relative(path)}: {' → '.join(left)}"
 
 
 def _methods(study: Study) -> str:

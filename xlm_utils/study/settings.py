@@ -13,8 +13,8 @@ from xlm_utils.study.names import grid, parse, read_card
 
 SEEDS = 2**32 - 1  # what NumPy's generators take
 MILLION = 10**6
-OFFLINE = {  # translators beside the LLMs' cards
-    "jmdict": "JMdict, a dictionary on this machine", "hpo": "HPO's official translations", "none": "the vocabulary's own translations"}  # fmt: skip
+# translators beside the LLMs' cards
+OFFLINE = {"jmdict": "JMdict, a dictionary on this machine", "hpo": "HPO's official translations", "none": "the vocabulary's own translations"}
 
 
 def project_path(path: str) -> Path:
@@ -185,19 +185,17 @@ class Settings(Part):
         only_snomed = self.vocabulary.model_fields_set & {"labels", "language", "semantic_tags"}
         if only_snomed and self.vocabulary.source != "snomed":
             raise ValueError(f"vocabulary.{min(only_snomed)}: only source snomed has it, and the source is {self.vocabulary.source}")
-        translators = [*OFFLINE, *listed("judges")]
-        if self.translation.translator not in translators:
-            raise ValueError(f"translator: {short(self.translation.translator)} is not one of {', '.join(translators)}")
+        translator, translators, source = self.translation.translator, [*OFFLINE, *listed("judges")], self.vocabulary.source
+        if translator not in translators:
+            raise ValueError(f"translator: {short(translator)} is not one of {', '.join(translators)}")
         if self.translation.reviewed and not project_path(self.translation.reviewed).is_file():
             raise ValueError(f"translation.reviewed: there is no file {short(self.translation.reviewed)}")
-        if self.translation.translator == "jmdict" and (self.target.code != "ja" or not self.translation.reviewed):
+        if translator == "jmdict" and (self.target.code != "ja" or not self.translation.reviewed):
             wrong = "takes its words from a list; name one as translation.reviewed" if self.target.code == "ja" else "knows Japanese (ja) only"
             raise ValueError(f"translator: jmdict {wrong}, and target.code is {self.target.code!r}; or name another translator")
-        if self.translation.translator == "none" and (source := self.vocabulary.source) != "csv":
-            others = ", ".join(sorted({*translators} - {"none"}))
-            raise ValueError(f"translation.translator: source {source} brings no translations; name one: {others}")
-        if self.translation.translator == "hpo" and self.vocabulary.source != "hpo":
-            raise ValueError(f"translator: hpo translates the HPO's own concepts only, and vocabulary.source is {self.vocabulary.source}")
+        fit = [name for name in translators if {"hpo": "hpo", "none": "csv"}.get(name, source) == source]
+        if translator not in fit:
+            raise ValueError(f"translator: {translator} ({OFFLINE[translator]}) can't serve vocabulary.source {source}; name one of {', '.join(fit)}")
         for name in self.constituents:
             if not NAME.fullmatch(name) or name in listed("methods"):
                 raise ValueError(f"constituents: {short(name)} is the name of a method, or no file name (letters, digits, _ - and .; not all)")
@@ -205,11 +203,11 @@ class Settings(Part):
             read_card(parse(method).card)
         for method in self.sweep.grids if self.sweep else ():
             grid(method)
-        for prompt in filter(None, (self.source.prompt, self.target.prompt, self.generation.baseline_prompt)):
-            read_prompt(prompt, "term")
-        read_prompt(self.translation.prompt, "term")
-        for prompt in (self.judging.prompt, self.judging.wording):
-            read_prompt(prompt, "definition")
+        asked = {"term": (self.source.prompt, self.target.prompt, self.generation.baseline_prompt, self.translation.prompt),
+                 "definition": (self.judging.prompt, self.judging.wording)}  # fmt: skip
+        for field, prompts in asked.items():
+            for prompt in filter(None, prompts):
+                read_prompt(prompt, field)
         for name, constituent in self.constituents.items():
             if constituent.tokens and not (ROOT / constituent.tokens).is_file():
                 raise ValueError(f"constituents.{name}.tokens: there is no file {constituent.tokens}")

@@ -15,17 +15,12 @@ COLUMNS = ("term_id", "term", "verdict", "entry", "form", "translation", "note")
 FILLED = {"dictionary": ("entry", "form"), "written": ("translation", "note"), "dropped": ("note",)}  # what each verdict must say, and alone may
 
 
-def jmdict_file() -> Path:
-    """The JMdict database inside the ``jamdict-data`` package."""
+def query(sql: str, *parameters: object) -> pd.DataFrame:
+    """Rows of the JMdict database inside the ``jamdict-data`` package. A StudyError: it is not installed."""
     spec = importlib.util.find_spec("jamdict_data")
     if spec is None or not spec.submodule_search_locations:
         raise StudyError("translation.translator: jmdict needs the dictionary: pip install jamdict-data")
-    return Path(spec.submodule_search_locations[0]) / "jamdict.db"
-
-
-def query(sql: str, *parameters: object) -> pd.DataFrame:
-    """Rows of the JMdict database."""
-    with closing(sqlite3.connect(f"file:{jmdict_file()}?mode=ro", uri=True)) as database:
+    with closing(sqlite3.connect(f"file:{spec.submodule_search_locations[0]}/jamdict.db?mode=ro", uri=True)) as database:
         return pd.read_sql_query(sql, database, params=parameters)
 
 

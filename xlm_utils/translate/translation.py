@@ -69,14 +69,13 @@ def translate(study: Study, base_url: str = "") -> Path:
     """
     source = study.folder / "vocabulary.csv"
     translator = study.translation.translator
+    made_from: dict = {}
     if translator == "jmdict":
         dictionary = f"jamdict-data {metadata.version('jamdict-data')}"
-        made_from: dict = {"dictionary": dictionary, "reviewed": sha256(project_path(study.translation.reviewed))}
+        made_from = {"dictionary": dictionary, "reviewed": sha256(project_path(study.translation.reviewed))}
     elif translator == "hpo":
         made_from = {"official": sha256(babelon_file(study)), "slips": sha256(SLIPS), "status": study.translation.status}
-    elif translator == "none":
-        made_from = {}
-    else:
+    elif translator not in OFFLINE:
         made_from = {"llm": identity(translator_card(study), SCHEMA, base_url), "prompt": fingerprint(prompts(study, ["term"]))}
     step = Step(study.folder / "translated.csv", vocabulary=digest(source), translator=translator, **made_from)
     with step:
