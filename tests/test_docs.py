@@ -62,7 +62,7 @@ def test_every_block_of_the_page_works_in_its_order(copy):
                 (copy / first.removeprefix("# ")).write_text(rest, encoding="utf-8")
     assert commands == 9
     assert "ok  terminology csv: words.csv: 6 different terms of the list → 6 translated → 6 run" in said
-    assert "ok  terminology csv: stars.csv: 8 different terms of the list\n" in said
+    assert "ok  terminology csv: stars.csv: 8 different terms of the list → what has no translation, by local\n" in said
     assert (copy / "data" / "runs" / "german" / "people" / "round1.html").exists()
     folder = copy / "data" / "runs" / "german"
     assert (folder / "models" / "weak_ties" / "model.safetensors").exists()

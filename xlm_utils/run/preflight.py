@@ -100,6 +100,8 @@ def _terminology(study: Study) -> str:
     if study.translation.translator in OFFLINE:
         run, table = len(terms(study)), vocabulary.read_terms(study.folder / "translated.csv")
         left += [f"{(table['translation'] != '').sum():,} translated", f"{run:,} run"]
+    else:
+        left.append(f"what has no translation, by {study.translation.translator}")
     return f"terminology {study.vocabulary.source}: {relative(path)}: {' → '.join(left)}"
 
 
