@@ -48,10 +48,9 @@ class Pair(Part):
 
 def read_pair(name: str) -> Pair:
     """A pair by its name; a StudyError: no such file, or a key or value that it can't have."""
-    file = PARAMS / "pairs" / f"{name}.yaml"
     if name not in listed("pairs"):
         raise StudyError(f"pair: {short(name)} is not one of {', '.join(listed('pairs'))}")
-    return checked(Pair, read_yaml(file), file.name)
+    return checked(Pair, read_yaml(PARAMS / "pairs" / f"{name}.yaml"), f"{name}.yaml")
 
 
 class Language(Part):

@@ -21,13 +21,11 @@ from xlm_utils.translate.official import SLIPS, babelon_file, official
 def plan(study: Study, base_url: str = "") -> dict:
     """What translating the vocabulary would take, printed before anything is spent (see ``calls.announce``)."""
     translator, (own, words) = study.translation.translator, _words(study)
-    given, how = f"{own:,} given, " * bool(own), "are not run, as no translator is named" if translator == "none" else "to look up"
-    if not words:
-        print("the vocabulary brings its own translations: no calls and no cost")
-    elif translator in OFFLINE:
-        print(f"{OFFLINE[translator]}: {given}{len(words):,} terms {how}, no calls and no cost")
-    else:
+    if words and translator not in OFFLINE:
         return announce(study, translator_card(study), [(prompt, 0) for prompt in prompts(study, words)], SCHEMA, base_url)
+    given, how = f"{own:,} given, " * bool(own), "are not run, as no translator is named" if translator == "none" else "to look up"
+    told = f"{OFFLINE[translator]}: {given}{len(words):,} terms {how}" if words else "the vocabulary brings its own translations"
+    print(f"{told}, no calls and no cost")
     return {"calls": 0, "usd": 0.0}
 
 
