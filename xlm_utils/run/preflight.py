@@ -28,7 +28,7 @@ from xlm_utils.run import budget, parents
 from xlm_utils.run.parents import GIB, Facts, in_gib, largest
 from xlm_utils.study import Study, StudyError, parse, pick_device, read_card, read_manifest, relative
 from xlm_utils.study.settings import OFFLINE
-from xlm_utils.translate.translation import terms
+from xlm_utils.translate.translation import draw_terms, translate
 
 ROOM = 2 * GIB  # beside a model's weights, for a batch and what the libraries take
 LARGE = 1e9  # parameters
@@ -98,8 +98,8 @@ def _terminology(study: Study) -> str:
     steps = pd.read_csv(vocabulary.curate(study).with_name("funnel.csv"))
     left = [f"{row.rows:,} {row.step}" for row in steps[steps["rows"].diff() != 0].itertuples()]  # what took none says nothing
     if study.translation.translator in OFFLINE:
-        run, table = len(terms(study)), vocabulary.read_terms(study.folder / "translated.csv")
-        left += [f"{(table['translation'] != '').sum():,} translated", f"{run:,} run"]
+        table, run = (vocabulary.read_terms(make(study)) for make in (translate, draw_terms))
+        left += [f"{(table['translation'] != '').sum():,} translated", f"{len(run):,} run"]
     else:
         left.append(f"what has no translation, by {study.translation.translator}")
     return f"terminology {study.vocabulary.source}: {relative(path)}: {' → '.join(left)}"
