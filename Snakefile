@@ -43,7 +43,7 @@ def rater(judge):
 
 PROMPTS = [str(PARAMS / "prompts" / language.prompt) for language in (STUDY.source, STUDY.target)]
 MERGE = {method: files("03_merge", method=method) for method in STUDY.methods}
-RATING = str(PARAMS / "prompts" / "judge.txt")
+RATING = str(PARAMS / "prompts" / STUDY.judging.prompt)
 JOBS = [  # stage, the notebook parameter that makes it a part, what it reads, what it needs
     ("01_curate", {}, [], HERE),
     ("02_translate", {}, files("01_curate"), HERE),

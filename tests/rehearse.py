@@ -5,7 +5,7 @@ the same notebooks with the same YAML; the hub, the two judges and the SNOMED CT
 (``hub.py`` with ``published.py``, ``loopback.py``, ``rf2.py``), reached through the clients' own settings.
 
 With ``--wild`` the parents are as many are in the wild: the general model's tokenizer is a ``tokenizer.model`` alone, and
-the expert is an adapter of the ancestor, which the copy of ``params/paper.yaml`` then names. Its search is short there.
+the expert is an adapter of the ancestor, which the copy of its pair's file then names. Its search is short there.
 """
 
 from __future__ import annotations
@@ -78,13 +78,15 @@ def run(tree: Path, settings: dict[str, str]) -> str:
 
 def with_adapter(tree: Path) -> None:
     """Let the copied study's expert be the ancestor with an adapter, and its search short."""
-    file = tree / "params" / "paper.yaml"
-    text = file.read_text(encoding="utf-8")
-    changes = {f"weights: {published.EXPERT}}}": f"weights: ancestor, adapter: {published.ADAPTER}}}", "evaluations: 200": "evaluations: 20"}
-    for old, new in changes.items():
+    changes = {
+        "paper": ("evaluations: 200", "evaluations: 20"),
+        "pairs/suzume-biomedical": (f"weights: {published.EXPERT},", f"weights: ancestor, adapter: {published.ADAPTER},"),
+    }
+    for name, (old, new) in changes.items():
+        file = tree / "params" / f"{name}.yaml"
+        text = file.read_text(encoding="utf-8")
         assert text.count(old) == 1, old
-        text = text.replace(old, new)
-    file.write_text(text, encoding="utf-8")
+        file.write_text(text.replace(old, new), encoding="utf-8")
 
 
 def findings(tree: Path, hub: Hub, wild: bool = False) -> list[str]:

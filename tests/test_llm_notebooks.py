@@ -70,7 +70,7 @@ def test_notebook_05_judges_with_an_llm_end_to_end_and_asks_nothing_twice(enviro
     planned = asked - 2  # the notebook's own sentence comes after the plan: a call for each of two pairs
     assert f"{planned:,} calls to make, 0 stored" in text
     assert f"0 calls to make, {planned:,} stored" in shown(tmp_path / "again.ipynb")
-    assert "You are grading a definition of a medical term" in text
+    assert "You are grading a definition of a term of medicine" in text
     assert "FAILED" in text  # a judge that gives 7 to everything fails its controls, and the notebook says so
     assert_no_key(tmp_path)
 

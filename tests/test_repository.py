@@ -150,7 +150,7 @@ def test_the_links_of_a_page_lead_somewhere(page):
 
 
 def test_nothing_large_is_committed():
-    for folder in ("data/demo", "data/published", "figures/demo", "notebooks"):
+    for folder in ("data/demo", "data/results", "figures/demo", "notebooks"):
         total = sum(file.stat().st_size for file in (ROOT / folder).rglob("*") if file.is_file())
         assert total < 20 * 2**20, folder
     adapters = sum(file.stat().st_size for file in (ROOT / "data" / "demo" / "adapters").rglob("*"))

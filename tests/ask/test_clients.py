@@ -406,3 +406,10 @@ def test_names_that_a_card_calls_the_same_model_are_one_and_others_are_not(tmp_p
     names = [chat(SEVEN, model="m-7b"), chat(SEVEN, model="M 7B Instruct"), chat(SEVEN, model="m-70b")]
     with Loopback(names) as server, pytest.raises(StudyError, match=r"m-70b answers, and m-7b did before.*; 2 of 3 calls"):
         calls.run_calls(same, ["a", "b", "c"], SCHEMA, parse, tmp_path / "replies.sqlite", base_url=server.openai)
+
+
+def test_only_a_server_on_this_machine_is_asked_as_fast_as_it_answers():
+    assert cards.rate(card("openai", requests_per_minute=None)) == 60
+    assert cards.rate(card("openai", requests_per_minute=None), "https://example.org/v1") == 60
+    assert cards.rate(card("openai", requests_per_minute=None, base_url="http://localhost:8000/v1")) == 10**6
+    assert cards.rate(card("openai", requests_per_minute=7), "http://127.0.0.1:8000/v1") == 7

@@ -388,3 +388,17 @@ def test_a_chat_template_wraps_the_prompts_and_its_absence_is_an_error(item_stud
     the_study = item_study(items=1, benchmarks={"chat_template": True}, weights={"expert": bare})
     with pytest.raises(StudyError, match="chat_template: expert has none"):
         benchmarks.evaluate(the_study, prepared, "expert")
+
+
+def test_a_study_may_ask_some_columns_or_none_and_sets_rows_aside_for_a_search_alone(item_study):
+    none = item_study(benchmarks={"columns": []})
+    assert prepare(none).tasks == {}
+    assert benchmarks.evaluate(none, prepare(none), none.by_role("general"))["columns"] == {}
+    some = prepare(item_study(benchmarks={"columns": ["dc", "jsquad"]}, evolution={"columns": ["dc"]}, methods=["linear"]))
+    assert list(some.columns) == ["jsquad", "dc"]
+    assert set(some.tasks) == {"jsquad", *COLUMNS["dc"]}
+    assert {facts["held_out"] for facts in some.facts.values()} == {0}
+    searched = prepare(item_study(benchmarks={"columns": ["dc"]}, evolution={"columns": ["dc"]}, methods=["evo_dare_ties"]))
+    assert all(facts["held_out"] for facts in searched.facts.values())
+    with pytest.raises(StudyError, match=r"benchmarks\.columns: 'arc' is not one of pubmedqa, .*; benchmarks: none asks none of them"):
+        prepare(item_study(benchmarks={"columns": ["arc"]}))

@@ -174,6 +174,7 @@ def csv_study(tmp_path, content, **settings):
     (tmp_path / "mine.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
     preset = yaml.safe_load((PARAMS / "demo.yaml").read_text(encoding="utf-8"))
     preset["vocabulary"] = {"source": "csv", "path": str(tmp_path / "mine.csv")} | settings
+    preset |= {"translation": {}, "judging": {"judges": ["proxy"]}}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(preset), encoding="utf-8")
     return open_study(str(tmp_path / "mine.yaml"))
 
@@ -228,7 +229,7 @@ def test_a_broken_list_is_told_with_its_name_and_line(tmp_path, content, message
 
 
 def test_an_empty_result_names_the_filter_that_took_the_last_terms(tmp_path):
-    plan = csv_study(tmp_path, "term\nfever\nheart\nheart attack\n")
+    plan = csv_study(tmp_path, "term\nfever\nheart\nheart attack\n", filter="paper")
     with pytest.raises(StudyError, match=r"^mine.csv: no term is left; the filter 'at most once in the Brown corpus' took the last 2$"):
         vocabulary.rare_terms(plan)
     assert vocabulary.compare_rules(plan).iloc[-1].tolist() == [0, 0, 0]
@@ -256,3 +257,24 @@ def test_a_folder_is_no_list(tmp_path):
     plan = csv_study(tmp_path, "term\nx\n", path=str(tmp_path))
     with pytest.raises(StudyError, match=r"^vocabulary.path = '.*': a folder; source csv needs a CSV file$"):
         vocabulary.source_path(plan)
+
+
+def test_an_own_list_is_taken_as_it_is_unless_the_paper_s_filters_are_asked_for(tmp_path):
+    words = "term\nRed dwarf\nfever\nApoastron\nAPOASTRON rate\n"
+    table, steps = vocabulary.rare_terms(csv_study(tmp_path, words))
+    assert table["term"].tolist() == ["Red dwarf", "fever", "Apoastron", "APOASTRON rate"]
+    assert steps["step"].tolist() == ["different terms of the list"]
+    assert table.set_index("term")["frequency"][["fever", "Apoastron"]].gt(1).tolist() == [True, False]
+    table, steps = vocabulary.rare_terms(csv_study(tmp_path, words, filter="paper"))
+    assert table["term"].tolist() == ["Apoastron"]
+    assert steps["rows"].tolist() == [4, 2, 1, 1, 1]
+
+
+def test_a_reference_that_no_term_has_is_told_with_the_list(tmp_path, monkeypatch):
+    monkeypatch.setenv("XLM_HOME", str(tmp_path / "home"))
+    plan = csv_study(tmp_path, "term\nApoastron\n")
+    for references in (("expert", "clinician"), ("vocabulary",)):
+        judging = plan.judging.model_copy(update={"references": references})
+        plan.settings = plan.settings.model_copy(update={"judging": judging})
+        with pytest.raises(StudyError, match=rf"^mine\.csv: no term has a definition, .*references names {references[-1]}; add definitions"):
+            vocabulary.curate(plan)

@@ -11,7 +11,7 @@ from tests.support.hub import TOKEN, Hub
 from xlm_utils.benchmark.tasks import data
 from xlm_utils.models import adapters
 from xlm_utils.models import hub as model_hub
-from xlm_utils.models.hub import from_hub, whole_copy
+from xlm_utils.models.hub import from_hub, is_on_hub, whole_copy
 from xlm_utils.run import preflight
 from xlm_utils.study import StudyError, records
 from xlm_utils.study.records import digest
@@ -173,3 +173,10 @@ def test_what_stands_beside_a_model_s_own_weights_is_neither_counted_nor_fetched
     assert model_hub.about("someone/twice", None)["to_download"] == 2 + len(header)
     folder = from_hub("someone/twice", None)
     assert {file.name for file in folder.rglob("*") if file.is_file()} == {"config.json", "model.safetensors"}
+
+
+@pytest.mark.parametrize("path", ["/none/there", "./mine", "~/mine", "models/mine/last"])
+def test_a_path_to_no_folder_is_told_as_such_and_asks_no_hub(path):
+    with pytest.raises(StudyError, match=f"^{path}: no such folder$"):
+        is_on_hub(path)
+    assert is_on_hub("someone/model")

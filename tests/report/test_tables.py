@@ -13,7 +13,7 @@ import pytest
 from tests.support.synthetic import make_study, write_lines
 from xlm_utils.draw import pages
 from xlm_utils.judge import controls
-from xlm_utils.report import benchmark_columns, planned, results, tables
+from xlm_utils.report import benchmark_columns, figures, planned, results, tables
 from xlm_utils.study import StudyError, open_study
 from xlm_utils.study.records import read_jsonl
 
@@ -63,14 +63,23 @@ def test_published_numbers_stand_beside_in_columns_of_their_own(study):
     assert benchmark_columns.table2(study).loc["Linear", ("STS", "published")] == 0.511
 
 
+def test_a_study_that_repeats_nothing_shows_no_published_number(study):
+    study.settings = study.settings.model_copy(update={"repeats": ""})
+    for table in (tables.table1(study), benchmark_columns.table2(study)):
+        assert not re.search("publi", f"{list(table.columns)} {table.attrs['caption']}", re.IGNORECASE)
+    for fig in (figures.forest(study), figures.benchmark_gaps(study)):
+        assert not re.search("published", fig.to_json(), re.IGNORECASE)
+
+
 def test_published_numbers_belong_to_the_published_base_only(study):
-    assert results.published_key(study, "ties") == results.published_key(study, "ties@japanese#2") == "ties"
-    assert results.published_key(study, "ties@ancestor") is None
-    assert results.published_key(study, "japanese") == "general"
+    assert results.kept_key(study, "ties") == results.kept_key(study, "ties@japanese#2") == "ties"
+    assert results.kept_key(study, "ties~density=0.3@ancestor") == "ties~density=0.3@ancestor"
+    assert results.kept_key(study, "japanese") == "general"
+    assert results.kept_key(study, "expert.ja") == "expert.ja"
     study.settings = study.settings.model_copy(update={"base": "ancestor"})
-    assert results.published_key(study, "ties") is None
-    assert results.published_key(study, "ties@japanese") == "ties"
-    assert results.published_key(study, "slerp") == "slerp"
+    assert results.kept_key(study, "ties") == "ties@ancestor"
+    assert results.kept_key(study, "ties@japanese") == "ties"
+    assert results.kept_key(study, "slerp") == "slerp"
 
 
 def test_scores_of_a_model_that_the_study_no_longer_has_are_left_out_and_named(study, capsys):
@@ -412,3 +421,13 @@ def test_an_item_is_read_where_a_trial_on_few_terms_has_its_benchmarks(tmp_path,
     row = {"dataset": "igakuqa", "item": 2, "prediction": "a", "gold": "b", "score": 0.0}
     write_lines(trial.benchmarks_folder / "japanese.samples.jsonl", [row | {"item": 1}, row])
     assert benchmark_columns.one_item(trial, "igakuqa", 2).loc["Base Japanese", ["prediction", "gold"]].to_list() == ["a", "b"]
+
+
+def test_tables_name_who_wrote_the_definitions(study):
+    assert results.reference_label(study, "clinician") == "the clinicians’ definition"
+    for by, label in (("NASA", "the NASA’s definition"), ("astronomers", "the astronomers’ definition")):
+        own = study.vocabulary.model_copy(update={"definitions_by": by})
+        study.settings = study.settings.model_copy(update={"vocabulary": own})
+        assert results.group_label(study, "gpt-4o", "vocabulary") == f"GPT-4o, against {label}"
+        assert f"Graded against {label} where" in tables.controls_table(study).attrs["caption"]
+    assert results.group_label(study, "gpt-4o", "expert") == "GPT-4o, against the expert’s definition"

@@ -117,10 +117,11 @@ def test_memory_too_small_is_told_in_one_sentence(pico_study, monkeypatch):
         preflight.preflight(pico_study(), ["04_generate"])
 
 
-def test_the_demo_s_checks_pass_without_a_hub_or_a_key(monkeypatch, capsys):
+def test_the_demo_s_checks_pass_without_a_hub_or_a_key(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("XLM_HOME", str(tmp_path))
     monkeypatch.setattr(preflight.hub, "check_reachable", lambda *_: pytest.fail("the demo needs no hub"))
     preflight.preflight(open_study("demo"), STAGES)
-    assert "ok  terminology hpo" in capsys.readouterr().out
+    assert re.search(r"ok  terminology hpo: .*hp\.obo: [\d,]+ names and exact synonyms → .* → 361 translated → 160 run\n", capsys.readouterr().out)
 
 
 def test_the_last_stage_alone_needs_neither_hub_nor_judges(monkeypatch, capsys):
@@ -183,3 +184,27 @@ def test_a_misspelt_arm_and_a_column_without_choices_are_told_before_anything_is
         (tmp_path / "mine.yaml").write_text(yaml.safe_dump(preset), encoding="utf-8")
         with pytest.raises(StudyError, match=words):
             preflight.preflight(open_study(str(tmp_path / "mine.yaml")), ["02_translate", "03_merge"])
+
+
+def test_the_check_says_in_one_line_what_each_filter_left_and_how_many_terms_are_run(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("XLM_HOME", str(tmp_path / "home"))
+    preset = yaml.safe_load((PARAMS / "demo.yaml").read_text(encoding="utf-8")) | {"translation": {}, "benchmarks": "none"}
+    preset |= {"vocabulary": {"source": "csv", "path": str(tmp_path / "stars.csv"), "filter": "paper"}, "judging": {"judges": ["proxy"]}}
+    del preset["sweep"]
+    (tmp_path / "stars.yaml").write_text(yaml.safe_dump(preset), encoding="utf-8")
+    (tmp_path / "stars.csv").write_text("term,translation\nred dwarf,x\nfever,y\nApoastron,z\nQuasar,\nMagnetar,w\n", encoding="utf-8")
+    preflight.preflight(open_study(str(tmp_path / "stars.yaml"), limit=2), ["01_curate"])
+    told = capsys.readouterr().out
+    assert "checks before stars+limit=2 runs:" in told
+    assert "5 different terms of the list → 4 single words → 3 at most once in the Brown corpus → 2 translated → 2 run" in told
+    for text, words in {
+        "Term,Definition\nQuasar,x\n": "line 1: one column must be 'term'; the columns are 'Term', 'Definition'",
+        "term;translation\nQuasar;x\n": "line 1: one column must be 'term'; the columns are 'term;translation'",
+        "term,translation\nQu\xe4sar,x\n": "line 2: not UTF-8 text; save the file as UTF-8",
+        "term\nQuasar\n": "translation.translator: no term has a translation of its own",
+        "term,translation\nQuasar,x\n": "vocabulary.sample = 2: only 1 translated terms can be drawn",
+    }.items():
+        (tmp_path / "stars.csv").write_text(text, encoding="latin-1")
+        with pytest.raises(StudyError) as error:
+            preflight.preflight(open_study(str(tmp_path / "stars.yaml"), limit=2), ["01_curate"])
+        assert words in str(error.value)

@@ -139,3 +139,43 @@ def test_a_notebook_shows_the_settings_that_it_uses(capsys):
     open_study("demo").show("vocabulary", "constituents")
     keys = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert keys == ["study", "files", "vocabulary", "japanese", "expert", "ancestor", "versions", "commit"]
+
+
+def test_blocks_that_a_study_does_not_need_may_be_absent_and_all_that_it_needs_are_told_at_once(tmp_path):
+    preset = yaml.safe_load((PARAMS / "demo.yaml").read_text(encoding="utf-8"))
+    for block in ("generation", "benchmarks", "evolution", "sweep", "transfer"):
+        del preset[block]
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(preset), encoding="utf-8")
+    assert open_study(str(file)).generation.max_new_tokens == 256
+    for block in ("constituents", "judging", "base"):
+        del preset[block]
+    file.write_text(yaml.safe_dump(preset), encoding="utf-8")
+    with pytest.raises(StudyError, match=r"^mine\.yaml: constituents, base, judging are missing$"):
+        open_study(str(file))
+
+
+def test_a_domain_stands_in_the_prompts_and_a_study_names_its_own(tmp_path):
+    preset = yaml.safe_load((PARAMS / "demo.yaml").read_text(encoding="utf-8"))
+    preset["source"]["prompt"] = "define_en.txt"
+    file = tmp_path / "mine.yaml"
+    for changed, domain, by in (({}, "medicine", "clinicians"), ({"domain": "law {term}"}, "law {term}", "vocabulary")):
+        file.write_text(yaml.safe_dump(preset | changed), encoding="utf-8")
+        study = open_study(str(file))
+        assert study.prompt(study.source, "{domain}").startswith(f"Define the following term of {domain} in English".replace("{term}", "{domain}"))
+        assert study.definitions_by == by
+        assert study.prompt(study.source, "{domain}").endswith("Term: {domain}")
+    for block, key in (("judging", "prompt"), ("judging", "wording"), ("translation", "prompt")):
+        file.write_text(yaml.safe_dump(preset | {block: preset[block] | {key: "mine.txt"}}), encoding="utf-8")
+        with pytest.raises(StudyError, match=r"prompt: no file params/prompts/mine\.txt; there are complete_en\.txt, "):
+            open_study(str(file))
+
+
+def test_benchmarks_may_be_none_and_a_vocabulary_without_translations_needs_a_translator(tmp_path):
+    preset = yaml.safe_load((PARAMS / "demo.yaml").read_text(encoding="utf-8"))
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(preset | {"benchmarks": "none"}), encoding="utf-8")
+    assert open_study(str(file), items=3).benchmarks.columns == ()
+    file.write_text(yaml.safe_dump(preset | {"translation": {}}), encoding="utf-8")
+    with pytest.raises(StudyError, match=r"none \(the vocabulary's own translations\) can't serve vocabulary\.source hpo; .* jmdict, hpo, gem"):
+        open_study(str(file))

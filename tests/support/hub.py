@@ -31,6 +31,7 @@ class Repository:
     gated: bool = False
     commit: str = ""
     etags: dict[str, str] = field(default_factory=dict)
+    card: dict = field(default_factory=dict)
 
     def __post_init__(self):
         self.etags = {path: hashlib.sha256(data).hexdigest() for path, data in self.files.items()}
@@ -63,6 +64,7 @@ class Repository:
             "downloads": 0, "likes": 0, "siblings": siblings,
         }  # fmt: skip
         counted = self._parameters()
+        facts |= {"cardData": self.card} if self.card else {}
         return facts | ({"safetensors": {"parameters": {"BF16": counted}, "total": counted}} if counted else {})
 
     def _parameters(self) -> int:

@@ -1,8 +1,9 @@
-"""The dictionary translator: exact glosses only, medical senses first, and how far it agrees with the official labels."""
+"""Translators: a reviewed list of the dictionary's words, HPO's official names of concepts, an LLM."""
 
+import gzip
 import json
 import os
-from difflib import SequenceMatcher
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -10,9 +11,9 @@ import pytest
 import yaml
 
 from tests.support.loopback import Loopback
-from xlm_utils.curate import terminologies, vocabulary
+from xlm_utils.curate import vocabulary
 from xlm_utils.study import PARAMS, ROOT, StudyError, open_study
-from xlm_utils.translate import dictionary, llm, translation
+from xlm_utils.translate import dictionary, llm, official, translation
 
 TEST_DATA = Path(os.environ.get("XLM_TEST_DATA", ROOT.parent / "shared" / "data"))
 LIST = ROOT / "data" / "demo" / "terms.csv"
@@ -22,61 +23,6 @@ LIST = ROOT / "data" / "demo" / "terms.csv"
 def study(tmp_path, monkeypatch):
     monkeypatch.setenv("XLM_HOME", str(tmp_path))
     return open_study("demo")
-
-
-def test_a_medical_sense_comes_first():
-    table = dictionary.jmdict(["Cataract", "bradycardia", "xanthinuria"]).set_index("term")
-    assert table.loc["cataract", "translation"] == "白内障"  # not 瀑布, a waterfall
-    assert table.loc["bradycardia", "translation"] == "徐脈"
-    assert "xanthinuria" not in table.index
-
-
-@pytest.mark.parametrize(
-    ("term", "translation"),
-    [
-        ("schizophrenia", "統合失調症"),  # not an abbreviation
-        ("dementia", "認知症"),  # sensitive words come last
-        ("allergy", "アレルギー"),  # kana are marked as common, too
-        ("rhinitis", "鼻炎"),
-        ("furuncle", "癤"),  # the other entry is carbuncle as well
-        ("tendonitis", "腱炎"),
-        ("farsightedness", "遠視"),  # which hypermetropia finds as well
-        ("lockjaw", "牙関緊急"),
-        ("impulsive", "衝動的"),  # not 無謀, whose first sense has five other glosses
-        ("sneeze", "くしゃみ"),  # usually written in kana
-        ("hypoglycemia", "低血糖"),  # not 低血圧症, whose other gloss is hypotension
-        ("harelip", ""),  # obsolete or sensitive, every one
-        ("hoarding", ""),  # five entries, of signboards and of stores
-        *((term, "") for term in ("hypercapnia", "hypocapnia", "exodeviation", "exstrophy", "spasticity", "contracture", "fisting", "hypotension")),
-    ],
-)
-def test_an_entry_translates_one_concept_by_a_current_word_in_a_medical_or_first_sense(automatic, term, translation):
-    assert automatic.get(term, "") == translation
-
-
-@pytest.fixture(scope="module")
-def automatic():
-    """The whole vocabulary's automatic translations."""
-    table, _ = vocabulary.rare_terms(open_study("demo"))
-    found = dictionary.jmdict(table["term"].tolist(), table["concept"].tolist())
-    return found.set_index("term")["translation"]
-
-
-def test_agreement_with_the_official_labels_is_as_reported(automatic):
-    file = TEST_DATA / "hpo_ja_labels.tsv.gz"
-    if not file.exists():
-        pytest.skip(f"no official labels at {file}")
-    official = pd.read_csv(file, sep="\t").set_index("subject_id")["translation_value"]
-    table, _ = vocabulary.rare_terms(open_study("demo"))
-    labels = terminologies.hpo_labels(terminologies.hpo_file())
-    names = labels[labels["is_name"]].set_index("concept")["term"]
-    is_name = table["concept"].map(names) == table["term"]
-    pairs = pd.DataFrame({"ours": table["term"].str.lower().map(automatic), "official": table["concept"].map(official), "name": is_name}).dropna()
-    equal = pairs["ours"] == pairs["official"]
-    alike = pairs[pairs["name"]].apply(lambda row: SequenceMatcher(None, row["ours"], row["official"]).ratio(), axis=1).mean()
-    print(f"equal: {equal.sum()} of {len(pairs)} labels, {equal[pairs['name']].sum()} of {pairs['name'].sum()} names; shared characters {alike:.3f}")
-    assert (equal.sum(), len(pairs)) == (214, 393)
-    assert (equal[pairs["name"]].sum(), pairs["name"].sum()) == (187, 304)  # as notebook 02 says
 
 
 def test_the_sample_is_seeded_and_half_seen(study):
@@ -156,10 +102,116 @@ def test_terms_are_drawn_anew_when_the_study_s_file_asks_for_others(study, capsy
     assert len(translation.terms(study)) == 6 < len(before)
 
 
-def test_the_dictionary_translates_into_japanese_only(study):
-    study.settings = study.settings.model_copy(update={"target": study.target.model_copy(update={"code": "de", "name": "German"})})
-    with pytest.raises(StudyError, match="the dictionary knows Japanese only, and the target is German"):
-        translation.terms(study)
+def test_the_dictionary_needs_a_list(study, tmp_path):
+    preset = yaml.safe_load((PARAMS / "demo.yaml").read_text(encoding="utf-8")) | {"translation": {"translator": "jmdict"}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(preset), encoding="utf-8")
+    with pytest.raises(StudyError, match=r"translator: jmdict takes its words from a list; name one as translation\.reviewed"):
+        translation.terms(open_study(str(tmp_path / "mine.yaml")))
+
+
+BABELON = """subject_id\tsource_language\ttranslation_language\tpredicate_id\tsource_value\ttranslation_value\ttranslation_status
+HP:0001662\ten\tja\trdfs:label\tBradycardia\t徐脈\tOFFICIAL
+HP:0001662\ten\tja\tIAO:0000115\tA slow heart rate\t心拍数が少ない\tOFFICIAL
+HP:0001649\ten\tja\trdfs:label\tTachycardia\t頻脈 \tCANDIDATE
+HP:0100532\ten\tja\trdfs:label\tScleritis\t胸膜炎\tOFFICIAL
+HP:0030187\ten\tja\trdfs:label\tTitubation\t滴定\tOFFICIAL
+HP:0012384\ten\tja\trdfs:label\tRhinitis\t鼻炎\tOFFICIAL
+HP:0009999\ten\tja\trdfs:label\tElsewhere\t鼻炎\tOFFICIAL
+HP:0000132\ten\tja\trdfs:label\tMenorrhagia\t月経過多\tOFFICIAL
+HP:0000518\ten\tfr\trdfs:label\tCataract\tcataracte\tOFFICIAL
+"""
+
+
+@pytest.fixture
+def official_study(tmp_path, monkeypatch):
+    """The demo translated by a babelon file: ``official_study(text, status=…)``."""
+    monkeypatch.setenv("XLM_HOME", str(tmp_path))
+
+    def make(text=BABELON, **settings):
+        preset = yaml.safe_load((PARAMS / "demo.yaml").read_text(encoding="utf-8"))
+        (tmp_path / "ja.tsv").write_text(text, encoding="utf-8")
+        preset["translation"] = {"translator": "hpo", "path": str(tmp_path / "ja.tsv"), **settings}
+        preset["vocabulary"]["sample"] = 0
+        del preset["sweep"]
+        (tmp_path / "mine.yaml").write_text(yaml.safe_dump(preset), encoding="utf-8")
+        return open_study(str(tmp_path / "mine.yaml"))
+
+    return make
+
+
+def translated(study):
+    vocabulary.curate(study)
+    table = vocabulary.read_terms(translation.translate(study))
+    return table[table["translation"] != ""].set_index("term")[["translation", "kind", "translator"]]
+
+
+def test_official_names_are_the_preferred_labels_only_and_known_slips_are_mended(official_study, capsys):
+    found = translated(official_study())
+    assert found["translation"].to_dict() == {"Bradycardia": "徐脈", "Scleritis": "強膜炎", "Menorrhagia": "月経過多"}
+    assert set(found["kind"] + " " + found["translator"]) == {"official hpo"}
+    said = capsys.readouterr().out
+    assert "3 of 1," in said
+    assert "83% with status OFFICIAL; 1 share their translation with another concept: dropped; 2 known slips mended or dropped" in said
+
+
+def test_another_status_is_taken_only_where_the_study_says_so(official_study):
+    found = translated(official_study(status=["OFFICIAL", "CANDIDATE"]))
+    assert found.loc["Tachycardia", ["translation", "kind"]].tolist() == ["頻脈", "candidate"]
+
+
+def test_a_name_of_another_status_neither_hides_an_official_one_nor_makes_it_ambiguous(official_study):
+    more = "HP:{}\ten\tja\trdfs:label\tX\t{}\t{}\n".format
+    text = BABELON + more("0000518", "ソコヒ", "CANDIDATE") + more("0000518", "白内障", "OFFICIAL") + more("0002094", "徐脈", "CANDIDATE")
+    found = translated(official_study(text))
+    assert found.loc[["Cataract", "Bradycardia"], "translation"].tolist() == ["白内障", "徐脈"]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("subject_id\ttranslation_value\nHP:0001662\t徐脈\n", "ja.tsv, line 1: no column 'translation_status'"),
+        (BABELON.replace("\tja\t", "\tfr\t"), "ja.tsv: no row is a name in the language 'ja'"),
+        (BABELON + "HP:1\ten\tja\tx\tx\tx\tOFFICIAL\ttoo much\n", "ja.tsv: not a table with tabs .*line 11"),
+        ("", "ja.tsv: not a table with tabs"),
+    ],
+)
+def test_a_file_that_is_no_babelon_file_of_the_language_is_told(official_study, text, told):
+    with pytest.raises(StudyError, match=told):
+        translated(official_study(text))
+
+
+def test_a_translation_file_that_is_not_there_or_can_t_be_had_is_one_sentence(official_study, tmp_path, monkeypatch):
+    with pytest.raises(StudyError, match=r"translation.path = '/none.tsv': there is no such file"):
+        translated(official_study(path="/none.tsv"))
+    monkeypatch.setenv("XLM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(official, "ADDRESS", "http://127.0.0.1:9/hp-{code}.babelon.tsv")
+    with pytest.raises(StudyError, match=r"translator: http://127.0.0.1:9/hp-ja.babelon.tsv can't be had .* name an LLM's card"):
+        translated(official_study(path=""))
+    monkeypatch.setattr(official, "ADDRESS", f"{(tmp_path / 'hp-{code}.tsv').as_uri()}".replace("%7B", "{").replace("%7D", "}"))
+    (tmp_path / "hp-ja.tsv").write_text(BABELON, encoding="utf-8")
+    assert len(translated(official_study(path=""))) == 3
+    (tmp_path / "hp-ja.tsv").unlink()  # the cache has it
+    assert official.babelon_file(official_study(path="")).parent == tmp_path / "cache"
+
+
+def test_official_translations_are_of_hpo_only(official_study, tmp_path):
+    preset = yaml.safe_load((tmp_path / "mine.yaml").read_text(encoding="utf-8")) if official_study() else {}
+    preset["vocabulary"] = {"source": "csv", "path": "words.csv"}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(preset), encoding="utf-8")
+    with pytest.raises(StudyError, match=r"hpo \(HPO's official translations\) can't serve vocabulary\.source csv; .* jmdict, none, "):
+        open_study(str(tmp_path / "mine.yaml"))
+
+
+def test_the_open_study_has_as_many_official_translations_as_its_file_says(official_study, capsys):
+    file = TEST_DATA / "hpo_ja_labels.tsv.gz"
+    if not file.exists():
+        pytest.skip(f"no official labels at {file}")
+    found = translated(official_study(gzip.decompress(file.read_bytes()).decode("utf-8")))
+    assert found["translation"].is_unique
+    assert found.loc[["Scleritis", "Menorrhagia"], "translation"].tolist() == ["強膜炎", "過多月経"]
+    assert "Titubation" not in found.index
+    told = re.search(r"# ([\d,]+) of its ([\d,]+) concepts", (PARAMS / "open.yaml").read_text(encoding="utf-8"))
+    assert f"{told[1]} of {told[2]} concepts have a translation" in capsys.readouterr().out
 
 
 def test_a_sample_larger_than_the_list_is_an_error(monkeypatch, tmp_path):
@@ -188,7 +240,7 @@ def llm_study(tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "test-key")
     preset = yaml.safe_load((PARAMS / "demo.yaml").read_text(encoding="utf-8"))
     preset["translation"]["translator"] = "gpt-4o"
-    preset["judging"]["max_cost_usd"] = 1
+    preset["judging"] |= {"max_cost_usd": 1, "references": ["expert"]}
     del preset["sweep"]  # three words are too few to set twelve aside
     words = tmp_path / "words.csv"
     words.write_text("term\nxanthinuria\nbradycardia\nophiasis\n")
@@ -226,15 +278,29 @@ def test_an_llm_translates_through_the_judges_runner_and_says_which_model_did(ll
     assert set(pd.read_csv(llm_study.folder / "terms.csv")["term"]) == {"xanthinuria", "ophiasis"}
 
 
-def test_a_vocabulary_with_its_own_translations_keeps_them_and_asks_nobody(llm_study, tmp_path, capsys):
+@pytest.mark.parametrize("translator", ["gpt-4o", "none"])
+def test_a_vocabulary_s_own_translations_are_kept_and_its_blanks_translated_or_told_in_a_count(llm_study, tmp_path, capsys, translator):
     (tmp_path / "words.csv").write_text("term,translation\nxanthinuria,キサンチン尿症\nophiasis,\n", encoding="utf-8")
+    llm_study.settings = llm_study.settings.model_copy(
+        update={"translation": llm_study.translation.model_copy(update={"translator": translator})})  # fmt: skip
     vocabulary.curate(llm_study)
-    assert translation.plan(llm_study)["calls"] == 0
-    translation.translate(llm_study, "http://127.0.0.1:9")
+    with Loopback(answer=lambda prompt: json.dumps({"translation": "蛇行状脱毛", "established": False})) as server:
+        asked = translator == "gpt-4o"
+        assert translation.plan(llm_study, server.openai)["calls"] == asked
+        translation.translate(llm_study, server.openai)
+        assert len(server.prompts) == asked
+    said = capsys.readouterr().out
+    assert asked or "the vocabulary's own translations: 1 given, 1 terms are not run, as no translator is named" in said
     table = pd.read_csv(llm_study.folder / "translated.csv", keep_default_na=False)
-    assert table[["translation", "kind", "translator"]].to_numpy().tolist() == [
-        ["キサンチン尿症", "given", "the vocabulary itself"], ["", "", "the vocabulary itself"],
-    ]  # fmt: skip
+    second = ["蛇行状脱毛", "coined", "gpt-4o"] if asked else ["", "", ""]
+    assert table[["translation", "kind", "translator"]].to_numpy().tolist() == [["キサンチン尿症", "given", "the vocabulary itself"], second]
+
+
+def test_a_list_without_translations_and_without_a_translator_is_told(llm_study, tmp_path):
+    update = {"translation": llm_study.translation.model_copy(update={"translator": "none"})}
+    llm_study.settings = llm_study.settings.model_copy(update=update)
+    with pytest.raises(StudyError, match=r"^translation\.translator: no term has .*; add a column 'translation', or name jmdict"):
+        translation.terms(llm_study)
 
 
 def test_a_term_is_data_in_the_translators_prompt(llm_study):

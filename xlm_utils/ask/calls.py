@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from xlm_utils.ask.batches import TIMES, collect
-from xlm_utils.ask.cards import BATCH_HOURS, BATCH_PRICE, Card, address
+from xlm_utils.ask.cards import BATCH_HOURS, BATCH_PRICE, Card, address, rate
 from xlm_utils.ask.clients import Ask, Reply, open_client
 from xlm_utils.ask.replies import INSERT, SPENT, identity, mended, open_store, same_model, set_aside, spent, stored, told
 from xlm_utils.ask.servers import HEADROOM, Fatal, Pacer, Retry, Void, shutdown_date, tokens_of
@@ -36,7 +36,7 @@ def estimate(card: Card, prompts: list[str], schema: dict, base_url: str = "") -
     tokens_in = sum(map(tokens_of, prompts)) + len(prompts) * tokens_of(json.dumps(schema))
     tokens_out = len(prompts) * card.reply_tokens
     by_tokens = (tokens_in + tokens_out) / card.tokens_per_minute if card.tokens_per_minute else 0
-    usd, minutes = card.usd(tokens_in, tokens_out), max(len(prompts) / card.requests_per_minute, by_tokens) / HEADROOM
+    usd, minutes = card.usd(tokens_in, tokens_out), max(len(prompts) / rate(card, base_url), by_tokens) / HEADROOM
     direct = usd / BATCH_PRICE if card.batch else usd
     batch = direct * BATCH_PRICE if card.batch or (card.client in BATCH_HOURS and not address(card, base_url)) else direct
     parts = card.batch * (math.ceil(tokens_in / (card.batch_tokens or math.inf)) or min(1, len(prompts)))
@@ -122,7 +122,7 @@ class _Run:
         self.card, self.schema, self.parse, self.max_cost, self.backoff = card, schema, parse, max_cost, backoff
         self.ask: Ask = open_client(card, base_url)
         self.identity = identity(card, schema, base_url)
-        self.pacer = Pacer(card.requests_per_minute, card.tokens_per_minute)
+        self.pacer = Pacer(rate(card, base_url), card.tokens_per_minute)
         self.base_url, self.store, self.database, self.lock = base_url, store, open_store(store), threading.Lock()
         with told(store):  # written to before anything is paid for
             self.database.execute(f"pragma user_version = {int(time.time())}")

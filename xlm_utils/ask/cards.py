@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field
 
@@ -34,7 +35,7 @@ class Card(Part):
     base_url: Annotated[str, Field(pattern=r"^(https?://\S+)?$")] = ""  # "": the SDK's own address
     key_env: Annotated[tuple[Text, ...], Once] = ()  # variables (or Colab secrets) to look for the key in, in this order
     params: dict[str, Any] = Field({})  # sampling parameters, passed as they are; reasoning models take none
-    requests_per_minute: Number = Field(60, gt=0, le=10**6)
+    requests_per_minute: Number | None = Field(None, gt=0, le=10**6)  # None: 60, and what it answers of a server on this machine
     tokens_per_minute: Number = Field(0, ge=0)  # 0: the server has no such limit
     batch: bool = False  # asked in batches, for half the price and within a day each
     batch_tokens: Whole = Field(0, ge=0)  # of prompts that may be enqueued at once, as the account's tier says; 0: no bound
@@ -79,6 +80,12 @@ def load_card(name: str) -> Card:
 def address(card: Card, base_url: str = "") -> str:
     """Where the judge is asked: the notebook's ``judge_base_url``, the card's, the SDK's variable, or "" for its default."""
     return base_url or card.base_url or os.environ.get(BASE_URL_VARIABLES.get(card.client, ""), "")
+
+
+def rate(card: Card, base_url: str = "") -> float:
+    """Requests a minute that the judge's server is asked at."""
+    here = urlsplit(address(card, base_url)).hostname in ("localhost", "127.0.0.1", "::1")
+    return card.requests_per_minute or (10**6 if here else 60)
 
 
 def find_key(card: Card, url: str) -> str:

@@ -41,7 +41,7 @@ class Prepared:
 
 
 def columns(study: Study) -> dict[str, tuple[str, ...]]:
-    """Column → the data sets that it is the mean of in this study: those of ``COLUMNS``, or fewer by ``benchmarks.sets``.
+    """Column → the data sets that it is the mean of in this study: of ``COLUMNS``, or fewer by ``benchmarks.columns`` and ``benchmarks.sets``.
 
     A StudyError: a column or data set that there is not.
     """
@@ -49,12 +49,16 @@ def columns(study: Study) -> dict[str, tuple[str, ...]]:
         valid = [dataset for dataset, own in COLUMN_OF.items() if own == column]
         if column not in COLUMNS or not sets or not set(sets) <= set(valid):
             raise StudyError(f"benchmarks.sets: {column}: {list(sets)} must name some of {', '.join(valid or COLUMNS)}")
-    return COLUMNS | study.benchmarks.sets
+    chosen = COLUMNS if (wanted := study.benchmarks.columns) is None else wanted
+    if unknown := set(chosen) - set(COLUMNS):
+        raise StudyError(f"benchmarks.columns: {min(unknown)!r} is not one of {', '.join(COLUMNS)}; benchmarks: none asks none of them")
+    return {column: sets for column, sets in (COLUMNS | study.benchmarks.sets).items() if column in chosen}
 
 
 def asked(study: Study) -> list[str]:
     """The data sets that are put to the models."""
-    return [dataset for dataset, column in COLUMN_OF.items() if dataset in (*columns(study)[column], *SIMILARITY)]
+    chosen = columns(study)
+    return [dataset for dataset, column in COLUMN_OF.items() if column in chosen and dataset in (*chosen[column], *SIMILARITY)]
 
 
 def spread(pool: list[int], wanted: int, seed: object) -> list[int]:
@@ -92,7 +96,7 @@ def prepare(study: Study) -> Prepared:
             "version": config["metadata"]["version"], "of": of, "held_out": of - len(pool), "items": fingerprint(prepared.items[dataset]),
             "task": fingerprint(json.dumps(config, default=lambda function: function.__name__)),
             "rows": fingerprint({name: rows.to_list() for name, rows in splits.items()})}  # fmt: skip
-    if not prepared.tasks:
+    if prepared.unavailable and not prepared.tasks:
         raise StudyError("no benchmark data set can be used; " + next(iter(prepared.unavailable.values())))
     return prepared
 
@@ -129,8 +133,8 @@ def make_task(config: dict, splits: DatasetDict, **changes: object) -> PreparedT
 def pools(study: Study, dataset: str, config: dict, splits: DatasetDict) -> tuple[tuple[str, list[int]], tuple[str, list[int]]]:
     """(split, rows) that results are reported on, and (split, rows) that a search may look at.
 
-    With the ``disjoint`` fitness a search sees the training split; where a data set has none and is
-    searched on, a seeded half of the reported split is set aside for it.
+    With the ``disjoint`` fitness a search sees the training split; where a data set has none and a method of the
+    study is searched on it, a seeded half of the reported split is set aside.
     """
     split = config.get("test_split") or config["validation_split"]
     rows = list(range(len(splits[split])))
@@ -138,7 +142,7 @@ def pools(study: Study, dataset: str, config: dict, splits: DatasetDict) -> tupl
         return (split, rows), (split, rows)
     if "train" in splits:
         return (split, rows), ("train", list(range(len(splits["train"]))))
-    if COLUMN_OF[dataset] not in study.evolution.columns:
+    if COLUMN_OF[dataset] not in study.evolution.columns or not study.searched:
         return (split, rows), (split, [])
     half = set(random.Random(f"{study.seed} {config['dataset_kwargs']['name']}").sample(rows, len(rows) // 2))
     return (split, [row for row in rows if row not in half]), (split, sorted(half))

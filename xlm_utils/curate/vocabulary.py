@@ -82,7 +82,7 @@ def groups(study: Study) -> dict[str, str]:
 
 
 def _filter(study: Study, rule: str) -> tuple[list[tuple[str, pd.DataFrame]], dict[str, pd.Series]]:
-    """Rows that each filter leaves, in order, by the filter's name; and frequency and part of speech of those that got so far."""
+    """Rows that each filter leaves, in order, by the filter's name; and frequency and part of speech of those that got so far; no rule: no filter."""
     settings = study.vocabulary
     table = labels(study)
     first = {"hpo": "names and exact synonyms", "snomed": f"labels ({settings.labels})", "csv": "different terms of the list"}
@@ -100,6 +100,10 @@ def _filter(study: Study, rule: str) -> tuple[list[tuple[str, pd.DataFrame]], di
             common = ", ".join([tag for tag in there.index if tag][:12])
             raise StudyError(f"vocabulary.semantic_tags: no label is tagged {unknown[0]!r}; the most frequent tags are {common}")
         keep(f"tagged {', '.join(settings.semantic_tags)}", table["semantic_tag"].isin(settings.semantic_tags))
+    if not rule:
+        words = steps[-1][1]["term"].str.split()
+        count = words.map(lambda own: max(map(frequency, own)))
+        return steps, {"frequency": count, "part_of_speech": words.map(lambda own: part_of_speech(own[-1].lower()))}
     words = steps[-1][1]["term"].map(lambda term: counted_words(term, rule))
     keep(TERMS[rule], words.map(len) > 0)
     count = words[steps[-1][1].index].map(lambda counted: max(map(frequency, counted)))
@@ -121,7 +125,7 @@ def rare_terms(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
     (step, rows, concepts after each filter). A StudyError: no term is left, with the filter that took the last ones.
     """
     source = study.vocabulary.source
-    steps, found = _filter(study, study.vocabulary.terms)
+    steps, found = _filter(study, study.vocabulary.terms if study.vocabulary.filtered else "")
     rows = steps[-1][1].sort_index()
     if rows.empty:
         (_, before), (name, _) = next(pair for pair in pairwise(steps) if pair[1][1].empty)
@@ -143,7 +147,10 @@ def compare_rules(study: Study) -> pd.DataFrame:
 
 
 def curate(study: Study) -> Path:
-    """Write ``vocabulary.csv`` and ``funnel.csv`` of a study; does nothing if they are there."""
+    """Write ``vocabulary.csv`` and ``funnel.csv`` of a study; does nothing if they are there.
+
+    A StudyError: as ``rare_terms``, or a reference of the judges is the vocabulary's definition, and no term has one.
+    """
     settings = study.vocabulary
     path = source_path(study)
     source = [sha256(file) for file in snomed.sources(path)] if settings.source == "snomed" else sha256(path)
@@ -156,6 +163,8 @@ def curate(study: Study) -> Path:
             funnel.to_csv(study.folder / "funnel.csv", index=False)
             table.to_csv(step.partial, index=False)
             step.finish(rows=len(table))
+    if (asked := {*study.judging.references} - {"expert"}) and not read_terms(step.path)["definition"].any():
+        raise StudyError(f"{path.name}: no term has a definition, and judging.references names {min(asked)}; add definitions, or take [expert] alone")
     return step.path
 
 

@@ -16,7 +16,7 @@ def rows(study: Study, names: list[str]) -> pd.DataFrame:
 
 
 def side_by_side(study: Study, table: pd.DataFrame) -> pd.DataFrame:
-    """One row a term: term_id, term, translation, the vocabulary's own definition (``clinicians``), and one column a finished run.
+    """One row a term: term_id, term, translation, the vocabulary's own definition (by whom it is), and one column a finished run.
 
     Written to ``definitions/side_by_side.csv`` as well, with a mark by which Excel knows UTF-8. Jobs that end at the same time take turns, so that
     the last one's table has every run.
@@ -24,7 +24,7 @@ def side_by_side(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     folder = study.folder / "definitions"
     file = folder / "side_by_side.csv"
     with FileLock(folder / ".locks" / file.name):
-        wide = table[["term_id", "term", "translation"]].assign(clinicians=table["definition"])
+        wide = table[["term_id", "term", "translation"]].assign(**{study.definitions_by: table["definition"]})
         for name in [run.name for run in runs(study) if read_manifest(folder / f"{run.name}.jsonl")]:
             wide[name] = wide["term_id"].map({row["term_id"]: row["definition"] for row in read_jsonl(folder / f"{name}.jsonl")})
         write_text(file, "\ufeff" + as_text(wide).to_csv(index=False))

@@ -45,6 +45,8 @@ def runs(study: Study) -> list[Run]:
     why = f"control: what was known before any fine-tuning, asked in {target.name}"
     ancestors = [name for name, constituent in study.constituents.items() if constituent.role == "ancestor"]
     first += [Run(f"{name}.{target.code}", name, target, "translation", why) for name in ancestors]
+    why = {"upper": "answer key: how far is far", "published": "a published model, beside the merges"}
+    first += [Run(name, name, target, "translation", why[study.constituents[name].role]) for name in study.scored]
     if study.sweep_of:  # compares the merges with each other: all it needs beside them is the reference, and where they come from
         first = [first[0], first[3]]
     return first + [Run(method, method, target, "translation", "a merge") for method in study.methods]

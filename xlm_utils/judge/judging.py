@@ -1,7 +1,7 @@
 """Definitions → scores from 0 to 10, by an LLM judge, the offline proxy or people.
 
 The design is the paper's: the judge sees the term in both languages, a reference definition and the definition to grade. The prompt
-(``params/prompts/judge.txt``) is ours; the paper prints none.
+(``judging.prompt``) is ours; the paper prints none.
 """
 
 import json
@@ -20,7 +20,6 @@ from xlm_utils.study import Step, Study, StudyError, digest, fingerprint, read_j
 from xlm_utils.study.inputs import fill, read_prompt
 from xlm_utils.translate.translation import terms
 
-PROMPT = "judge.txt"
 SCHEMA = {"type": "object", "properties": {"score": {"type": "integer"}}, "required": ["score"], "additionalProperties": False}
 NUMBER = r"(-?\d{1,9}(?:\.\d{1,9})?)(?![\d.]*\d)(?:\s*/\s*10(?!\d))?"
 SCORE = re.compile(rf"""["']score["']\s*:\s*["']?\s*{NUMBER}\s*["']?\s*[,}}]""")
@@ -36,13 +35,13 @@ def prompt_for(study: Study, asked: dict) -> str:
     texts = {"term_source": "term", "term_target": "translation", "reference": "reference_text", "definition": "definition"}
     quoted = {field: json.dumps(asked[column], ensure_ascii=False) for field, column in texts.items()}
     fields = {"source_language": study.source.name, "target_language": study.target.name, **quoted}
-    file = asked.get("prompt", PROMPT)
+    file = asked.get("prompt", study.judging.prompt)
     template = read_prompt(file, *fields)
     if asked.get("turned"):
         template, found = re.subn(r"(.*\{reference\}.*)(\n(?:.*\n)*)(.*\{definition\}.*)", r"\3\2\1", template)
         if not found:
             raise StudyError(f"params/prompts/{file}: {{reference}} needs a line before {{definition}}'s, so that the two can change places")
-    return fill(template, file, fields)
+    return fill(template, file, fields | {"domain": study.domain})
 
 
 def parse(text: str) -> tuple[int | None, str]:
@@ -119,7 +118,7 @@ def write_scores(study: Study, card: Card, output: str, asked: list[dict], base_
     elif card.proxy:
         made_from |= proxy.open_encoder(card.model)[1] | {"right": fingerprint(proxy.setting_pairs(study)), "form": "term deleted, minus the others"}
     else:
-        prompt = read_prompt(next((q["prompt"] for q in asked if "prompt" in q), PROMPT))
+        prompt = read_prompt(next((q["prompt"] for q in asked if "prompt" in q), study.judging.prompt))
         made_from |= {"judge": identity(card, SCHEMA, base_url), "model": card.model, "params": card.params, "prompt": fingerprint(prompt)}
     step = Step(study.folder / "scores" / card.name / f"{output}.jsonl", **made_from)
     with step:

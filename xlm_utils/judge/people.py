@@ -47,13 +47,13 @@ def draw(study: Study, card: Card, asked: list[dict]) -> None:
     """Write a round: ``<round>.csv`` and ``.html`` (of several raters, ``<round>-a`` …), then ``<round>.key.csv``.
 
     Concepts of no earlier round are drawn with the study's seed, all as likely; every text on their terms is one row, against the
-    clinicians' definition where there is one. A tenth comes twice, of what one rater alone gets. Rows are shuffled. ``asked``:
+    vocabulary's definition where there is one. A tenth comes twice, of what one rater alone gets. Rows are shuffled. ``asked``:
     ``judging.questions`` of every run. A StudyError: no term is left to draw, or there is no rubric.
     """
     folder, rubric = study.folder / card.name, project_path(card.rubric)
     before = {term for key in files(study, card)[0] for term in pd.read_csv(key, dtype=str)["term_id"]}
     left = pd.DataFrame([q for q in asked if q["reference_text"] and q["term_id"] not in before], columns=[*asked[0]])
-    left = left[left["reference"] == left["reference"].min()]  # clinician comes before expert
+    left = left[(left["reference"] != "expert") | (left["reference"] == "expert").all()]
     texts = left.drop_duplicates(["term_id", "definition"])
     if texts.empty or not rubric.is_file():
         what = f"round: no term is left to draw for {card.round}" if rubric.is_file() else f"rubric: there is no file {short(card.rubric)}"

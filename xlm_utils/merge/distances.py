@@ -23,10 +23,10 @@ def check_parents(study: Study) -> pd.DataFrame:
         Long things (tokenizer, chat template) are shown as the first digits of their hash.
     """
     facts, tensors = {}, {}
-    for name in study.constituents:
+    for name in study.parents:
         folder = locate(study, name)
         tensors[name] = Tensors(folder)
-        facts[name] = _facts(folder, tensors[name].shapes)
+        facts[name] = facts_of(folder, tensors[name].shapes)
     table = pd.DataFrame(facts)
     table["same"] = [len(set(row)) == 1 for row in table.itertuples(index=False)]
     general = study.by_role("general")
@@ -43,7 +43,8 @@ def check_parents(study: Study) -> pd.DataFrame:
     return table
 
 
-def _facts(folder: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, object]:
+def facts_of(folder: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, object]:
+    """What a model folder's config, tokenizer and generation config say, long things as the first digits of their hash; raises as their readers."""
     config, tokenizer = meaning(read_config(folder / "config.json", folder.name)), read_tokenizer(folder, folder.name)
     return {
         "architecture": config["architectures"],
@@ -72,17 +73,17 @@ def _distance(tensors: Tensors, root: Tensors) -> float:
 
 
 def l2_distances(study: Study, names: Sequence[str]) -> pd.DataFrame:
-    """L2 distance of models from every constituent, over all weights: a row per model, a column per constituent; 0 is that constituent.
+    """L2 distance of models from every parent and the ancestor, over all weights: a row per model, a column per parent; 0 is that parent.
 
     A fine-tune's distance from a base is the length of its task vector. Each row reads gigabytes, so it is kept beside the merges.
     """
-    folders = {name: locate(study, name) for name in (*study.constituents, *names)}
+    folders = {name: locate(study, name) for name in (*study.parents, *names)}
     rows = {}
     for name in names:
-        models = {other: digest(folders[other]) for other in (name, *study.constituents)}
+        models = {other: digest(folders[other]) for other in (name, *study.parents)}
         with Step(study.models_folder / f"{name}.distances.csv", models=models) as step:
             if not step.done:
-                own, bases = Tensors(folders[name]), {other: Tensors(folders[other]) for other in study.constituents}
+                own, bases = Tensors(folders[name]), {other: Tensors(folders[other]) for other in study.parents}
                 squares = {other: sum(squared_distance(own[tensor], base[tensor]) for tensor in base.shapes) for other, base in bases.items()}
                 (pd.Series(squares) ** 0.5).to_csv(step.partial)
                 step.finish()

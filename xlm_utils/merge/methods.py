@@ -67,7 +67,7 @@ def resolve(study: Study, name: str) -> Method:
     card = read_card(card_name)
     template = card["mergekit"]
     choosable, random = template["base_model"] == "base", card.get("random", False)
-    bases = [n for n, c in study.constituents.items() if c.role != "expert"]
+    bases = [n for n in study.parents if study.constituents[n].role != "expert"]
     if base and not choosable:
         raise StudyError(f"method {name}: the base of {card_name} is always the {template['base_model']} model, so there is no @{base}")
     if base and base not in bases:

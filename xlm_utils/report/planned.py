@@ -9,7 +9,7 @@ import pandas as pd
 
 from xlm_utils.ask.cards import load_card
 from xlm_utils.benchmark.transfer import CONTROLS, transfer_rows
-from xlm_utils.report.results import REFERENCES, captioned, control_run, judge_label, load_scores, note, row_label, row_order, text
+from xlm_utils.report.results import captioned, control_run, judge_label, load_scores, note, reference_label, row_label, row_order, text
 from xlm_utils.stats import statistics
 from xlm_utils.study import Study
 
@@ -84,7 +84,7 @@ def claims(study: Study) -> list[str]:
         else:  # the one that comes nearest to beating both
             near = block.loc[block["model"] == block.groupby("model", sort=False)["difference"].min().idxmax()]
             text = f"no merge is shown to score above both {bases}; nearest is {near['model'].iloc[0]} ({_numbers(near)})"
-        said.append(f"{judge}, against {REFERENCES[reference]}: {text}.")
+        said.append(f"{judge}, against {reference_label(study, reference)}: {text}.")
     return said
 
 
@@ -146,4 +146,5 @@ def transfer(study: Study) -> pd.DataFrame:
     names = [f"{row_label(study, expert)}, {run.rpartition('.')[2]}" if run in controls else row_label(study, run) for run in found]
     frame = pd.DataFrame.from_dict(found, orient="index").set_axis(pd.Index(names, name="model"))
     frame.columns = pd.MultiIndex.from_tuples(frame.columns) if len(frame) else pd.MultiIndex.from_arrays([[], []])
-    return captioned(frame, "transfer", rivals=study.transfer.rivals, chance=1 / (study.transfer.rivals + 1))
+    kind = " (in the HPO, the organ system)" if study.vocabulary.source == "hpo" else ""
+    return captioned(frame, "transfer", given=reference_label(study), kind=kind, rivals=study.transfer.rivals, chance=1 / (study.transfer.rivals + 1))

@@ -8,18 +8,18 @@ import pandas as pd
 import yaml
 
 from xlm_utils.ask.cards import load_card
+from xlm_utils.benchmark.prepared import columns
 from xlm_utils.generate import usable
 from xlm_utils.judge.controls import AGAIN
 from xlm_utils.stats import statistics
 from xlm_utils.study import ROOT, Study, StudyError, parse, read_card, read_jsonl, relative
 from xlm_utils.translate.translation import terms
 
-PUBLISHED = ROOT / "data" / "published"
+PUBLISHED = ROOT / "data" / "results" / "published"
 BENCHMARKS = {
     "pubmedqa": "PubMedQA", "jaqket_v2": "JAQKET v2", "jcommonsenseqa": "JComQA", "jsquad": "JSQuAD", "xwinograd_ja": "XWinograd",
     "xlsum_ja": "XL-Sum", "mcqa": "MCQA", "dc": "DC", "sts": "STS"}  # fmt: skip
 TEXTS = yaml.safe_load(Path(__file__).with_name("captions.yaml").read_text(encoding="utf-8"))  # titles and captions of tables
-REFERENCES = {"expert": "the expert’s definition", "clinician": "the clinicians’ definition"}
 
 
 def text(name: str, part: str = "caption", **blanks: object) -> str:
@@ -62,30 +62,35 @@ def judge_label(judge: str) -> str:
     return f"Proxy: {card.label}" if card.proxy and not card.label.lower().startswith("proxy") else card.label
 
 
-def group_label(judge: str, reference: str) -> str:
+def reference_label(study: Study, reference: str = "") -> str:
+    """Name of a reference as the tables print it; of the vocabulary's definition, if none is named."""
+    by = "expert" if reference == "expert" else study.definitions_by
+    return f"the {by}’{'s' * (not by.endswith('s'))} definition"
+
+
+def group_label(study: Study, judge: str, reference: str) -> str:
     """Header over one judge's numbers against one reference."""
-    return f"{judge_label(judge)}, against {REFERENCES[reference]}"
+    return f"{judge_label(judge)}, against {reference_label(study, reference)}"
 
 
 def note(study: Study, run: str) -> str:
     """What a row is a control for; empty for a model whose scores are a result."""
     if run == study.by_role("expert") and "expert" in study.judging.references:
         others = len(study.judging.references) > 1
-        return "control: judged against itself" + (f" under {REFERENCES['expert']}" if others else "")
+        return "control: judged against itself" + (f" under {reference_label(study, 'expert')}" if others else "")
+    if run in study.scored and study.constituents[run].role == "upper":
+        return "answer key, no merge"
     whom = controls(study).get(run)
     return f"control: {whom}, asked in {study.target.name}" if whom else ""
 
 
-def published_key(study: Study, run: str) -> str | None:
-    """Row of ``data/published/*.csv`` that a run repeats: its role, or its method with the published base."""
-    if run in study.constituents:
-        return study.constituents[run].role
-    if run in controls(study):
-        return None
-    if (method := parse(run)).values:  # the paper prints no values, so no point of a grid repeats it
-        return None
-    choosable = read_card(method.card)["mergekit"]["base_model"] == "base"
-    return method.card if not choosable or (method.base or study.base) == study.by_role("general") else None
+def kept_key(study: Study, run: str) -> str:
+    """Row of a table of ``data/results`` that a run repeats: its role, or its method, behind which the role of a base stands that is not general."""
+    if run in (known := study.constituents) or run in controls(study):
+        return known[run].role if run in study.parents else run
+    name = parse(run)
+    base = known[name.base or study.base].role if read_card(name.card)["mergekit"]["base_model"] == "base" else "general"
+    return str(name._replace(base="" if base == "general" else base, seed=""))
 
 
 def published_scores() -> pd.DataFrame:
@@ -103,7 +108,7 @@ def published_differences(study: Study, table: pd.DataFrame) -> pd.DataFrame:
 
     Levels of scores differ between judges, vocabularies and item sets; differences can be compared.
     """
-    keys = {model: published_key(study, model) for model in study.models if model != study.by_role("general")}
+    keys = {model: kept_key(study, model) for model in study.models if model != study.by_role("general")}
     found = {model: table.loc[key] - table.loc["general"] for model, key in keys.items() if key in table.index}
     return pd.DataFrame(found, index=table.columns).T
 
@@ -204,9 +209,9 @@ def load_benchmarks(study: Study) -> pd.DataFrame:
         raise StudyError(f"no benchmark results in {relative(study.folder / 'benchmarks')}; run 06_benchmark.ipynb with {study.options()}")
     numbers = ["value", "low", "high", "n", "chance"]
     table = pd.DataFrame(rows, columns=["model", "column", *numbers, "metric"]).astype(dict.fromkeys(numbers, float)).set_index(["model", "column"])
-    return table.reindex(pd.MultiIndex.from_product([study.models, BENCHMARKS], names=table.index.names))
+    return table.reindex(pd.MultiIndex.from_product([study.models, columns(study)], names=table.index.names))
 
 
 def measured(study: Study) -> pd.DataFrame:
     """Benchmark values per model (row) and column, NaN where not run or undefined."""
-    return load_benchmarks(study)["value"].unstack().loc[study.models, list(BENCHMARKS)]
+    return load_benchmarks(study)["value"].unstack().loc[study.models, list(columns(study))]

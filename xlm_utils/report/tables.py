@@ -48,16 +48,17 @@ def table1(study: Study) -> pd.DataFrame:
     parts = {}
     for (judge, reference), part in found.groupby(["judge", "reference"], sort=False):
         offset = known.loc[judge_label(judge)] if judge_label(judge) in known.index else None
-        parts[group_label(judge, reference)] = (part if offset is None else without_offset(part, offset)).set_index("run")
+        parts[group_label(study, judge, reference)] = (part if offset is None else without_offset(part, offset)).set_index("run")
     parts["no definition"] = answers(study)
-    repeated = [results.published_key(study, run) or "" for run in row_order(study)]
-    for judge, part in pd.read_csv(results.PUBLISHED / "table1.csv").groupby("judge", sort=False):
+    repeated = [results.kept_key(study, run) for run in row_order(study)]
+    for judge, part in pd.read_csv(results.PUBLISHED / "table1.csv").groupby("judge", sort=False) if study.repeats else ():
         parts[f"published: {judge}"] = part.set_index("model").reindex(repeated).set_axis(row_order(study))
     means = [f"{mean}{end}" for mean in ("offset_off", "counted") for end in ("", "_low", "_high")]
     frame = _grouped(study, parts, ["median", "mean", "low", "high", *means, "std", "n", "missing", *UNUSABLE])
     gaps = [f"{row.model} ({row.judge}, {row.reference}): {row.reason}" for row in found.itertuples() if row.reason]
     no_interval = f" No interval: {'; '.join(gaps)}." if gaps else ""
-    return captioned(frame, "table1", interval=INTERVAL, offsets=offsets(study, known), gaps=no_interval)
+    published = text("table1", "published") if study.repeats else ""
+    return captioned(frame, "table1", interval=INTERVAL, offsets=offsets(study, known), published=published, gaps=no_interval)
 
 
 def answers(study: Study) -> pd.DataFrame:
@@ -85,7 +86,8 @@ def offsets(study: Study, known: pd.DataFrame) -> str:
     """What each judge gives the same content in the target language more or less than in the source language, in words for a caption."""
     rows = known.itertuples()
     said = [f"{row.Index} " + f"{row.average:+.2f} [{row.low:.2f}, {row.high:.2f}], n = {row.n} pairs".replace("-", "−") for row in rows]
-    return f" {text('table1', 'offsets', target=study.target.name, source=study.source.name, judges='; '.join(said))}" if said else ""
+    blanks = {"target": study.target.name, "source": study.source.name, "given": results.reference_label(study), "judges": "; ".join(said)}
+    return f" {text('table1', 'offsets', **blanks)}" if said else ""
 
 
 def controls_table(study: Study) -> pd.DataFrame:
@@ -97,7 +99,7 @@ def controls_table(study: Study) -> pd.DataFrame:
             found = found.rename(columns={"median": "middle", "mean": "average"})  # a control has no best and no worst
             rows += found.assign(judge=judge_label(judge), verdict=found["passed"].map({True: "passed", False: "FAILED"})).to_dict("records")
     columns = ["judge", "control", "expected", "n", "missing", "middle", "average", "low", "high", "below_reference", "verdict"]
-    return captioned(pd.DataFrame(rows, columns=columns), "controls")
+    return captioned(pd.DataFrame(rows, columns=columns), "controls", given=results.reference_label(study))
 
 
 def missing_table(study: Study) -> pd.DataFrame:
@@ -105,7 +107,7 @@ def missing_table(study: Study) -> pd.DataFrame:
     found = summary(study)
     counts = pd.DataFrame(found["statuses"].tolist(), index=found.index).fillna(0).astype("Int64")
     found = found.join(counts).rename(columns={"mean_low": "mean, all 0", "mean_high": "mean, all 10"})
-    parts = {group_label(*key): part.set_index("run") for key, part in found.groupby(["judge", "reference"], sort=False)}
+    parts = {group_label(study, *key): part.set_index("run") for key, part in found.groupby(["judge", "reference"], sort=False)}
     frame = _grouped(study, parts, ["n", *sorted(counts), "mean, all 0", "mean, all 10"]).drop(columns=("", "note"))
     return captioned(frame, "missing")
 

@@ -11,8 +11,8 @@ from xlm_utils.ask.servers import served
 from xlm_utils.curate import vocabulary
 from xlm_utils.generate.generation import runs
 from xlm_utils.judge import controls, judging
-from xlm_utils.study import Study, StudyError, shown
-from xlm_utils.translate import llm, translation
+from xlm_utils.study import Study, StudyError, settings, shown
+from xlm_utils.translate import llm
 
 DEFINITION = "x" * 240  # of usual length, for the estimate
 # An A100's arithmetic, not measured: half of its memory bandwidth when decoding, 40 % of its peak when reading prompts, both in bfloat16
@@ -22,11 +22,11 @@ ROWS_AT_ONCE, TABLE2_TOKENS, ITEM_TOKENS = 64, 1e7, 600  # of a batch, of all of
 
 def cards(study: Study, stages: Collection[str]) -> list[str]:
     """Judge cards to look at: the translator's, if it is an LLM, and the judges'."""
-    translator = [study.translation.translator] if "02_translate" in stages and study.translation.translator != "jmdict" else []
+    translator = [study.translation.translator] if "02_translate" in stages and study.translation.translator not in settings.OFFLINE else []
     return list(dict.fromkeys(translator + (study.judges if "05_judge" in stages else [])))
 
 
-def answers(card: Card) -> str:
+def answers(card: Card, base_url: str = "") -> str:
     """Ask a judge's server, unpaid, whether it serves the model; what to print where it does. A StudyError: no key, no server, no such model."""
     if card.client == "people":
         return f"judge {card.name}: people, who rate a sheet that notebook 05 writes"
@@ -35,10 +35,10 @@ def answers(card: Card) -> str:
 
         open_encoder(card.model)
         return f"judge {card.name}: its encoder is installed"
-    url = address(card)
+    url = address(card, base_url)
     key = find_key(card, url)
     at = f" at {shown(url)}" if url else ""
-    open_client(card)  # its SDK knows the card's parameters
+    open_client(card, base_url)  # its SDK knows the card's parameters
     until = served(card, key, url)
     warning = f"; warning: to be shut down on {until}" if until[:1].isdigit() else ""
     return f"judge {card.name}: {card.model} answers{at}{warning}"
@@ -51,7 +51,7 @@ def cost(study: Study, stages: Collection[str], parameters: float) -> str:
     asked, needed = len(runs(study)), []
     for card in paid:
         if card.name == study.translation.translator and "02_translate" in stages:
-            needed.append(estimate(card, llm.prompts(study, ["x" * 12]) * terms, translation.SCHEMA))
+            needed.append(estimate(card, llm.prompts(study, ["x" * 12]) * terms, llm.SCHEMA))
         if card.name in study.judges and "05_judge" in stages:
             row = {"term": "x" * 12, "translation": "あ" * 5, "reference_text": DEFINITION, "definition": DEFINITION}
             calls = (asked - 1) * terms * len(study.judging.references) + controls.MOST
@@ -65,16 +65,11 @@ def cost(study: Study, stages: Collection[str], parameters: float) -> str:
 
 
 def _terms(study: Study) -> tuple[int, str]:
-    """How many terms will be run, at most, and a remark if that is a guess."""
-    if study.vocabulary.sample:
-        return study.vocabulary.sample, ""
+    """How many terms will be run, at most, and a remark if that is a guess, because the check of the terminology could make none."""
     file = next((file for file in (study.folder / "terms.csv", study.folder / "vocabulary.csv") if file.exists()), None)
-    try:
-        if file is None and study.translation.translator == "jmdict":
-            return len(translation.terms(study)), ""
-        return len(vocabulary.read_terms(file or vocabulary.curate(study))), ""
-    except StudyError:  # told by the check of the terminology
-        return vocabulary.PAPER_TERMS, " (as many as the paper's)"
+    if study.vocabulary.sample or file:
+        return study.vocabulary.sample or len(vocabulary.read_terms(file)), ""
+    return vocabulary.PAPER_TERMS, " (as many as the paper's)"
 
 
 def _gpu_hours(study: Study, terms: int, asked: int, parameters: float) -> str:
@@ -82,7 +77,7 @@ def _gpu_hours(study: Study, terms: int, asked: int, parameters: float) -> str:
     if not parameters:
         return ""
     steps = asked * math.ceil(terms / ROWS_AT_ONCE) * study.generation.max_new_tokens
-    tokens = len(study.models) * (17 * study.benchmarks.items * ITEM_TOKENS or TABLE2_TOKENS)
+    tokens = len(study.models) * (17 * study.benchmarks.items * ITEM_TOKENS or TABLE2_TOKENS) * (study.benchmarks.columns != ())
     search = study.evolution
     tokens += any(method.startswith("evo_") for method in study.methods) * search.evaluations * search.items * len(search.columns) * ITEM_TOKENS
     hours = (steps * 2 * parameters / DECODE + tokens * 2 * parameters / READ) / 3600

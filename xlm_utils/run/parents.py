@@ -75,15 +75,14 @@ def _base(study: Study, name: str) -> tuple[dict, str]:
 
 def match(study: Study, facts: Facts) -> str:
     """A line that says the parents merge; a StudyError if they differ in what decides on their tensors."""
+    facts = {name: fact for name, fact in facts.items() if name in study.parents}
     known = {name: meaning(fact["config"]) | {"vocab_size": fact.get("rows", fact["config"].vocab_size)} for name, fact in facts.items()}
     (first, ours), *others = known.items()  # those that are known before they are made
     for other, theirs in others:
         for key in ours:
             if ours[key] != theirs[key] and key not in ONLY_SHOWN:
-                names = [study.constituents[name].weights for name in (other, first)]
-                raise StudyError(
-                    f"model {names[0]}: {key} is {theirs[key]}, and {names[1]} has {ours[key]}; only models of one shape and vocabulary merge"
-                )
+                one, two = (study.constituents[name].weights for name in (other, first))
+                raise StudyError(f"model {one}: {key} is {theirs[key]}, and {two} has {ours[key]}; only models of one shape and vocabulary merge")
     pair = [study.by_role(role) for role in ("general", "expert")]
     comparable({name: fact["folder"] for name, fact in facts.items() if "folder" in fact}, pair)
     return f"the parents match: {ours['architectures']}, vocabulary {ours['vocab_size']:,}, {largest(facts) / 1e9:.2g} B parameters"

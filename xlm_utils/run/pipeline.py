@@ -13,6 +13,7 @@ from pathlib import Path
 
 from xlm_utils import benchmark
 from xlm_utils.ask.cards import Card, load_card
+from xlm_utils.benchmark.prepared import columns
 from xlm_utils.generate.generation import runs
 from xlm_utils.judge import people
 from xlm_utils.models.constituents import locate, source
@@ -37,6 +38,7 @@ def outputs(study: Study) -> dict[str, list[Path]]:
 
     folder, names = study.folder, [run.name for run in runs(study) if chosen([run.model])]
     scored = [name for name in names if not name.endswith(".reference")]
+    table2 = ("table2.csv", "table2.html") if columns(study) else ()
     return {
         "01_curate": [folder / "vocabulary.csv"],
         "02_translate": [folder / "translated.csv", folder / "terms.csv"],
@@ -44,7 +46,7 @@ def outputs(study: Study) -> dict[str, list[Path]]:
         "04_generate": [folder / "definitions" / f"{name}.jsonl" for name in names],
         "05_judge": [file for card in map(load_card, study.judges) for file in judged(card)],
         "06_benchmark": [study.benchmarks_folder / f"{model}.json" for model in chosen(study.models)],
-        "07_figures": [study.figures / name for name in ("table1.csv", "table1.html", "table2.csv", "table2.html", "figure1.html")],
+        "07_figures": [study.figures / name for name in ("table1.csv", "table1.html", *table2, "figure1.html")],
         "08_why": [study.figures / f"{name}.html" for name in ("lens", "meeting", "knockout", "kept", "lost")],
     }
 
@@ -107,8 +109,8 @@ def from_anywhere(name: str) -> str:
     return str(Path(preset).resolve()) + name.removeprefix(preset) if is_file(preset) else name
 
 
-def run(name: str) -> None:
-    """Run a study's stages in order and print seconds per stage and where the results are."""
+def run(name: str, judge_base_url: str = "") -> None:
+    """Run a study's stages in order and print seconds per stage and where the results are; another address is for translator and judges."""
     study = open_study(name)
     parameters = {} if name == "demo" else {"study": from_anywhere(name)}  # the notebooks' own default is the demo
     times, before, checked = {}, "", False
@@ -120,10 +122,11 @@ def run(name: str) -> None:
             times[stage] = "kept"
         else:
             if not checked:
-                preflight(study, list(outputs(study))[number:])
+                preflight(study, list(outputs(study))[number:], base_url=judge_base_url)
             checked = True
             print(f"{stage}: running", flush=True)
-            execute(notebook, study.folder / "notebooks" / notebook.name, parameters)
+            asked_at = {"judge_base_url": judge_base_url} if judge_base_url and stage in ("02_translate", "05_judge") else {}
+            execute(notebook, study.folder / "notebooks" / notebook.name, parameters | asked_at)
             if lacking := [relative(f) for f in files if not f.exists()]:
                 raise StudyError(f"{stage} ended without {', '.join(lacking)} (see {relative(study.folder / 'notebooks')})")
             sources = {name: source(study, name) for name in study.constituents} if stage in ("03_merge", "04_generate", "06_benchmark") else {}
@@ -141,16 +144,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Run a study's eight notebooks, resuming where they stopped.")
     parser.add_argument("study", nargs="?", default="demo")
     parser.add_argument("--check", action="store_true", help="only the checks before all of its stages")
+    parser.add_argument("--judge_base_url", default="", help="another address for the judges and an LLM that translates, such as a local server's")
     parser.add_argument("--fetch", action="store_true", help="only checks, not of this machine's memory, and downloads")
     asked = parser.parse_args()
     try:
         if asked.check:
             study = open_study(asked.study)
-            preflight(study, list(outputs(study)))
+            preflight(study, list(outputs(study)), base_url=asked.judge_base_url)
         elif asked.fetch:
             fetch(open_study(asked.study))
         else:
-            run(asked.study)
+            run(asked.study, asked.judge_base_url)
     except (StudyError, OSError) as error:  # a full or read-only disk, too
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

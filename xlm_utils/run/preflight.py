@@ -12,22 +12,23 @@ from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pandas as pd
 import yaml
 
 from xlm_utils import models
 from xlm_utils.ask.cards import load_card
 from xlm_utils.benchmark import prepared
 from xlm_utils.benchmark.tasks import data
-from xlm_utils.curate.snomed import sources
-from xlm_utils.curate.vocabulary import source_path
+from xlm_utils.curate import vocabulary
 from xlm_utils.merge import evolution, fitness
 from xlm_utils.merge.merging import is_searched
 from xlm_utils.merge.methods import check_specification
 from xlm_utils.models import hub
 from xlm_utils.run import budget, parents
 from xlm_utils.run.parents import GIB, Facts, in_gib, largest
-from xlm_utils.study import Study, StudyError, parse, pick_device, project_path, read_card, read_manifest, relative
-from xlm_utils.translate.dictionary import jmdict_file, read_list
+from xlm_utils.study import Study, StudyError, parse, pick_device, read_card, read_manifest, relative
+from xlm_utils.study.settings import OFFLINE
+from xlm_utils.translate.translation import draw_terms, translate
 
 ROOM = 2 * GIB  # beside a model's weights, for a batch and what the libraries take
 LARGE = 1e9  # parameters
@@ -37,12 +38,13 @@ SPARE = 2 * GIB  # of disk, for data sets and results
 BYTES = {"int8": 1.1, "nf4": 0.75}  # of a parameter: embeddings and head stay in 16 bits
 
 
-def preflight(study: Study, stages: Collection[str], here: bool = True) -> None:
+def preflight(study: Study, stages: Collection[str], here: bool = True, base_url: str = "") -> None:
     """Check all that the coming stages need, printing a line for each check that passes.
 
     Args:
         stages: names of the stages that will run (``03_merge`` …).
         here: whether models run on this machine; if not, its memory is not looked at.
+        base_url: where judges and translator are asked; "": as their cards say.
 
     Raises:
         StudyError: one sentence per failure, one a line.
@@ -57,24 +59,23 @@ def preflight(study: Study, stages: Collection[str], here: bool = True) -> None:
             return False
         return True
 
-    print(f"checks before {study.name} runs:")
+    print(f"checks before {study.folder.name} runs:")
     facts: Facts = {}
-    needs_models, needs_data = ({stage[:2] for stage in stages} & some for some in ({"03", "04", "06", "08"}, {"03", "06"}))
+    numbers = {stage[:2] for stage in stages}
+    needs_models, needs_data = numbers & {"03", "04", "06", "08"}, numbers & {"03", "06"} and prepared.asked(study)
     if "03_merge" in stages:
         attempt(lambda: _methods(study))
     if "01_curate" in stages:
         attempt(lambda: _terminology(study))
-    if "02_translate" in stages and study.translation.translator == "jmdict":
-        attempt(lambda: f"dictionary: {jmdict_file().name}")
     for name in budget.cards(study, stages):
-        attempt(lambda name=name: budget.answers(load_card(name)))
+        attempt(lambda name=name: budget.answers(load_card(name), base_url))
     missing = [name for name in study.constituents if parents.to_fetch(study, name)] if needs_models else []
     wanted = [study.constituents[name].weights for name in missing] + ["the benchmark data sets"] * bool(needs_data and not study.benchmarks.data_dir)
     reachable = not wanted or attempt(lambda: hub.check_reachable(wanted))
     for name in study.constituents if needs_models else ():
         if reachable or name not in missing:
             attempt(lambda name=name: parents.model(study, name, facts))
-    if facts:
+    if facts.keys() & set(study.parents):
         attempt(lambda: parents.match(study, facts))
         if here and study.generation.quantization == "nf4":
             attempt(lambda: parents.quantisable(facts))
@@ -92,11 +93,16 @@ def preflight(study: Study, stages: Collection[str], here: bool = True) -> None:
 
 
 def _terminology(study: Study) -> str:
-    if study.translation.reviewed and study.translation.translator == "jmdict":
-        read_list(project_path(study.translation.reviewed))
-    path = source_path(study)
-    what = f", {len(sources(path))} files of a release" if study.vocabulary.source == "snomed" else ""
-    return f"terminology {study.vocabulary.source}: {relative(path)}{what}"
+    """The vocabulary, made as notebooks 01 and 02 make it: what each filter leaves, and how many terms are run."""
+    path = vocabulary.source_path(study)
+    steps = pd.read_csv(vocabulary.curate(study).with_name("funnel.csv"))
+    left = [f"{row.rows:,} {row.step}" for row in steps[steps["rows"].diff() != 0].itertuples()]  # what took none says nothing
+    if study.translation.translator in OFFLINE:
+        table, run = (vocabulary.read_terms(make(study)) for make in (translate, draw_terms))
+        left += [f"{(table['translation'] != '').sum():,} translated", f"{len(run):,} run"]
+    else:
+        left.append(f"what has no translation, by {study.translation.translator}")
+    return f"terminology {study.vocabulary.source}: {relative(path)}: {' → '.join(left)}"
 
 
 def _methods(study: Study) -> str:

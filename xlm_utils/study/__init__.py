@@ -10,4 +10,4 @@ from xlm_utils.study.names import parse, read_card
 from xlm_utils.study.notebook import Progress, shell
 from xlm_utils.study.records import Step, append_jsonl, cached_step, digest, fingerprint, read_jsonl, read_manifest, sha256, write_json, write_text
 from xlm_utils.study.settings import Constituent, Language, project_path
-from xlm_utils.study.study import Study, open_study, pick_device
+from xlm_utils.study.study import Study, commit, open_study, pick_device

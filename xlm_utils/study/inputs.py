@@ -156,7 +156,9 @@ def checked(model: type[Model], found: dict, file: str, parameters: Mapping[tupl
     try:
         return model.model_validate(found)
     except ValidationError as error:
-        first = error.errors()[0]
+        first, missing = error.errors()[0], [str(one["loc"][0]) for one in error.errors() if one["type"] == "missing" and len(one["loc"]) == 1]
+    if len(missing) > 1:
+        raise StudyError(f"{file}: {', '.join(missing)} are missing")
     where = tuple(map(str, first["loc"]))
     key = parameters.get(where) or f"{file}: {'.'.join(where)[:80]}"
     if first["type"] == "extra_forbidden":

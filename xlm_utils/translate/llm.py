@@ -32,14 +32,15 @@ def translator_card(study: Study) -> Card:
     """The card of the study's translator, an LLM; a StudyError if it is a proxy's or people's."""
     card = load_card(study.translation.translator)
     if card.client in OFFLINE:
-        raise StudyError(f"translation.translator: {card.name!r} is no LLM; use jmdict or an LLM's card of params/judges")
+        raise StudyError(f"translation.translator: {card.name!r} is no LLM; use jmdict, hpo or an LLM's card of params/judges")
     return card
 
 
 def prompts(study: Study, words: list[str]) -> list[str]:
-    """``params/prompts/translate.txt`` for each word; a word is data, so braces in it mean nothing."""
-    template, languages = read_prompt("translate.txt", "term"), {"source_language": study.source.name, "target_language": study.target.name}
-    return [fill(template, "translate.txt", languages | {"term": json.dumps(word, ensure_ascii=False)}) for word in words]
+    """The study's ``translation.prompt`` for each word; a word is data, so braces in it mean nothing."""
+    about = {"source_language": study.source.name, "target_language": study.target.name, "domain": study.domain}
+    template = read_prompt(file := study.translation.prompt, "term")
+    return [fill(template, file, about | {"term": json.dumps(word, ensure_ascii=False)}) for word in words]
 
 
 def by_llm(study: Study, words: list[str], base_url: str = "", now: bool = False) -> pd.DataFrame:
@@ -48,7 +49,7 @@ def by_llm(study: Study, words: list[str], base_url: str = "", now: bool = False
     ``now``: not in batches, even where the card says so, because somebody waits.
 
     Returns:
-        as ``jmdict``, with kind ``established`` or ``coined`` (the LLM knows no established term),
+        as ``official``, with kind ``established`` or ``coined`` (the LLM knows no established term),
         translator (the card), served_model (what answered) and status (of the reply; only ``ok`` has a translation).
     """
     card, limit = translator_card(study), study.judging.max_cost_usd

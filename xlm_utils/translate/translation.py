@@ -1,4 +1,4 @@
-"""English terms → the target language: JMdict offline, by a reviewed list or automatically, or an LLM (a judge card) online.
+"""English terms → the target language: JMdict by a reviewed list, HPO's official translations, or an LLM (a judge card) online.
 
 A term without a translation stays in the table, marked; the terms a study runs are drawn from the translated ones.
 """
@@ -12,76 +12,81 @@ from xlm_utils.ask.calls import announce
 from xlm_utils.ask.replies import identity
 from xlm_utils.curate.vocabulary import curate, read_terms
 from xlm_utils.study import Step, Study, StudyError, digest, fingerprint, project_path, sha256
-from xlm_utils.translate.dictionary import ORDER, jmdict, reviewed
+from xlm_utils.study.settings import OFFLINE
+from xlm_utils.translate.dictionary import reviewed
 from xlm_utils.translate.llm import SCHEMA, by_llm, prompts, translator_card
+from xlm_utils.translate.official import SLIPS, babelon_file, official
 
 
 def plan(study: Study, base_url: str = "") -> dict:
     """What translating the vocabulary would take, printed before anything is spent (see ``calls.announce``)."""
-    translator, words = study.translation.translator, _words(study)
-    if not words:
-        print("the vocabulary brings its own translations: no calls and no cost")
-    elif translator == "jmdict":
-        print(f"JMdict, a dictionary on this machine: {len(words):,} terms to look up, no calls and no cost")
-    else:
+    translator, (own, words) = study.translation.translator, _words(study)
+    if words and translator not in OFFLINE:
         return announce(study, translator_card(study), [(prompt, 0) for prompt in prompts(study, words)], SCHEMA, base_url)
+    given, how = f"{own:,} given, " * bool(own), "are not run, as no translator is named" if translator == "none" else "to look up"
+    told = f"{OFFLINE[translator]}: {given}{len(words):,} terms {how}" if words else "the vocabulary brings its own translations"
+    print(f"{told}, no calls and no cost")
     return {"calls": 0, "usd": 0.0}
 
 
 def preview(study: Study, n: int = 1, base_url: str = "") -> pd.DataFrame:
     """The first ``n`` of a seeded order of the terms, translated, to be read before paying for all; replies are kept and not asked for again."""
-    words = pd.Series(_words(study)).sample(frac=1, random_state=study.seed).tolist()[:n]
+    words = pd.Series(_words(study)[1], dtype=object).sample(frac=1, random_state=study.seed).tolist()[:n]
     return _look_up(study, read_terms(study.folder / "vocabulary.csv"), words, base_url, now=True)
 
 
-def _words(study: Study) -> list[str]:
-    """Terms to translate: none where the vocabulary brings its own translations."""
+def _words(study: Study) -> tuple[int, list[str]]:
+    """How many terms bring a translation of their own, and those that don't. A StudyError: none does, and nobody is to translate them."""
     table = read_terms(study.folder / "vocabulary.csv")
-    return [] if "translation" in table else table["term"].tolist()
+    words = table.loc[table.get("translation", pd.Series("", table.index)) == "", "term"].tolist()
+    if len(words) == len(table) and study.translation.translator == "none":
+        others = [*list(OFFLINE)[:-1], "an LLM's card of params/judges"]
+        raise StudyError(f"translation.translator: no term has a translation of its own; add a column 'translation', or name {', '.join(others)}")
+    return len(table) - len(words), words
 
 
 def _look_up(study: Study, vocabulary: pd.DataFrame, words: list[str], base_url: str, now: bool = False) -> pd.DataFrame:
-    """Translations of some words of the vocabulary; JMdict looks at all of it, since one entry may serve two concepts."""
-    if study.translation.translator == "jmdict":
-        if words and study.target.code != "ja":
-            raise StudyError(f"translator: the dictionary knows Japanese only, and the target is {study.target.name}; name an LLM's card")
-        if study.translation.reviewed:
-            found = reviewed(study, vocabulary).assign(translator="jmdict")
-        else:
-            found = jmdict(vocabulary["term"].tolist(), vocabulary["concept"].tolist()).assign(translator="jmdict")
+    """Translations of some words of the vocabulary."""
+    translator = study.translation.translator
+    if translator in OFFLINE:
+        by = {"jmdict": reviewed, "hpo": official, "none": lambda *_: pd.DataFrame(columns=["term", "translation", "kind", "candidates"])}
+        found = by[translator](study, vocabulary).assign(translator=translator)
         return found[found["term"].isin([word.lower() for word in words])].reset_index(drop=True)
     if study.translation.reviewed:
-        print(f"translation.reviewed: the list is of JMdict's words, so it has no say where {study.translation.translator} translates")
+        print(f"translation.reviewed: the list is of JMdict's words, so it has no say where {translator} translates")
     return by_llm(study, words, base_url, now)
 
 
 def translate(study: Study, base_url: str = "") -> Path:
     """``vocabulary.csv`` → ``translated.csv``: the same rows with translation, kind, candidates and translator.
 
-    See ``jmdict``, ``reviewed`` and ``by_llm``.
+    See ``reviewed``, ``official`` and ``by_llm``.
 
-    A vocabulary that brings its own translations keeps them. Does nothing if the file is there. A StudyError if an LLM can't go on.
+    A vocabulary's own translations are kept; only terms without one are looked up. Does nothing if the file is there. A StudyError if an LLM can't
+    go on, or nobody is to translate.
     """
     source = study.folder / "vocabulary.csv"
     translator = study.translation.translator
+    made_from: dict = {}
     if translator == "jmdict":
-        made_from: dict = {"dictionary": f"jamdict-data {metadata.version('jamdict-data')}", "order": list(ORDER)}
-        made_from |= {"reviewed": sha256(project_path(study.translation.reviewed))} if study.translation.reviewed else {}
-    else:
+        dictionary = f"jamdict-data {metadata.version('jamdict-data')}"
+        made_from = {"dictionary": dictionary, "reviewed": sha256(project_path(study.translation.reviewed))}
+    elif translator == "hpo":
+        made_from = {"official": sha256(babelon_file(study)), "slips": sha256(SLIPS), "status": study.translation.status}
+    elif translator not in OFFLINE:
         made_from = {"llm": identity(translator_card(study), SCHEMA, base_url), "prompt": fingerprint(prompts(study, ["term"]))}
     step = Step(study.folder / "translated.csv", vocabulary=digest(source), translator=translator, **made_from)
     with step:
         if step.done:
             print("translated.csv: done before, kept")
             return step.path
-        table = read_terms(source)
-        if "translation" in table:
-            kind = table["translation"].map(lambda text: "given" if text else "")
-            table = table.assign(kind=kind, candidates=1, translator="the vocabulary itself")
-        else:
-            found = _look_up(study, table, table["term"].tolist(), base_url).rename(columns={"term": "lower"})
-            table = table.assign(lower=table["term"].str.lower()).merge(found, on="lower", how="left").drop(columns="lower")
-            table = table.assign(candidates=table["candidates"].fillna(0).astype(int))
+        table, (_, words) = read_terms(source), _words(study)
+        own = table.pop("translation") if "translation" in table else pd.Series("", table.index)
+        found = _look_up(study, table, words, base_url).rename(columns={"term": "lower"})
+        table = table.assign(lower=table["term"].str.lower()).merge(found, on="lower", how="left").drop(columns="lower")
+        given = {"translation": own, "kind": "given", "candidates": 1, "translator": "the vocabulary itself"}
+        table = table.assign(**{column: table[column].mask(own != "", value) for column, value in given.items()})
+        table = table.assign(candidates=table["candidates"].fillna(0).astype(int))
         table.to_csv(step.partial, index=False)
         step.finish(rows=len(table), translated=int((table["translation"].fillna("") != "").sum()))
     return step.path
@@ -144,7 +149,7 @@ def terms(study: Study) -> pd.DataFrame:
     elif not (study.folder / "translated.csv").exists():
         if file.exists():
             return read_terms(file)
-        if study.translation.translator != "jmdict":
+        if study.translation.translator not in OFFLINE:
             raise StudyError(f"no terms yet; run 01_curate.ipynb and 02_translate.ipynb with {study.options()}")
         print("no terms.csv yet: curating and translating the vocabulary first (seconds)")
         curate(study)
