@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from tests.merge.test_merging import assert_equal, consensus, copy_model, drop, of, weights
 from xlm_utils.merge import merging, planning
-from xlm_utils.merge.layers import _counted as by_layer
+from xlm_utils.merge.methods import _counted as by_layer
 from xlm_utils.models.loading import load
 from xlm_utils.models.weights import LAYER
 from xlm_utils.study import StudyError

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.merge.test_merging import assert_equal, copy_model, of, weights
 from tests.merge.test_planning import FAMILIES, in_memory_as_on_disk, siblings
-from xlm_utils.merge import layers, merging, own, planning
+from xlm_utils.merge import merging, methods, own, planning
 from xlm_utils.models.constituents import locate
 from xlm_utils.models.loading import load
 from xlm_utils.models.weights import LAYER
@@ -35,7 +35,7 @@ NOT_ONE_BY_ONE = ("mixtral", "gpt-2", "mamba")  # families whose layers hold oth
 def reading(monkeypatch):
     """The texts that RegMean's models read, in the place of a vocabulary's."""
     read = dict(READ)
-    monkeypatch.setattr(layers, "_texts", lambda _, language, count: json.dumps(read[language], ensure_ascii=False))
+    monkeypatch.setattr(methods, "_texts", lambda _, language, count: json.dumps(read[language], ensure_ascii=False))
     return read
 
 
@@ -110,15 +110,15 @@ def test_the_texts_are_of_unreported_terms_in_both_languages_the_source_s_with_t
     own, spare = terms(study), unreported(study)
     assert not set(spare["concept"]) & set(own["concept"])
     assert not set(spare["translation"]) & set(own["translation"])
-    japanese, english = (json.loads(layers._texts(study, language, 20)) for language in ("target", "source"))
+    japanese, english = (json.loads(methods._texts(study, language, 20)) for language in ("target", "source"))
     asked = {study.prompt(study.target, row.translation): f"{study.prompt(study.source, row.term)} {row.definition}" for row in spare.itertuples()}
     assert len(set(japanese)) == 20
     assert english == [asked[prompt] for prompt in japanese]
-    assert len(json.loads(layers._texts(study, "target", 10_000))) == len(spare)
+    assert len(json.loads(methods._texts(study, "target", 10_000))) == len(spare)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layers, "unreported", lambda _: spare.head(0))
+        patch.setattr(methods, "unreported", lambda _: spare.head(0))
         with pytest.raises(StudyError, match="no translated term is left that no table reports"):
-            layers._texts(study, "target", 20)
+            methods._texts(study, "target", 20)
 
 
 def test_layers_may_be_asked_for_in_any_order(pico_study):

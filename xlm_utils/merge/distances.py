@@ -18,9 +18,7 @@ SIBLINGS = 0.5  # further from its ancestor than this (relative L2), a model is 
 def check_parents(study: Study) -> pd.DataFrame:
     """Compare the constituents before a merge, without reading their weights whole.
 
-    Returns:
-        a row per property: a column per constituent, ``same``, and ``what is done`` about a difference.
-        Long things (tokenizer, chat template) are shown as the first digits of their hash.
+    A row per property: a column per constituent, ``same``, and ``what is done`` about a difference. Of long things it is their hash's first digits.
     """
     facts, tensors = {}, {}
     for name in study.parents:
@@ -31,9 +29,8 @@ def check_parents(study: Study) -> pd.DataFrame:
     table["same"] = [len(set(row)) == 1 for row in table.itertuples(index=False)]
     general = study.by_role("general")
     blocking = ("architecture", "parameters", "shapes", "tied embeddings", "head size")
-    table["what is done"] = [
-        "" if same else "no merge is possible" if fact in blocking else f"the merge takes {general}'s"
-        for fact, same in table["same"].items()]  # fmt: skip
+    done = {fact: "no merge is possible" if fact in blocking else f"the merge takes {general}'s" for fact in table.index[~table["same"]]}
+    table["what is done"] = [done.get(fact, "") for fact in table.index]
     root = next((name for name, c in study.constituents.items() if c.role == "ancestor"), general)
     distances = {name: _distance(tensors[name], tensors[root]) for name in facts}
     strangers = [name for name, distance in distances.items() if not distance < SIBLINGS]

@@ -41,18 +41,11 @@ def evaluator(study: Study, make_fitness: Callable[[Study], Fitness], name: str,
 def search(study: Study, make_fitness: Callable[[Study], Fitness], name: str = "evo_dare_ties") -> pd.DataFrame:
     """Search the free parameters of a method; a search that was killed goes on where it was.
 
-    Args:
-        make_fitness: takes the study and gives a function of the live merged model and its tokenizer, which
-            gives ``objective`` (larger is better) and ``accuracy``: ``fitness.scorer``.
-        name: a method whose card has parameters, with its arms: ``evo_dare_ties@ancestor``. Its mask seed
-            plays no part: the search has one of its own.
+    ``make_fitness`` takes the study and gives a function of the live merged model and its tokenizer (``fitness.scorer``): ``objective``, of which
+    more is better, and ``accuracy``. A method's mask seed plays no part: the search has one of its own.
 
-    Returns:
-        a row per candidate in order of evaluation: ``generation``, ``evaluation``, the parameters, ``objective``,
-        ``accuracy``; kept in the study's ``evolution.jsonl``. Why there are no more is printed.
-
-    Raises:
-        StudyError: the method has no parameter to search, or a candidate's objective is not a number.
+    Returns a row per candidate in order of evaluation: ``generation``, ``evaluation``, the parameters, ``objective``, ``accuracy``; kept in
+    ``evolution.jsonl``. Why there are no more is printed. A StudyError: the method has nothing to search, or an objective is not a number.
     """
     method, settings = resolve(study, name), study.evolution
     check(study)
@@ -150,14 +143,10 @@ def best(study: Study, candidates: pd.DataFrame, name: str = "evo_dare_ties") ->
 
 
 def delivered(study: Study, make_fitness: Callable[[Study], Fitness], candidates: pd.DataFrame, name: str = "evo_dare_ties") -> pd.DataFrame:
-    """The delivered merge and its method's default under the study's own mask, beside the best candidate; says who is ahead.
+    """The delivered merge and its method's default under the study's own mask, beside the best of ``search``'s candidates; says who is ahead.
 
-    Args:
-        candidates: rows as ``search`` gives them.
-        name: the searched method; its default is the card without ``evo_``, where there is one.
-
-    Returns:
-        a row each: ``of``, ``objective``, ``accuracy``. Kept in ``evolution_delivered.jsonl``; done again when the candidates change.
+    The default is the card without ``evo_``, where there is one. Returns a row each: ``of``, ``objective``, ``accuracy``; kept in
+    ``evolution_delivered.jsonl``, and done again when the candidates change.
     """
     plain = parse(name)._replace(card=parse(name).card.removeprefix("evo_"), seed="")
     asked = {"delivered, under its own mask": (name, best(study, candidates, name))}

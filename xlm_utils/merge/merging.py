@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from xlm_utils.merge.layers import written_out
-from xlm_utils.merge.methods import DTYPES, RECIPE, check_specification, parents, render, resolve
+from xlm_utils.merge.methods import DTYPES, RECIPE, check_specification, parents, render, resolve, written_out
 from xlm_utils.models.configs import read_config, read_tokenizer, spell_rope_twice
 from xlm_utils.models.constituents import locate, source
 from xlm_utils.models.weights import FLOATING, Tensors, eos_ids
@@ -38,10 +37,8 @@ def merge(study: Study, name: str, values: Mapping[str, float] | None = None) ->
 def merge_many(study: Study, names: Sequence[str], values: Mapping[str, Mapping[str, float]] | None = None) -> list[Path]:
     """As many merges as are named, each the one that ``merge`` makes: a tensor is read once and goes through all of the methods.
 
-    Args:
-        values: of methods' parameters, by method; none for one that is not in it.
-
-    A StudyError as of ``merge``; a result with NaN or Inf stops no other. Killed, the merges under way (at most ``TOGETHER``) leave nothing.
+    ``values`` has the parameters of methods that need some. A StudyError as of ``merge``; a result with NaN or Inf stops no other. Killed, the merges
+    under way (at most ``TOGETHER``) leave nothing.
     """
     values, merges = values or {}, {}
     for name in dict.fromkeys(names):
@@ -151,13 +148,9 @@ def _with_folders(config: dict, folders: Mapping[str, Path]) -> dict:
 
 
 def comparable(folders: Mapping[str, Path], merged: Collection[str]) -> None:
-    """Stop before MergeKit starts if the parents don't fit: the same tensors of the same shapes, in floating point.
+    """A StudyError, which names the first difference, if parents don't have the same tensors of the same shapes, in floating point.
 
-    Args:
-        merged: the parents that must not be one and the same.
-
-    Raises:
-        StudyError: one sentence that names the first difference.
+    Those that are ``merged`` must not be one and the same either.
     """
     places: dict[Path, str] = {}
     for name, folder in folders.items():

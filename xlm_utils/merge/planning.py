@@ -17,8 +17,7 @@ from mergekit.merge_methods.registry import get
 from psutil import virtual_memory
 
 from xlm_utils.merge import chunked, own
-from xlm_utils.merge.layers import written_out
-from xlm_utils.merge.methods import DTYPES, check_specification, parents, render, resolve
+from xlm_utils.merge.methods import DTYPES, check_specification, parents, render, resolve, written_out
 from xlm_utils.models.libraries import PreTrainedModel
 from xlm_utils.models.weights import EMBEDDINGS, LAYER, Tensors
 from xlm_utils.study import Study, pick_device
@@ -46,10 +45,8 @@ def math_device(folders: Mapping[str, Path]) -> tuple[str, str]:
 class Plan:
     """One merge, tensor by tensor, to be called in the order of their names: random masks are drawn in it, as MergeKit draws them.
 
-    Args:
-        config: rendered and written out; ``folders`` has the models that it names, and a method knows them by their folders.
-        seed: of the random masks; they are drawn apart from torch's global generators.
-        names: of all tensors.
+    ``config`` is rendered and written out, ``folders`` has the models that it names (a method knows them by these), ``seed`` is of the random masks,
+    which are drawn apart from torch's global generators, and ``names`` are those of all tensors.
     """
 
     def __init__(self, config: dict, folders: Mapping[str, Path], seed: int | None, device: str, names: Collection[str]):
@@ -110,14 +107,10 @@ def _value(spec: ParameterSpec, sources: list[Mapping], tensor: str, depth: floa
 
 
 class Live:
-    """A live model that one method's merges are written into, under one random mask.
+    """A live model of the parents' architecture, in any dtype, that one method's merges are written into under one random mask, and nothing else.
 
-    Random numbers are kept from the first merge on, 4 bytes for each weight that a masked task vector changes, in at most a quarter of the
-    memory that is available; what does not fit is drawn again. Tensors that neither parent changed are written once.
-
-    Args:
-        model: of the parents' architecture, in any dtype; nobody else may write into it between two merges.
-        seed: of the random mask, if not the method's own.
+    Changes and random numbers are kept from the first merge on, 4 bytes a weight each, in at most a quarter of the memory that is available;
+    what does not fit is made again. Tensors that neither parent changed are written once. ``seed``: of the mask, if not the method's own.
     """
 
     def __init__(self, model: PreTrainedModel, study: Study, name: str, seed: int | None = None):

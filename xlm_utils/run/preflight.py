@@ -39,15 +39,10 @@ BYTES = {"int8": 1.1, "nf4": 0.75}  # of a parameter: embeddings and head stay i
 
 
 def preflight(study: Study, stages: Collection[str], here: bool = True, base_url: str = "") -> None:
-    """Check all that the coming stages need, printing a line for each check that passes.
+    """Check all that the coming stages (``03_merge`` …) need, printing a line for each check that passes.
 
-    Args:
-        stages: names of the stages that will run (``03_merge`` …).
-        here: whether models run on this machine; if not, its memory is not looked at.
-        base_url: where judges and translator are asked; "": as their cards say.
-
-    Raises:
-        StudyError: one sentence per failure, one a line.
+    Where models don't run ``here``, this machine's memory is not looked at. ``base_url`` is where judges and translator are asked; "": as their cards
+    say. A StudyError: a sentence per failure, one a line.
     """
     failures: list[str] = []
 

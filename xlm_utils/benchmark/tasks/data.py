@@ -64,15 +64,10 @@ def _derived(name: str, row: dict) -> dict:
 
 
 def load(name: str, path: str, files: dict, needs: list, config: str | None = None, raw: dict | None = None, data_dir: str | None = None, **_):
-    """Rows of one data set as the harness wants them.
+    """Rows of one data set as the harness wants them, which hands over more than is used; ``name`` picks the schema.
 
-    Args:
-        name: the data set's name here, which picks its schema.
-        path: hub repository; ``config`` is its configuration.
-        files: split → file name in ``data_dir``; a split outside ``needs`` may be missing.
-        raw: split → file to read from the repository as it is, where there is no loadable data set.
-        data_dir: local folder; None reads from the hub.
-        _: what else the harness hands over (task metadata).
+    Of a local ``data_dir`` they are the ``files`` (split → name; a split outside ``needs`` may be missing), else of the hub's repository ``path`` in
+    its configuration ``config``, or ``raw`` files of it (split → name) where it is no loadable data set.
 
     Returns a ``datasets.DatasetDict`` with one checked ``datasets.Dataset`` per split found. A DataError: one sentence that names the data set, the
     file and line, and where to get a good copy.
