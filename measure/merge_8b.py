@@ -37,6 +37,7 @@ MODELS, SPARE = 4, 2  # on the disk at a time: three siblings and a result; GiB 
 ARITHMETIC = """
 import sys, time
 from xlm_utils.merge import chunked, merging, methods, planning
+from xlm_utils.merge.methods import written_out
 from xlm_utils.models.weights import Tensors
 from xlm_utils.study import open_study
 study, name = open_study(sys.argv[1]), sys.argv[2]
@@ -45,7 +46,7 @@ folders = merging.parents(study, config)
 methods.check_specification(config)
 tensors = {folder.resolve(): Tensors(folder) for folder in folders.values()}
 shapes = next(iter(tensors.values())).shapes
-plan = planning.Plan(methods.written_out(study, config, folders), folders, methods.resolve(study, name).seed, planning.math_device(folders)[0], shapes)
+plan = planning.Plan(written_out(study, config, folders), folders, methods.resolve(study, name).seed, planning.math_device(folders)[0], shapes)
 spent = 0
 for tensor in shapes:
     held = {folder: tensors[folder][tensor].clone() for folder in plan.inputs}
