@@ -46,7 +46,7 @@ from xlm_utils.benchmark import scores  # noqa: E402
 from xlm_utils.benchmark.harness import SharedPromptLM  # noqa: E402
 from xlm_utils.benchmark.prepared import prepare  # noqa: E402
 from xlm_utils.curate import snomed, terminologies, vocabulary  # noqa: E402
-from xlm_utils.generate import decoding, definitions, generation  # noqa: E402
+from xlm_utils.generate import decoding, generation  # noqa: E402
 from xlm_utils.generate.languages import language_of  # noqa: E402
 from xlm_utils.models import adapters, hub, libraries  # noqa: E402
 from xlm_utils.models.weights import Tensors  # noqa: E402
@@ -607,7 +607,7 @@ def _(scratch: Scratch) -> Findings:
         answer = decoding._row(tokenizer, [*tokenizer(reply)["input_ids"], 1], [1])
         came = answer["definition"], answer["finish"]
         yield f"{reply!r}: {came}", came == right
-    yield "an empty one is not usable", not definitions.usable(answer | {"output_language": "other"}, "ja")[0]
+    yield "an empty one is not usable", not generation.usable(answer | {"output_language": "other"}, "ja")[0]
 
 
 @row("parents", "Gemma's template (no system role), a task with a description", "in the user turn")

@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 from xlm_utils.ask.cards import OFFLINE, load_card
 from xlm_utils.draw.canvas import BLUE, SMALL, finish
 from xlm_utils.draw.pages import as_text, page, table_html
-from xlm_utils.generate import definitions
+from xlm_utils.generate import generation
 from xlm_utils.judge import controls, judging, people
 from xlm_utils.report import results
 from xlm_utils.report.planned import INTERVAL
@@ -161,7 +161,7 @@ def rated(study: Study) -> pd.DataFrame:
 def properties(study: Study) -> pd.DataFrame:
     """A row per judge and property (see the caption): judge, property, points, low, high, noise, n, remark (why there is no number)."""
     scores, rows = load_scores(study), []
-    texts = definitions.rows(study, list(scores["run"].unique()))
+    texts = generation.rows(study, list(scores["run"].unique()))
     lengths = {(row.run, str(row.term_id)): np.log2(max(len(row.definition), 1)) for row in texts.itertuples()} if len(texts) else {}
     for judge, block in scores.groupby("judge", sort=False):
         asked = read_jsonl(study.folder / "scores" / judge / "controls.jsonl")
@@ -221,7 +221,7 @@ def extremes(study: Study, run: str, judge: str = "") -> pd.DataFrame:
     table = block.drop_duplicates("term_id").set_index("term_id")[["term", "translation"]].join(pairs, how="inner")
     gain = (table["after"] - table["before"]).sort_values(ascending=False, kind="stable")
     picked = table.loc[[*gain.index[gain > 0][:3], *gain.index[gain < 0][-3:]]]
-    texts = definitions.rows(study, models).pivot(index="term_id", columns="run", values="definition").rename(index=str)
+    texts = generation.rows(study, models).pivot(index="term_id", columns="run", values="definition").rename(index=str)
     return picked.join(texts[models].rename(columns=lambda model: row_label(study, model))).reset_index(drop=True)
 
 
