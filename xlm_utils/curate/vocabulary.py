@@ -87,10 +87,7 @@ def part_of_speech(word: str) -> str:
 
 
 def is_seen(concept: str, definition: str) -> bool:
-    """Whether the demo's ``med`` adapter was trained on this concept's definition.
-
-    A hash of the concept splits the ontology in half; definitions of unusual length were left out.
-    """
+    """Whether the demo's ``med`` adapter was trained on this definition: in a half of the ontology by the concept's hash, of no unusual length."""
     shortest, longest = TRAINED_LENGTHS
     return hashlib.sha256(concept.encode()).digest()[0] % 2 == 0 and shortest <= len(definition) <= longest
 

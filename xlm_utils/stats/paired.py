@@ -52,8 +52,7 @@ def _both(a: Sequence[float], b: Sequence[float]) -> np.ndarray:
 def ordinal_alpha(scores: Sequence[Sequence[float]]) -> float:
     """Krippendorff's alpha with the ordinal metric: 1 where all judges agree, 0 as by chance (Krippendorff 2011, Computing Alpha-Reliability).
 
-    ``scores`` has shape (judges, answers), NaN where missing; an answer with fewer than two does not count. NaN is returned
-    where none has two, or where all that count are the same: 0/0.
+    ``scores``: shape (judges, answers), NaN where missing; an answer with fewer than two does not count. NaN where none has two, or all are one: 0/0.
     """
     scores = np.asarray(scores, float)
     values = np.unique(scores[~np.isnan(scores)])

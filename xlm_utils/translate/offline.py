@@ -39,9 +39,8 @@ def query(sql: str, *parameters: object) -> pd.DataFrame:
 def read_list(file: Path) -> pd.DataFrame:
     """The list, all text, with its translations: a row a term with ``COLUMNS``.
 
-    ``dictionary`` takes a form of a JMdict entry (k0 its first way to write it in kanji, r0 its first
-    reading), looked up in the dictionary on this machine; ``written`` the list's own translation;
-    ``dropped`` none, for the reason in the note. A StudyError: with the line and what is wrong in it.
+    ``dictionary`` takes a form of a JMdict entry (k0 its first way to write it in kanji, r0 its first reading), looked up in the dictionary on this
+    machine; ``written`` the list's own translation; ``dropped`` none, for the reason in the note. A StudyError: with the line and what is wrong in it.
     """
     try:
         rows = pd.read_csv(file, dtype=str, keep_default_na=False)
@@ -84,9 +83,8 @@ def _entries(entries: pd.Series) -> tuple[dict[tuple[str, str], str], dict[str, 
 def reviewed(study: Study, vocabulary: pd.DataFrame) -> pd.DataFrame:
     """The list's word on each term of the vocabulary: term (lower case), translation, kind (the verdict), candidates, note.
 
-    Terms of the list that the vocabulary lacks are not run, terms that the list lacks are not translated; a line counts both.
-
-    A StudyError: the list is broken, or a term of it is no label of the study's terminology.
+    Terms of the list that the vocabulary lacks are not run, terms that the list lacks are not translated; a line counts both. A StudyError: the list
+    is broken, or a term of it is no label of the study's terminology.
     """
     file = project_path(study.translation.reviewed)
     rows = read_list(file)
@@ -147,7 +145,6 @@ def official(study: Study, vocabulary: pd.DataFrame) -> pd.DataFrame:
     """Translations of the vocabulary's terms that are their concept's preferred label; synonyms have none of their own.
 
     A name that two concepts share is dropped, a known slip (``SLIPS``) replaced. Counts, of concepts, are printed.
-
     Returns one row a translated term: term (lower case), translation, kind (the status, such as ``official``), candidates (1).
     """
     file, code, allowed, all_labels = babelon_file(study), study.target.code, study.translation.status, labels(study)

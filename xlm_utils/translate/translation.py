@@ -94,7 +94,6 @@ def by_llm(study: Study, words: list[str], base_url: str = "", now: bool = False
     """Translations by the LLM of a judge card, through the judges' runner: paced, stored, resumable, within ``max_cost_usd``.
 
     ``now``: not in batches, even where the card says so, because somebody waits.
-
     Returns as ``official``, with kind ``established`` or ``coined`` (the LLM knows no established term), translator (the card), served_model (what
     answered) and status (of the reply; only ``ok`` has a translation).
     """
@@ -113,10 +112,8 @@ def by_llm(study: Study, words: list[str], base_url: str = "", now: bool = False
 def translate(study: Study, base_url: str = "") -> Path:
     """``vocabulary.csv`` → ``translated.csv``: the same rows with translation, kind, candidates and translator.
 
-    See ``reviewed``, ``official`` and ``by_llm``.
-
-    A vocabulary's own translations are kept; only terms without one are looked up. Does nothing if the file is there. A StudyError if an LLM can't
-    go on, or nobody is to translate.
+    See ``reviewed``, ``official`` and ``by_llm``. A vocabulary's own translations are kept; only terms without one are looked up. Does nothing if the
+    file is there. A StudyError if an LLM can't go on, or nobody is to translate.
     """
     source = study.folder / "vocabulary.csv"
     translator = study.translation.translator
