@@ -146,7 +146,7 @@ def report(plan) -> None:
     """The claim's comparisons on the half that nothing was chosen by."""
     from xlm_utils import benchmark
     from xlm_utils.report.benchmark_columns import _items
-    from xlm_utils.stats import resampling, statistics
+    from xlm_utils.stats import paired, statistics
 
     git = ["git", "-C", str(ROOT)]
     written = CLAIM.exists() and not subprocess.run([*git, "diff", "--quiet", "HEAD", "--", str(CLAIM)]).returncode
@@ -175,7 +175,7 @@ def report(plan) -> None:
     for column in JAPANESE:
         own = items[items["dataset"] == column].pivot(index="item", columns="model", values="score")
         pairs.append((own[merge], own["japanese"]))
-    pooled = resampling.compare_means(pairs, plan.seed)
+    pooled = paired.compare_means(pairs, plan.seed)
     print(f"\npooled Japanese columns, {merge} minus japanese: {pooled}; not worse by more than {claim['non_inferiority_margin']}:"
           f" {pooled['low'] > -claim['non_inferiority_margin']}")  # fmt: skip
 

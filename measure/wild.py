@@ -45,8 +45,8 @@ from xlm_utils import merge, models  # noqa: E402
 from xlm_utils.benchmark import scores  # noqa: E402
 from xlm_utils.benchmark.harness import SharedPromptLM  # noqa: E402
 from xlm_utils.benchmark.prepared import prepare  # noqa: E402
-from xlm_utils.curate import snomed, terminologies, vocabulary, words  # noqa: E402
-from xlm_utils.generate import decoding, definitions, generation  # noqa: E402
+from xlm_utils.curate import snomed, terminologies, vocabulary  # noqa: E402
+from xlm_utils.generate import decoding, generation  # noqa: E402
 from xlm_utils.generate.languages import language_of  # noqa: E402
 from xlm_utils.models import adapters, hub, libraries  # noqa: E402
 from xlm_utils.models.weights import Tensors  # noqa: E402
@@ -607,7 +607,7 @@ def _(scratch: Scratch) -> Findings:
         answer = decoding._row(tokenizer, [*tokenizer(reply)["input_ids"], 1], [1])
         came = answer["definition"], answer["finish"]
         yield f"{reply!r}: {came}", came == right
-    yield "an empty one is not usable", not definitions.usable(answer | {"output_language": "other"}, "ja")[0]
+    yield "an empty one is not usable", not generation.usable(answer | {"output_language": "other"}, "ja")[0]
 
 
 @row("parents", "Gemma's template (no system role), a task with a description", "in the user turn")
@@ -648,21 +648,21 @@ def _(scratch: Scratch) -> Findings:
     counts = {"Tumour": 17, "Anaemia": 5, "Leukaemia": 3, "Oedema": 2, "Generalised": 9, "Rigours": 4, "Seizures": 6}
     counts |= dict.fromkeys(("Delusions", "Tremors", "Hives"))
     for word, right in counts.items():
-        count = words.frequency(word)
+        count = vocabulary.frequency(word)
         yield f"{word} {count}", count > 1 and right in (None, count) and word not in set(table["term"])
 
 
 @row("words", "Dyspnoea/Dyspnea, Hypocalcaemia/Hypocalcemia and their like", "one term")
 def _(scratch: Scratch) -> Findings:
     table = demo_words()
-    again = table["term"].map(words.spelling).duplicated().sum()
+    again = table["term"].map(vocabulary.spelling).duplicated().sum()
     yield f"{again} terms of {len(table):,} are there twice", again == 0
     yield "Dyspnea, not Dyspnoea", {"Dyspnea", "Hypocalcemia"} <= set(table["term"]) and not {"Dyspnoea", "Hypocalcaemia"} & set(table["term"])
 
 
 def tagged(list_of: str, right: str) -> Findings:
     """Parts of speech of words."""
-    wrong = [f"{word} {words.part_of_speech(word)}" for word in list_of.split() if words.part_of_speech(word) != right]
+    wrong = [f"{word} {vocabulary.part_of_speech(word)}" for word in list_of.split() if vocabulary.part_of_speech(word) != right]
     yield f"{right}, {len(list_of.split()) - len(wrong)} of {len(list_of.split())} {' '.join(wrong)}".strip(), not wrong
 
 

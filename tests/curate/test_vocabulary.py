@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from xlm_utils.curate import terminologies, vocabulary, words
+from xlm_utils.curate import terminologies, vocabulary
 from xlm_utils.study import PARAMS, ROOT, StudyError, open_study
 
 TEST_DATA = Path(os.environ.get("XLM_TEST_DATA", ROOT.parent / "shared" / "data"))
@@ -68,12 +68,12 @@ def test_the_funnel_of_the_demo_ends_at_the_paper_s_size():
     ],
 )
 def test_part_of_speech_comes_from_the_word_s_form(word, tag):
-    assert words.part_of_speech(word) == tag
+    assert vocabulary.part_of_speech(word) == tag
 
 
 def test_the_tagger_keeps_terms_and_rejects_adverbs_on_the_hand_labelled_words():
     table = pd.read_csv(ROOT / "data" / "demo" / "pos_labels.csv")
-    tagged = table["term"].map(words.part_of_speech)
+    tagged = table["term"].map(vocabulary.part_of_speech)
     wanted = table["part_of_speech"] != "other"
     adverbs = ~wanted & table["term"].str.endswith("ly")
     assert (len(table), wanted.sum()) == (300, 255)
@@ -90,7 +90,7 @@ def test_the_tagger_keeps_terms_and_rejects_adverbs_on_the_hand_labelled_words()
     ],
 )  # fmt: skip
 def test_a_word_counts_as_its_most_frequent_spelling_does(word, count):
-    assert words.frequency(word) == count
+    assert vocabulary.frequency(word) == count
 
 
 @pytest.mark.parametrize(
@@ -101,13 +101,13 @@ def test_a_word_counts_as_its_most_frequent_spelling_does(word, count):
     ],
 )  # fmt: skip
 def test_spellings_of_one_word_share_a_key_and_other_words_do_not(one, other):
-    assert words.spelling(one) == words.spelling(other)
-    assert len({words.spelling(word) for word in ("tinnitus", "ptosis", "paresis", "anuria", "myopia", "miosis", "meiosis")}) == 7
+    assert vocabulary.spelling(one) == vocabulary.spelling(other)
+    assert len({vocabulary.spelling(word) for word in ("tinnitus", "ptosis", "paresis", "anuria", "myopia", "miosis", "meiosis")}) == 7
 
 
 def test_no_word_is_in_the_vocabulary_twice_as_a_spelling_variant():
     table, _ = vocabulary.rare_terms(open_study("demo"))
-    assert not table["term"].map(words.spelling).duplicated().any()
+    assert not table["term"].map(vocabulary.spelling).duplicated().any()
     assert {"Dyspnea", "Hypocalcemia"} <= set(table["term"])
     assert not {"Dyspnoea", "Hypocalcaemia", "Tumour", "Seizures"} & set(table["term"])
 
@@ -121,7 +121,7 @@ def test_the_shipped_brown_counts_are_the_corpus_s_own():
         for name in archive.namelist():
             if re.fullmatch(r"brown/c[a-r]\d\d", name):
                 counts.update(token.rsplit("/", 1)[0].lower() for token in archive.read(name).decode().split())
-    with gzip.open(words.BROWN_COUNTS, "rt", encoding="utf-8") as file:
+    with gzip.open(vocabulary.BROWN_COUNTS, "rt", encoding="utf-8") as file:
         shipped = pd.read_csv(file, keep_default_na=False)
     assert dict(zip(shipped["word"], shipped["count"], strict=True)) == counts
     assert len(counts) == 49_815

@@ -10,7 +10,7 @@ import torch
 
 from tests.conftest import pico_tokenizer
 from xlm_utils import models
-from xlm_utils.generate import decoding, definitions, generation
+from xlm_utils.generate import decoding, generation
 from xlm_utils.study import StudyError, open_study
 from xlm_utils.study.records import read_jsonl
 
@@ -74,7 +74,7 @@ def read(study, name):
 
 def identical(study, table):
     """Terms that the expert defines in the same words in both of its source-language runs, of those in both: as notebook 04 counts."""
-    pair = definitions.side_by_side(study, table.assign(definition="")).reindex(columns=["expert.reference", "expert"]).dropna()
+    pair = generation.side_by_side(study, table.assign(definition="")).reindex(columns=["expert.reference", "expert"]).dropna()
     return (pair["expert"] == pair["expert.reference"]).sum(), len(pair)
 
 
@@ -231,7 +231,7 @@ def test_the_summary_counts_cut_off_empty_and_other_language(study, clerk):
     reference, _, control = generation.runs(study)[:3]
     list(generation.define(study, reference, table))
     list(generation.define(study, control, table.assign(translation=["e"] * 5 + ["s"] * 15)))
-    english, japanese = definitions.summary(study, [reference.name, control.name]).to_dict("records")
+    english, japanese = generation.summary(study, [reference.name, control.name]).to_dict("records")
     counts = ["n", "stopped", "looped", "cut off", "empty", "other language", "usable"]
     assert [english[key] for key in counts] == [20, 10, 0, 10, 0, 0, 10]
     assert [japanese[key] for key in counts] == [20, 15, 0, 0, 5, 15, 0]  # it says ss, in Latin letters
@@ -246,7 +246,7 @@ def test_the_summary_counts_cut_off_empty_and_other_language(study, clerk):
 )  # fmt: skip
 def test_what_is_no_definition_in_the_target_language_is_told_with_its_reason(definition, finish, language, reason):
     row = {"definition": definition, "finish": finish, "output_language": language}
-    assert definitions.usable(row, "ja") == (not reason, reason)
+    assert generation.usable(row, "ja") == (not reason, reason)
 
 
 def test_prompts_in_a_template_are_the_same_on_two_days_and_do_not_think(study, monkeypatch):
@@ -277,9 +277,9 @@ def test_side_by_side_has_one_row_a_term_and_a_column_for_every_finished_run_who
     reference, _, control, general = generation.runs(study)[:4]
     list(generation.define(study, reference, table))
     next(generation.define(study, control, table))  # killed after a batch
-    definitions.side_by_side(study, table)
+    generation.side_by_side(study, table)
     list(generation.define(study, general, table))
-    wide = definitions.side_by_side(study, table)  # by a job that knows of its own run only
+    wide = generation.side_by_side(study, table)  # by a job that knows of its own run only
     assert list(wide.columns) == ["term_id", "term", "translation", "clinicians", reference.name, general.name]
     file = study.folder / "definitions" / "side_by_side.csv"
     assert file.read_bytes().startswith(codecs.BOM_UTF8)

@@ -7,7 +7,7 @@ from tests.support.synthetic import make_study, write_lines
 from xlm_utils.draw.pages import table_html
 from xlm_utils.report import tables
 from xlm_utils.report.results import load_scores
-from xlm_utils.stats import association
+from xlm_utils.stats import paired
 from xlm_utils.study.records import read_jsonl
 
 
@@ -74,7 +74,7 @@ def test_the_figure_names_each_judge_and_property(study):
 def test_a_slope_inside_groups_ignores_what_sets_groups_apart():
     """Two groups with the same slope of 2 and levels that would turn the sign of a slope over all."""
     x, y = [0, 1, 2, 10, 11, 12], [100, 102, 104, 0, 2, 4]
-    found = association.within_slope(x, y, list("aaabbb"))
+    found = paired.within_slope(x, y, list("aaabbb"))
     assert (found["n"], found["value"]) == (6, pytest.approx(2))
-    assert np.isnan(association.within_slope([1, 1, 2, 2], [1, 2, 3, 4], list("aabb"))["value"]), "no spread in x inside a group"
-    assert association.within_slope([1, 2, 3], [1, np.nan, 3], list("aab"))["n"] == 0
+    assert np.isnan(paired.within_slope([1, 1, 2, 2], [1, 2, 3, 4], list("aabb"))["value"]), "no spread in x inside a group"
+    assert paired.within_slope([1, 2, 3], [1, np.nan, 3], list("aab"))["n"] == 0

@@ -4,7 +4,7 @@ import pytest
 
 from tests.support.synthetic import make_study, write_lines
 from xlm_utils.report import tables
-from xlm_utils.stats import association
+from xlm_utils.stats import paired
 from xlm_utils.study import StudyError
 from xlm_utils.study.records import read_jsonl
 
@@ -48,4 +48,4 @@ def test_a_run_that_was_not_scored_is_named(study):
 
 def test_spearman_by_hand_with_an_exact_p_for_few_models():
     """Ranks 1 2 3 4 5 against 2 1 4 3 5: Σd² = 4, ρ = 1 − 6·4/(5·24) = .8; of 120 orders 16 are as far from 0 as that."""
-    assert association.correlate([10, 20, 30, 40, 50], [2, 1, 4, 3, 5]) == pytest.approx((0.8, 16 / 120))
+    assert paired.correlate([10, 20, 30, 40, 50], [2, 1, 4, 3, 5]) == pytest.approx((0.8, 16 / 120))

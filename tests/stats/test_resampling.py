@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from xlm_utils.stats import resampling
-from xlm_utils.stats.resampling import compare_correlations, compare_means
+from xlm_utils.stats import paired
+from xlm_utils.stats.paired import compare_correlations, compare_means
 
 
 @pytest.mark.parametrize(("better", "worse"), [(6, 0), (5, 1), (9, 3), (4, 4)])
@@ -75,7 +75,7 @@ def test_an_undefined_correlation_is_missing_and_an_undefined_resample_no_eviden
 
 
 def test_a_false_alarm_is_as_rare_as_promised(monkeypatch):
-    monkeypatch.setattr(resampling, "RESAMPLES", 499)
+    monkeypatch.setattr(paired, "RESAMPLES", 499)
     draw, alarms = np.random.default_rng(0), 0
     for seed in range(300):
         sets = [(draw.random(30) < 0.6, draw.random(30) < 0.6) for _ in range(3)]

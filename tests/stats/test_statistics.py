@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from xlm_utils.stats import association
+from xlm_utils.stats import paired
 from xlm_utils.stats import statistics as st
 
 NAN = math.nan
@@ -154,19 +154,19 @@ def test_detectable_difference_is_the_planning_formula():
 def test_kappa_is_over_the_whole_scale_and_matches_the_hand_worked_table():
     # one disagreement by 2 in 4; weights (i − j)²: observed 4/4, expected of the margins a {0 0 10 10}, b {0 2 10 10}
     # pairs of margins: 0 against 0 2 10 10 → 0+4+100+100, twice; 10 against → 100+64+0+0, twice: 736/16
-    found = association.agreement([0, 0, 10, 10], [0, 2, 10, 10])
+    found = paired.agreement([0, 0, 10, 10], [0, 2, 10, 10])
     assert found["kappa"] == pytest.approx(1 - (4 / 4) / (736 / 16))
     assert found["bias"] == -0.5
 
 
 def test_scores_that_never_occur_still_count_as_steps_of_the_scale():
     # without the labels 0..10 the scores 0 and 10 would be neighbours, as 0 and 1 are
-    close, far = association.agreement([0, 0, 1, 10], [0, 1, 1, 10]), association.agreement([0, 0, 10, 10], [0, 10, 10, 10])
+    close, far = paired.agreement([0, 0, 1, 10], [0, 1, 1, 10]), paired.agreement([0, 0, 10, 10], [0, 10, 10, 10])
     assert close["kappa"] > 0.9 > far["kappa"]
 
 
 def test_perfect_agreement_is_one_by_every_coefficient():
-    found = association.agreement([1, 5, 9, NAN], [1, 5, 9, 3])
+    found = paired.agreement([1, 5, 9, NAN], [1, 5, 9, 3])
     assert (found["n"], found["kappa"], found["spearman"], found["bias"]) == (3, 1, pytest.approx(1), 0)
     assert found["alpha"] == pytest.approx(1)
 
@@ -178,12 +178,12 @@ def test_ordinal_alpha_is_that_of_the_package_krippendorff_with_missing_scores_a
         scores = np.clip(truth + draw.integers(-3, 4, (judges, answers)), 0, 10).astype(float)
         scores[draw.random(scores.shape) < missing] = NAN
         known = krippendorff.alpha(scores, value_domain=list(range(11)), level_of_measurement="ordinal")
-        assert association.ordinal_alpha(scores) == pytest.approx(known, abs=1e-12)
+        assert paired.ordinal_alpha(scores) == pytest.approx(known, abs=1e-12)
 
 
 @pytest.mark.parametrize("scores", [[[7, 7, 7], [7, 7, 7]], [[1, NAN], [NAN, 2]], [[NAN, NAN], [NAN, NAN]], [[], []], [[3, 3, 9], [3, 3, NAN]]])
 def test_ordinal_alpha_of_judges_that_share_no_answer_or_give_one_score_to_all_is_nan(scores):
-    assert math.isnan(association.ordinal_alpha(scores))
+    assert math.isnan(paired.ordinal_alpha(scores))
 
 
 def test_krippendorffs_published_ordinal_example():
@@ -200,7 +200,7 @@ def test_krippendorffs_published_ordinal_example():
 
     observed = 2 * sum(distance(x, y) for x, y in pairs)
     expected = sum(distance(x, y) for x in values for y in values) / (len(values) - 1)
-    assert association.agreement(c, d)["alpha"] == pytest.approx(1 - observed / expected)
+    assert paired.agreement(c, d)["alpha"] == pytest.approx(1 - observed / expected)
 
 
 @pytest.mark.parametrize(("a", "b", "reason"), [
@@ -209,16 +209,16 @@ def test_krippendorffs_published_ordinal_example():
     ([5, 5, 5], [1, 2, 3], "the first judge gives one score to everything"),
 ])  # fmt: skip
 def test_a_judge_without_variation_has_no_rank_correlation_and_a_reason(a, b, reason):
-    found = association.agreement(a, b)
+    found = paired.agreement(a, b)
     assert math.isnan(found["spearman"])
     assert found["reason"] == reason
 
 
 def test_models_in_reverse_order_have_tau_minus_one():
-    assert association.same_order([1, 2, 3, 4], [4, 3, 2, 1])["tau"] == -1
-    assert association.same_order([1, 2, 3], [1, 3, 2])["tau"] == pytest.approx(1 / 3)  # 2 of 3 pairs agree: (2 − 1) / 3
-    assert math.isnan(association.same_order([1, NAN], [1, 2])["tau"])
-    assert math.isnan(association.same_order([1, 1], [1, 2])["tau"])
+    assert paired.same_order([1, 2, 3, 4], [4, 3, 2, 1])["tau"] == -1
+    assert paired.same_order([1, 2, 3], [1, 3, 2])["tau"] == pytest.approx(1 / 3)  # 2 of 3 pairs agree: (2 − 1) / 3
+    assert math.isnan(paired.same_order([1, NAN], [1, 2])["tau"])
+    assert math.isnan(paired.same_order([1, 1], [1, 2])["tau"])
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5])
@@ -230,5 +230,5 @@ def test_tiny_samples_of_every_shape_neither_warn_nor_fail(n):
         st.describe(a)
         st.mean_interval(a)
         st.compare(a, b, clusters=["p", "p", "q", "", None][:n])
-        association.agreement(a, b)
-        association.same_order(a, b)
+        paired.agreement(a, b)
+        paired.same_order(a, b)

@@ -27,7 +27,7 @@ from xlm_utils.run import pipeline
 from xlm_utils.run.preflight import preflight
 from xlm_utils.study import PARAMS, ROOT, StudyError, inputs, names, open_study
 from xlm_utils.study import study as study_module
-from xlm_utils.translate import llm
+from xlm_utils.translate import translation
 
 LIMIT = 120  # s for a case; MergeKit or the tagger loads slowly where others use the cores, too
 HOLDERS = [inputs, names, study_module, cards, pipeline]  # modules that look into params
@@ -155,7 +155,7 @@ def prompt(id: str, file: str, content: str | bytes, right: str | tuple) -> Case
         found = open_study("demo")
         if file == "judge.txt":
             return judging.prompt_for(found, {"term": "a", "translation": "b", "reference_text": "c", "definition": "d"})[:9]
-        return llm.prompts(found, ["a"]) if file == "translate.txt" else found.prompt(found.target, "喘息")
+        return translation.prompts(found, ["a"]) if file == "translate.txt" else found.prompt(found.target, "喘息")
 
     return Case(id, act, right)
 

@@ -88,11 +88,9 @@ def run_calls(
     base_url: str = "", max_cost_usd: float = 0.0, repeats: Sequence[int] = (), backoff: float = 1.0) -> list[dict]:  # fmt: skip
     """One reply for each prompt, in their order; equal prompts share one, stored replies are not asked for again.
 
-    Args:
-        parse: the text of a whole reply → its value (or None) and a status; only ``ok`` has a value.
-        store: the SQLite file; what it has cost so far counts towards ``max_cost_usd``.
-        repeats: one for each prompt; another number than 0, of all by default, asks again for prompts that have a reply (test–retest).
-        backoff: seconds before the second try where the server names none; doubles with each try.
+    ``parse``: the text of a whole reply → its value (or None) and a status; only ``ok`` has a value. ``store``: the SQLite file; what it has cost so
+    far counts towards ``max_cost_usd``. ``repeats``: one for each prompt; another number than 0, of all by default, asks again for prompts that have
+    a reply (test–retest). ``backoff``: seconds before the second try where the server names none; doubles with each try.
 
     Returns rows with reply (text or None), finish, served_model, tokens_in, tokens_out, usd, value, status. A StudyError: too expensive, or stopped
     (key, model, quota, another model answering, no reply for minutes); replies so far are kept, and the same call goes on from there.

@@ -5,5 +5,4 @@ Out: ``vocabulary.csv`` and ``funnel.csv``.
 Notebook: 01_curate.
 """
 
-from xlm_utils.curate.vocabulary import PAPER_TERMS, compare_rules, curate, groups, labels, read_terms
-from xlm_utils.curate.words import frequency, part_of_speech
+from xlm_utils.curate.vocabulary import PAPER_TERMS, compare_rules, curate, frequency, groups, labels, part_of_speech, read_terms

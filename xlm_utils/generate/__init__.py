@@ -6,6 +6,5 @@ Notebook: 04_generate.
 """
 
 from xlm_utils.generate.decoding import complete
-from xlm_utils.generate.definitions import rows, side_by_side, summary, usable
-from xlm_utils.generate.generation import define, load, prompts, runs
+from xlm_utils.generate.generation import define, load, prompts, rows, runs, side_by_side, summary, usable
 from xlm_utils.generate.languages import language_of

@@ -30,10 +30,8 @@ ELSEWHERE = {"en", "ja", "zh"}  # languages that models fall into, and that the 
 def language_of(text: str, languages: Iterable[str] = ("en", "ja")) -> str:
     """Code of the language a text is in, of those it may be in; ``other`` where it is in none that can be told.
 
-    A Japanese text may quote any amount of English as long as Japanese particles hold it together, and a term may be kanji
-    alone; characters that only Chinese writes speak against it. English beside Japanese alone is told by its script.
-
-    A StudyError: a language that it doesn't know.
+    A Japanese text may quote any amount of English as long as Japanese particles hold it together, and a term may be kanji alone; characters that
+    only Chinese writes speak against it. English beside Japanese alone is told by its script. A StudyError: a language that it doesn't know.
     """
     text, allowed = normalize("NFKC", text), set(languages)  # half-width katakana, full-width letters
     classifier = None if allowed <= {"en", "ja"} else _classifier(tuple(sorted(allowed | ELSEWHERE)))

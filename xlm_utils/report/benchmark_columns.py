@@ -5,7 +5,7 @@ import pandas as pd
 from xlm_utils.benchmark.prepared import COLUMNS, columns
 from xlm_utils.report import results
 from xlm_utils.report.results import BENCHMARKS, captioned, row_label, text
-from xlm_utils.stats import association, resampling, statistics
+from xlm_utils.stats import paired, statistics
 from xlm_utils.study import Study, project_path, read_jsonl
 
 
@@ -57,7 +57,7 @@ def column_differences(study: Study) -> pd.DataFrame:
     """Every merge against the general model in every column, paired by item; a Holm family per column.
 
     Returns:
-        column (as printed), model, then what ``resampling.compare_means`` gives (for similarity
+        column (as printed), model, then what ``paired.compare_means`` gives (for similarity
         ``compare_correlations``), with ``p_holm``. A column that one of the two models lacks is left out.
     """
     general, items, rows = study.by_role("general"), _items(study), []
@@ -68,13 +68,13 @@ def column_differences(study: Study) -> pd.DataFrame:
                 continue
             if all(part["score"].isna().all(axis=None) for part in parts):  # similarity has no score per item
                 answers, gold = parts[0]["prediction"].astype(float), parts[0]["gold", general].astype(float)
-                found = resampling.compare_correlations(answers[merge], answers[general], gold, study.seed)
+                found = paired.compare_correlations(answers[merge], answers[general], gold, study.seed)
             else:
-                found = resampling.compare_means([(part["score", merge], part["score", general]) for part in parts], study.seed)
+                found = paired.compare_means([(part["score", merge], part["score", general]) for part in parts], study.seed)
             rows.append({"column": BENCHMARKS[column], "model": row_label(study, merge)} | found)
     frame = pd.DataFrame(rows, columns=["column", "model", "n", "difference", "low", "high", "p", "p_holm", "reason"])
     frame["p_holm"] = frame.groupby("column", sort=False)["p"].transform(statistics.holm)
-    return captioned(frame, "column_differences", general=study.label(general), resamples=resampling.RESAMPLES)
+    return captioned(frame, "column_differences", general=study.label(general), resamples=paired.RESAMPLES)
 
 
 def one_item(study: Study, dataset: str, item: int) -> pd.DataFrame:
@@ -99,7 +99,7 @@ def remark() -> str:
     parts = []
     for judge, values in results.published_scores().items():
         table = results.published_benchmarks().join(values.rename("score")).drop(index="expert")
-        found = pd.DataFrame([association.correlate(table[key], table["score"]) for key in BENCHMARKS], list(BENCHMARKS), ["rho", "p"])
+        found = pd.DataFrame([paired.correlate(table[key], table["score"]) for key in BENCHMARKS], list(BENCHMARKS), ["rho", "p"])
         firm = [BENCHMARKS[key] for key in found.index[statistics.holm(found["p"]) < 0.05]]
         rho = f"{found.loc['pubmedqa', 'rho']:.2f}".replace("-", "−")
         parts.append(f"by {judge} ρ = {rho} with PubMedQA, and {', '.join(firm) or 'no column'} below .05 after Holm over nine")

@@ -15,12 +15,12 @@ import plotly.graph_objects as go
 from xlm_utils.ask.cards import OFFLINE, load_card
 from xlm_utils.draw.canvas import BLUE, SMALL, finish
 from xlm_utils.draw.pages import as_text, page, table_html
-from xlm_utils.generate import definitions
+from xlm_utils.generate import generation
 from xlm_utils.judge import controls, judging, people
 from xlm_utils.report import results
 from xlm_utils.report.planned import INTERVAL
 from xlm_utils.report.results import captioned, group_label, judge_label, load_scores, note, row_label, row_order, summary, text
-from xlm_utils.stats import association, statistics
+from xlm_utils.stats import paired, statistics
 from xlm_utils.study import Study, StudyError, read_jsonl, write_text
 
 UNUSABLE = ("another language", "loops", "cut off", "empty")
@@ -115,7 +115,7 @@ def missing_table(study: Study) -> pd.DataFrame:
 def agreements(study: Study) -> pd.DataFrame:
     """Every pair of judges on the same answers, and people on what they both rated; a judge with itself is ``properties``'.
 
-    Returns reference, first, second, then what ``association.agreement`` gives, ``tau`` of the models' order and ``models``.
+    Returns reference, first, second, then what ``paired.agreement`` gives, ``tau`` of the models' order and ``models``.
     """
     scores, rows = load_scores(study), []
     controls = [run for run in scores["run"].unique() if note(study, run)]
@@ -124,14 +124,14 @@ def agreements(study: Study) -> pd.DataFrame:
         means = table.groupby("run").mean()
         for first, second in itertools.combinations(block["judge"].unique(), 2):
             named = {"reference": reference, "first": judge_label(first), "second": judge_label(second)}
-            rows.append(named | association.agreement(table[first], table[second]) | association.same_order(means[first], means[second]))
+            rows.append(named | paired.agreement(table[first], table[second]) | paired.same_order(means[first], means[second]))
     for judge in scores["judge"].unique():
         if load_card(judge).client == "people":
             texts = scores[(scores["judge"] == judge) & scores["reply"].notna()].drop_duplicates(["reference", "reply"])
             given = pd.DataFrame([{row.partition("-")[2][0]: rating for row, rating in json.loads(reply).items()} for reply in texts["reply"]])
             for one, other in itertools.combinations(sorted(given), 2):
                 named = {"reference": texts["reference"].iloc[0], "first": f"{judge_label(judge)}: rater {one}", "second": f"rater {other}"}
-                rows.append(named | association.agreement(given[one], given[other]))
+                rows.append(named | paired.agreement(given[one], given[other]))
     frame = pd.DataFrame(rows, columns=["reference", "first", "second", "n", "kappa", "alpha", "spearman", "bias", "tau", "models", "reason"])
     frame["models"] = frame["models"].astype("Int64")
     return captioned(frame, "agreement")
@@ -154,14 +154,14 @@ def rated(study: Study) -> pd.DataFrame:
             measured[f"{card.label} and the mean rating"] = (scores, (file[1] + file[2]) / 2)
         for half in ("choose", "report"):
             own = file["half"] == half
-            rows += [{"of": name, "half": half} | association.agreement(a[own], b[own]) for name, (a, b) in measured.items()]
+            rows += [{"of": name, "half": half} | paired.agreement(a[own], b[own]) for name, (a, b) in measured.items()]
     return captioned(pd.DataFrame(rows, columns=["of", "half", "n", "spearman", "kappa", "reason"]), "rated" if rows else "not_rated")
 
 
 def properties(study: Study) -> pd.DataFrame:
     """A row per judge and property (see the caption): judge, property, points, low, high, noise, n, remark (why there is no number)."""
     scores, rows = load_scores(study), []
-    texts = definitions.rows(study, list(scores["run"].unique()))
+    texts = generation.rows(study, list(scores["run"].unique()))
     lengths = {(row.run, str(row.term_id)): np.log2(max(len(row.definition), 1)) for row in texts.itertuples()} if len(texts) else {}
     for judge, block in scores.groupby("judge", sort=False):
         asked = read_jsonl(study.folder / "scores" / judge / "controls.jsonl")
@@ -172,7 +172,7 @@ def properties(study: Study) -> pd.DataFrame:
             rows.append({"judge": judge, "property": "echo", "value": np.mean(echo), "low": ends.low, "high": ends.high, "n": len(echo)})
         block = block[block["reference"] == block["reference"].iloc[-1]]
         length = [lengths.get(key, np.nan) for key in zip(block["run"], block["term_id"], strict=True)]
-        rows.append({"judge": judge, "property": "length"} | association.within_slope(length, block["score"], block["term_id"]))
+        rows.append({"judge": judge, "property": "length"} | paired.within_slope(length, block["score"], block["term_id"]))
         for file, name in {"retest": "asked again", "order": "order", "wording": "wording"}.items():
             again = pd.DataFrame(read_jsonl(study.folder / "scores" / judge / f"{file}.jsonl"))
             client = load_card(judge).client
@@ -221,7 +221,7 @@ def extremes(study: Study, run: str, judge: str = "") -> pd.DataFrame:
     table = block.drop_duplicates("term_id").set_index("term_id")[["term", "translation"]].join(pairs, how="inner")
     gain = (table["after"] - table["before"]).sort_values(ascending=False, kind="stable")
     picked = table.loc[[*gain.index[gain > 0][:3], *gain.index[gain < 0][-3:]]]
-    texts = definitions.rows(study, models).pivot(index="term_id", columns="run", values="definition").rename(index=str)
+    texts = generation.rows(study, models).pivot(index="term_id", columns="run", values="definition").rename(index=str)
     return picked.join(texts[models].rename(columns=lambda model: row_label(study, model))).reset_index(drop=True)
 
 

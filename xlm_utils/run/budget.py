@@ -12,7 +12,7 @@ from xlm_utils.curate import vocabulary
 from xlm_utils.generate.generation import runs
 from xlm_utils.judge import controls, judging
 from xlm_utils.study import Study, StudyError, settings, shown
-from xlm_utils.translate import llm
+from xlm_utils.translate import translation
 
 DEFINITION = "x" * 240  # of usual length, for the estimate
 # An A100's arithmetic, not measured: half of its memory bandwidth when decoding, 40 % of its peak when reading prompts, both in bfloat16
@@ -51,7 +51,7 @@ def cost(study: Study, stages: Collection[str], parameters: float) -> str:
     asked, needed = len(runs(study)), []
     for card in paid:
         if card.name == study.translation.translator and "02_translate" in stages:
-            needed.append(estimate(card, llm.prompts(study, ["x" * 12]) * terms, llm.SCHEMA))
+            needed.append(estimate(card, translation.prompts(study, ["x" * 12]) * terms, translation.SCHEMA))
         if card.name in study.judges and "05_judge" in stages:
             row = {"term": "x" * 12, "translation": "あ" * 5, "reference_text": DEFINITION, "definition": DEFINITION}
             calls = (asked - 1) * terms * len(study.judging.references) + controls.MOST

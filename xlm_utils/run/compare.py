@@ -17,7 +17,7 @@ import plotly.graph_objects as go
 from xlm_utils import draw
 from xlm_utils.draw.canvas import BLUE, INK, finish
 from xlm_utils.draw.pages import as_text, page, table_html
-from xlm_utils.stats import resampling, statistics
+from xlm_utils.stats import paired, statistics
 from xlm_utils.study import StudyError, read_jsonl, write_text
 
 SAMPLES = re.compile(r"samples_(.+)_(\d{4}-\d\d-\d\dT[\d.-]+)\.jsonl")  # lm-eval's: task, time
@@ -81,7 +81,7 @@ def compare(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
 
 def _row(task: str, metric: str, pairs: list[tuple[pd.Series, pd.Series]]) -> dict:
     means = dict(zip("AB", np.mean([[side.mean() for side in pair] for pair in pairs], axis=0), strict=True))
-    return {"task": task, "metric": metric, **means, **resampling.compare_means(pairs)}
+    return {"task": task, "metric": metric, **means, **paired.compare_means(pairs)}
 
 
 def forest(table: pd.DataFrame, title: str) -> go.Figure:

@@ -191,9 +191,8 @@ def prediction_powered(
     Student's, with as many degrees of freedom as clusters are rated, less what is estimated (the mean, λ): they hold however biased the judge is
     (Angelopoulos et al. 2023, Science 382, 669–674, tuned as in PPI++: Angelopoulos, Duchi & Zrnic 2023, arXiv 2311.01453).
 
-    Args:
-        people, judge: of two models, the paired differences; NaN where people did not rate, at random. Without the judge's, a term is left out.
-        clusters, chances: what each term belongs to, and how likely it was to be rated (weights are the inverse); None: alone, all as likely.
+    ``people``, ``judge``: of two models, the paired differences; NaN where people did not rate, at random. Without the judge's, a term is left out.
+    ``clusters``, ``chances``: what each term belongs to, and how likely it was to be rated (weights are the inverse); None: alone, all as likely.
 
     Returns n, n_rated, difference (the mean), low, high, p (that it is 0), lambda, classical_low and classical_high (people alone), reason.
     """

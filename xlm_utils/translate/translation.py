@@ -3,19 +3,25 @@
 A term without a translation stays in the table, marked; the terms a study runs are drawn from the translated ones.
 """
 
+import json
+import unicodedata
 from importlib import metadata
 from pathlib import Path
 
 import pandas as pd
 
-from xlm_utils.ask.calls import announce
-from xlm_utils.ask.replies import identity
+from xlm_utils.ask import cards
+from xlm_utils.ask.calls import announce, run_calls
+from xlm_utils.ask.replies import identity, mended
 from xlm_utils.curate.vocabulary import curate, read_terms
 from xlm_utils.study import Step, Study, StudyError, digest, fingerprint, project_path, sha256
+from xlm_utils.study.inputs import fill, read_prompt
 from xlm_utils.study.settings import OFFLINE
-from xlm_utils.translate.dictionary import reviewed
-from xlm_utils.translate.llm import SCHEMA, by_llm, prompts, translator_card
-from xlm_utils.translate.official import SLIPS, babelon_file, official
+from xlm_utils.translate.offline import SLIPS, babelon_file, official, reviewed
+
+SCHEMA = {
+    "type": "object", "properties": {"translation": {"type": "string"}, "established": {"type": "boolean"}},
+    "required": ["translation", "established"], "additionalProperties": False}  # fmt: skip
 
 
 def plan(study: Study, base_url: str = "") -> dict:
@@ -57,13 +63,57 @@ def _look_up(study: Study, vocabulary: pd.DataFrame, words: list[str], base_url:
     return by_llm(study, words, base_url, now)
 
 
+def parse(text: str) -> tuple[dict | None, str]:
+    """An LLM's whole reply → ({translation, established}, status); an empty translation is no translation."""
+    try:
+        reply = json.loads(text)
+        translation, established = unicodedata.normalize("NFC", mended(reply["translation"]).strip()), reply["established"]
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
+        return None, "unparsable"
+    if not translation or not isinstance(established, bool):
+        return None, "unparsable"
+    return {"translation": translation, "established": established}, "ok"
+
+
+def translator_card(study: Study) -> cards.Card:
+    """The card of the study's translator, an LLM; a StudyError if it is a proxy's or people's."""
+    card = cards.load_card(study.translation.translator)
+    if card.client in cards.OFFLINE:
+        raise StudyError(f"translation.translator: {card.name!r} is no LLM; use jmdict, hpo or an LLM's card of params/judges")
+    return card
+
+
+def prompts(study: Study, words: list[str]) -> list[str]:
+    """The study's ``translation.prompt`` for each word; a word is data, so braces in it mean nothing."""
+    about = {"source_language": study.source.name, "target_language": study.target.name, "domain": study.domain}
+    template = read_prompt(file := study.translation.prompt, "term")
+    return [fill(template, file, about | {"term": json.dumps(word, ensure_ascii=False)}) for word in words]
+
+
+def by_llm(study: Study, words: list[str], base_url: str = "", now: bool = False) -> pd.DataFrame:
+    """Translations by the LLM of a judge card, through the judges' runner: paced, stored, resumable, within ``max_cost_usd``.
+
+    ``now``: not in batches, even where the card says so, because somebody waits.
+    Returns as ``official``, with kind ``established`` or ``coined`` (the LLM knows no established term), translator (the card), served_model (what
+    answered) and status (of the reply; only ``ok`` has a translation).
+    """
+    card, limit = translator_card(study), study.judging.max_cost_usd
+    card = card.model_copy(update={"batch": card.batch and not now})
+    replies = run_calls(card, prompts(study, words), SCHEMA, parse, study.replies, base_url=base_url, max_cost_usd=limit)
+    rows = []
+    for word, reply in zip(words, replies, strict=True):
+        value = reply["value"] or {"translation": None, "established": None}
+        kind = {True: "established", False: "coined", None: None}[value["established"]]
+        rows.append((word.lower(), value["translation"], kind, 1, card.name, reply["served_model"], reply["status"]))
+    columns = ["term", "translation", "kind", "candidates", "translator", "served_model", "status"]
+    return pd.DataFrame(rows, columns=columns).drop_duplicates("term")
+
+
 def translate(study: Study, base_url: str = "") -> Path:
     """``vocabulary.csv`` → ``translated.csv``: the same rows with translation, kind, candidates and translator.
 
-    See ``reviewed``, ``official`` and ``by_llm``.
-
-    A vocabulary's own translations are kept; only terms without one are looked up. Does nothing if the file is there. A StudyError if an LLM can't
-    go on, or nobody is to translate.
+    See ``reviewed``, ``official`` and ``by_llm``. A vocabulary's own translations are kept; only terms without one are looked up. Does nothing if the
+    file is there. A StudyError if an LLM can't go on, or nobody is to translate.
     """
     source = study.folder / "vocabulary.csv"
     translator = study.translation.translator

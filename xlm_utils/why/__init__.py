@@ -5,5 +5,4 @@ Out: ``why/<model>.jsonl`` and ``why/knockout.jsonl``: readings of every layer.
 Notebook: 08_why.
 """
 
-from xlm_utils.why.knockout import knock_out
-from xlm_utils.why.readings import read, stack, to_logits, up_to
+from xlm_utils.why.layers import knock_out, read, stack, to_logits, up_to
