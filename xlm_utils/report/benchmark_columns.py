@@ -56,9 +56,8 @@ def _before(study: Study, found: pd.DataFrame) -> pd.DataFrame:
 def column_differences(study: Study) -> pd.DataFrame:
     """Every merge against the general model in every column, paired by item; a Holm family per column.
 
-    Returns:
-        column (as printed), model, then what ``paired.compare_means`` gives (for similarity
-        ``compare_correlations``), with ``p_holm``. A column that one of the two models lacks is left out.
+    Returns column (as printed), model, then what ``paired.compare_means`` gives (for similarity ``compare_correlations``), with ``p_holm``.
+    A column that one of the two models lacks is left out.
     """
     general, items, rows = study.by_role("general"), _items(study), []
     for column, sets in columns(study).items() if len(items) else ():

@@ -20,11 +20,9 @@ COUNTED = {"difference": "counted", "low": "counted_low", "high": "counted_high"
 def differences(study: Study) -> pd.DataFrame:
     """Every merge minus the general model, and minus the expert asked in the target language, paired by term.
 
-    A Holm family per judge and reference holds all of them, since one sentence claims them together.
-
-    Returns:
-        judge, reference, model, minus (what is subtracted), then what ``statistics.compare`` gives, with ``p_holm``; and
-        counted, counted_low, counted_high, counted_p_holm: the difference where output that is no definition scores 0.
+    A Holm family per judge and reference holds all of them, since one sentence claims them together. Returns judge, reference, model, minus (what is
+    subtracted), then what ``statistics.compare`` gives, with ``p_holm``; and counted, counted_low, counted_high, counted_p_holm: the difference where
+    output that is no definition scores 0.
     """
     baselines, rows, blocks = (study.by_role("general"), control_run(study)), [], {}
     for (judge, reference), block in load_scores(study).groupby(["judge", "reference"], sort=False):
@@ -97,9 +95,8 @@ def _numbers(rows: pd.DataFrame) -> str:
 def seen_unseen(study: Study) -> pd.DataFrame:
     """Gain of every merge over the general model on terms whose concept the expert saw in training, on the others, and the gains' difference.
 
-    Returns:
-        judge, reference, model, then per half its mean gain with interval and n (``seen``, ``unseen``), ``interaction`` (seen
-        minus unseen) with low and high, p, and p_holm over the merges of a judge and reference. No row without both halves.
+    Returns judge, reference, model, then per half its mean gain with interval and n (``seen``, ``unseen``), ``interaction`` (seen minus unseen) with
+    low and high, p, and p_holm over the merges of a judge and reference. No row without both halves.
     """
     general, rows = study.by_role("general"), []
     for (judge, reference), block in load_scores(study).groupby(["judge", "reference"], sort=False):

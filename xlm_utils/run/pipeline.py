@@ -19,7 +19,7 @@ from xlm_utils.judge import people
 from xlm_utils.models.constituents import locate, source
 from xlm_utils.run.preflight import preflight
 from xlm_utils.study import PARAMS, ROOT, Study, StudyError, open_study, relative
-from xlm_utils.study.overrides import is_file, split_name
+from xlm_utils.study.names import is_file, split_name
 from xlm_utils.study.records import digest, fingerprint, read_manifest, sha256, write_json
 
 NOTEBOOKS = ROOT / "notebooks"

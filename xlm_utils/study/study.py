@@ -12,9 +12,8 @@ from typing import Any
 
 from xlm_utils.study import notebook
 from xlm_utils.study.inputs import PARAMS, ROOT, StudyError, checked, listed, read_prompt, read_yaml, relative, short
-from xlm_utils.study.names import grid, parse, read_card
+from xlm_utils.study.names import ADDING, BENCHMARKING, MERGING, OVERRIDES, SMOKE, apply, given, grid, is_file, parse, read_card, split_name, suffix
 from xlm_utils.study.notebook import mount_drive, parameter_cells, parameters_of, tidy_kernel
-from xlm_utils.study.overrides import ADDING, BENCHMARKING, MERGING, OVERRIDES, SMOKE, apply, given, is_file, split_name, suffix
 from xlm_utils.study.records import commit, versions
 from xlm_utils.study.settings import Language, Settings, project_path
 
@@ -134,8 +133,7 @@ class Study:
     def show(self, *parts: str) -> None:
         """Print the study, its folder and the settings that a notebook uses, the versions and the commit.
 
-        Args:
-            parts: keys of the settings, such as ``vocabulary``, and ``device``: where it runs, and why. None: all settings.
+        ``parts``: keys of the settings, such as ``vocabulary``, and ``device``: where it runs, and why. None: all settings.
         """
         changed = "".join(f", {key}={value}" for key, value in self.changed.items())
         rows = {"study": f"{self.name} ({self.title}){changed}", "files": relative(self.folder) if self.folder.is_relative_to(ROOT) else self.folder}
