@@ -40,7 +40,7 @@ def read_list(file: Path) -> pd.DataFrame:
     """The list, all text, with its translations: a row a term with ``COLUMNS``.
 
     ``dictionary`` takes a form of a JMdict entry (k0 its first way to write it in kanji, r0 its first reading), looked up in the dictionary on this
-    machine; ``written`` the list's own translation; ``dropped`` none, for the reason in the note. A StudyError: with the line and what is wrong in it.
+    machine; ``written`` the list's own translation; ``dropped`` none, for the reason in the note. A StudyError: the line and what is wrong in it.
     """
     try:
         rows = pd.read_csv(file, dtype=str, keep_default_na=False)
