@@ -1,6 +1,4 @@
-"""Who is asked, and when: the SDKs' clients, whether a server has a card's model, what its errors mean, in one line without tags and the key;
-and one pacer for all threads that ask one server.
-"""
+"""The SDKs' clients, whether a server has a card's model, its errors in one line without tags and the key; one pacer for all threads that ask it."""
 
 import email.utils
 import importlib

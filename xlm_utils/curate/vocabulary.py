@@ -1,7 +1,7 @@
 """Terminology sources → a table of rare nouns and adjectives.
 
-A source yields labels (one row a term); the filters are the paper's: frequency in the Brown corpus, then part of speech. ``funnel`` tells how many
-rows each filter leaves.
+A source yields labels (one row a term); the filters are the paper's: frequency in the Brown corpus (a word's most frequent spelling counts), then
+part of speech. ``funnel`` tells how many rows each filter leaves.
 """
 
 import hashlib
@@ -95,8 +95,8 @@ def is_seen(concept: str, definition: str) -> bool:
 def counted_words(term: str, rule: str) -> list[str]:
     """Words whose rarity decides about a term, its head last; none if the rule leaves the term out.
 
-    ``single_word``: terms of one word. ``all_words_rare``: terms of words, each of them rare.
-    ``head_word``: terms whose last word, the head of most English terms, is rare. The last two keep every term that the first keeps.
+    ``single_word``: terms of one word. ``all_words_rare``: terms of words, each of them rare. ``head_word``: terms whose last word, the head of most
+    English terms, is rare. The last two keep every term that the first keeps.
     """
     words = term.split()
     counted = words[-1:] if rule == "head_word" else words

@@ -1,7 +1,4 @@
-"""Which language is a text in, of those it may be in?
-
-Japanese is told by its script and grammar, everything else by py3langid, which by itself always picks one.
-"""
+"""Which language is a text in? Japanese is told by its script and grammar, all else by py3langid, which by itself always picks one."""
 
 import re
 from collections.abc import Iterable

@@ -1,13 +1,13 @@
 """Two measurements of the same things: do they go together, and is their difference larger than noise?
 
 Two judges on the same answers, two orders of models, two scores of each: arrays hold NaN where a value is missing; a number that can't be had is NaN,
-and ``reason`` says why. Two models in one benchmark column are paired by item.
+and ``reason`` says why.
 
-A column is the unweighted mean over its data sets of a mean score, or a correlation. Two models answer the same items, so an item's two answers stay
-together: the interval resamples items within each data set, and the test swaps the two models' answers item by item (approximate randomisation;
-Noreen 1989, Computer-Intensive Methods for Testing Hypotheses). For right-or-wrong answers to one data set that is McNemar's test. Items with equal
-answers are alike, so that only their counts are drawn. Where the signs of all differences can be counted through (right-or-wrong answers, or few
-items), the test is exact.
+A benchmark column is the unweighted mean over its data sets of a mean score, or a correlation. Two models answer the same items, so an item's two
+answers stay together: the interval resamples items within each data set, and the test swaps the two models' answers item by item (approximate
+randomisation; Noreen 1989, Computer-Intensive Methods for Testing Hypotheses). For right-or-wrong answers to one data set that is McNemar's test.
+Items with equal answers are alike, so that only their counts are drawn. Where the signs of all differences can be counted through (right-or-wrong
+answers, or few items), the test is exact.
 """
 
 from collections.abc import Sequence
