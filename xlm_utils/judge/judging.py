@@ -147,8 +147,7 @@ def scores(study: Study, card: Card, asked: list[dict], base_url: str = "") -> t
 
 def _llm(study: Study, card: Card, asked: list[dict], base_url: str) -> tuple[list[dict], dict]:
     prompts, repeats = [prompt_for(study, q) for q in asked], [q.get("repeat", 0) for q in asked]
-    limit = study.judging.max_cost_usd
-    replies = run_calls(card, prompts, SCHEMA, parse, study.replies, base_url=base_url, max_cost_usd=limit, repeats=repeats)
+    replies = run_calls(card, prompts, SCHEMA, parse, study.replies, base_url=base_url, max_cost_usd=study.judging.max_cost_usd, repeats=repeats)
     columns = ("status", "served_model", "tokens_in", "tokens_out", "reply")
     return [{"score": reply["value"]} | {key: reply[key] for key in columns} for reply in replies], {}
 

@@ -116,8 +116,7 @@ class Ruler:
         return found if found in self.languages else self.languages[-1]
 
     def _vectors(self, texts: pd.Series, rows: pd.DataFrame) -> np.ndarray:
-        named = zip(texts, rows["term"], rows["translation"], strict=True)
-        return self.encode([without_term(*row) or "。" for row in named])
+        return self.encode([without_term(*row) or "。" for row in zip(texts, rows["term"], rows["translation"], strict=True)])
 
     def closeness(self, rows: pd.DataFrame, reference: str) -> np.ndarray:
         """Cosine with the own reference (``reference_text``) minus the mean cosine with the other concepts', shape (rows,)."""

@@ -173,9 +173,9 @@ def _rows(path: Path, changed: int) -> list[dict]:
 def summary(study: Study) -> pd.DataFrame:
     """One row per judge, reference and run with all of ``statistics.describe``.
 
-    Returns judge, reference, run, model (label), n, missing, statuses, median, mean, std (ddof 1), low, high, counted (the mean with output that is no
-    definition at 0), counted_low, counted_high, mean_low, mean_high, in_target (share of the scored texts that are in the target language; NaN where
-    that is not known), reason.
+    Returns judge, reference, run, model (label), n, missing, statuses, median, mean, std (ddof 1), low, high, counted (the mean with output that is
+    no definition at 0), counted_low, counted_high, mean_low, mean_high, in_target (share of the scored texts that are in the target language; NaN
+    where that is not known), reason.
     """
     scores, rows = load_scores(study), []
     for (judge, reference, run), group in scores.groupby(["judge", "reference", "run"], sort=False):

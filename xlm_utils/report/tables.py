@@ -57,8 +57,11 @@ def table1(study: Study) -> pd.DataFrame:
     frame = _grouped(study, parts, ["median", "mean", "low", "high", *means, "std", "n", "missing", *UNUSABLE])
     gaps = [f"{row.model} ({row.judge}, {row.reference}): {row.reason}" for row in found.itertuples() if row.reason]
     no_interval = f" No interval: {'; '.join(gaps)}." if gaps else ""
-    published = text("table1", "published") if study.repeats else ""
-    return captioned(frame, "table1", interval=INTERVAL, offsets=offsets(study, known), published=published, gaps=no_interval)
+    published, rows = text("table1", "published") if study.repeats else "", known.itertuples()
+    said = [f"{row.Index} " + f"{row.average:+.2f} [{row.low:.2f}, {row.high:.2f}], n = {row.n} pairs".replace("-", "−") for row in rows]
+    blanks = {"target": study.target.name, "source": study.source.name, "given": results.reference_label(study), "judges": "; ".join(said)}
+    offsets = f" {text('table1', 'offsets', **blanks)}" if said else ""
+    return captioned(frame, "table1", interval=INTERVAL, offsets=offsets, published=published, gaps=no_interval)
 
 
 def answers(study: Study) -> pd.DataFrame:
@@ -80,14 +83,6 @@ def without_offset(means: pd.DataFrame, offset: pd.Series) -> pd.DataFrame:
     below = np.hypot(mean - means["low"], share * (offset["high"] - offset["average"]))
     above = np.hypot(means["high"] - mean, share * (offset["average"] - offset["low"]))
     return means.assign(offset_off=left, offset_off_low=left - below, offset_off_high=left + above)
-
-
-def offsets(study: Study, known: pd.DataFrame) -> str:
-    """What each judge gives the same content in the target language more or less than in the source language, in words for a caption."""
-    rows = known.itertuples()
-    said = [f"{row.Index} " + f"{row.average:+.2f} [{row.low:.2f}, {row.high:.2f}], n = {row.n} pairs".replace("-", "−") for row in rows]
-    blanks = {"target": study.target.name, "source": study.source.name, "given": results.reference_label(study), "judges": "; ".join(said)}
-    return f" {text('table1', 'offsets', **blanks)}" if said else ""
 
 
 def controls_table(study: Study) -> pd.DataFrame:

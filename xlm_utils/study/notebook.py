@@ -94,11 +94,8 @@ def tidy_kernel() -> None:
     if in_notebook():
         log = shell().kernel.log
         getattr(log, "logger", log).addFilter(_not_an_interrupt)  # traitlets may wrap it in an adapter
-        shell().set_custom_exc((KeyboardInterrupt,), _stopped)
-
-
-def _stopped(ipython: object, kind: type, error: BaseException, trace: object, tb_offset: int | None = None) -> None:
-    ipython._showtraceback(kind, error, [STOPPED])  # still an error to the front end, so that Run All does not go on
+        # still an error to the front end, so that Run All does not go on
+        shell().set_custom_exc((KeyboardInterrupt,), lambda ipython, kind, error, *_, **__: ipython._showtraceback(kind, error, [STOPPED]))
 
 
 def _not_an_interrupt(record: logging.LogRecord) -> bool:
