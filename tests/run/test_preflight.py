@@ -104,7 +104,7 @@ def test_a_disk_too_small_for_the_merges_is_told_in_one_sentence(pico_study, mon
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_the_memory_that_is_needed_follows_the_dtype(pico_study, monkeypatch, device, settings, size):
     monkeypatch.setattr(preflight, "pick_device", lambda: (device, ""))
-    monkeypatch.setattr(preflight, "_free_on_gpu", lambda: 64 * 2**30)
+    monkeypatch.setattr(preflight, "FREE", "print(64 * 2**30)")
     monkeypatch.setattr(psutil, "virtual_memory", lambda: namedtuple("memory", "available")(64 * 2**30))
     said = preflight._memory(pico_study("llama", generation=settings), {"expert": {"parameters": 8e9}})
     assert float(re.search(r"([\d.]+) GiB needed", said)[1]) == pytest.approx(8e9 * size / 2**30 + 2, abs=0.1)

@@ -34,7 +34,7 @@ def pieces(method: str, group: TensorGroup, parameters: dict) -> torch.Tensor:
 
 def consensus(method: str, group: TensorGroup, parameters: dict) -> torch.Tensor:
     """TIES or DARE TIES: task vectors trimmed, the sign that has more of the change elected, and what agrees with it added up."""
-    base, keep, kept = group.base.tensor.reshape(-1), _largest if method == "ties" else _random, []
+    base, keep, kept = group.base.tensor.reshape(-1), partial(_known, _trim) if method == "ties" else _random, []
     for model in group.non_base:
         tensor, density = model.tensor.reshape(-1), parameters["density"][model.id]
         if not _known(torch.equal, tensor, base):  # an unchanged tensor adds nothing and has no sign to elect
@@ -129,12 +129,8 @@ def _known(find: Callable, model: torch.Tensor, base: torch.Tensor, *density: fl
     return _facts[key]
 
 
-def _largest(model: torch.Tensor, base: torch.Tensor, density: float) -> Callable[[slice], torch.Tensor]:
-    """The ``density`` largest changes of a piece, else 0. Of changes that tie at the threshold the first are kept."""
-    return _known(_trim, model, base, density)
-
-
 def _trim(model: torch.Tensor, base: torch.Tensor, density: float) -> Callable[[slice], torch.Tensor]:
+    """The ``density`` largest changes of a piece, else 0. Of changes that tie at the threshold the first are kept."""
     k, n = max(1, int(density * len(base))), len(base)
     sample = _known(_sample, model, base)
     place, spread = (n - k) / n * len(sample), 3 * len(sample) ** 0.5  # of the threshold in the sample; six standard deviations

@@ -103,16 +103,11 @@ def fetch(study: Study) -> None:
     print(f"  here  data sets: {len(benchmark.prepare(study).tasks)}")
 
 
-def from_anywhere(name: str) -> str:
-    """A study as a notebook, whose kernel runs in another folder, can open it: a file by its whole path."""
-    preset, _ = split_name(name)
-    return str(Path(preset).resolve()) + name.removeprefix(preset) if is_file(preset) else name
-
-
 def run(name: str, judge_base_url: str = "") -> None:
     """Run a study's stages in order and print seconds per stage and where the results are; another address is for translator and judges."""
-    study = open_study(name)
-    parameters = {} if name == "demo" else {"study": from_anywhere(name)}  # the notebooks' own default is the demo
+    study, preset = open_study(name), split_name(name)[0]
+    named = str(Path(preset).resolve()) + name.removeprefix(preset) if is_file(preset) else name  # kernels run in another folder
+    parameters = {} if name == "demo" else {"study": named}  # the notebooks' own default is the demo
     times, before, checked = {}, "", False
     for number, (stage, files) in enumerate(outputs(study).items()):
         notebook, record = NOTEBOOKS / f"{stage}.ipynb", study.folder / "stages" / f"{stage}.json"

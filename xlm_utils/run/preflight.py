@@ -116,18 +116,16 @@ def _memory(study: Study, facts: Facts) -> str:
     device, _ = pick_device()
     dtype = study.generation.dtype if device == "cuda" else models.pick_dtype(study, device)[0]
     size = BYTES.get(study.generation.quantization, 4 if dtype == "float32" else 2)
-    free = _free_on_gpu() if device == "cuda" else psutil.virtual_memory().available
+    if device == "cuda":  # asked in a process that ends: a CUDA context in this one would take memory for hours, and an exclusive GPU for itself
+        free = int(subprocess.run([sys.executable, "-c", FREE], capture_output=True, text=True, check=True).stdout)
+    else:
+        free = psutil.virtual_memory().available
     needed = largest(facts) * size + ROOM
     where = "GPU memory" if device == "cuda" else "memory (no GPU is visible)"
     if free < needed:
         raise StudyError(f"{where}: {in_gib(free)} are free, and a model with a batch needs {in_gib(needed)}; with generation.quantization nf4, less")
     slow = "; warning: on a CPU, models of this size take days" if device == "cpu" and largest(facts) > LARGE else ""
     return f"{where}: {in_gib(free)} free, {in_gib(needed)} needed{slow}"
-
-
-def _free_on_gpu() -> int:
-    """Bytes, asked in a process that ends: a CUDA context in this one would take memory for hours, and an exclusive GPU for itself."""
-    return int(subprocess.run([sys.executable, "-c", FREE], capture_output=True, text=True, check=True).stdout)
 
 
 def _disk(study: Study, facts: Facts) -> str:

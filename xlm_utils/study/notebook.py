@@ -5,7 +5,6 @@ Papermill only warns of a parameter that a notebook does not have and then runs 
 
 import ast
 import json
-import logging
 import sys
 import time
 from pathlib import Path
@@ -93,13 +92,9 @@ def tidy_kernel() -> None:
     """Stop is one line instead of a traceback, and the interrupt that Papermill shuts the kernel down with, none."""
     if in_notebook():
         log = shell().kernel.log
-        getattr(log, "logger", log).addFilter(_not_an_interrupt)  # traitlets may wrap it in an adapter
+        getattr(log, "logger", log).addFilter(lambda record: "KeyboardInterrupt caught in kernel" not in record.getMessage())  # traitlets may wrap it
         # still an error to the front end, so that Run All does not go on
         shell().set_custom_exc((KeyboardInterrupt,), lambda ipython, kind, error, *_, **__: ipython._showtraceback(kind, error, [STOPPED]))
-
-
-def _not_an_interrupt(record: logging.LogRecord) -> bool:
-    return "KeyboardInterrupt caught in kernel" not in record.getMessage()
 
 
 def shell() -> object | None:

@@ -93,9 +93,8 @@ def prompts(study: Study, words: list[str]) -> list[str]:
 def by_llm(study: Study, words: list[str], base_url: str = "", now: bool = False) -> pd.DataFrame:
     """Translations by the LLM of a judge card, through the judges' runner: paced, stored, resumable, within ``max_cost_usd``.
 
-    ``now``: not in batches, even where the card says so, because somebody waits.
-    Returns as ``official``, with kind ``established`` or ``coined`` (the LLM knows no established term), translator (the card), served_model (what
-    answered) and status (of the reply; only ``ok`` has a translation).
+    ``now``: not in batches, even where the card says so, because somebody waits. Returns as ``official``, with kind ``established`` or ``coined``
+    (the LLM knows no established term), translator (the card), served_model (what answered) and status (of the reply; only ``ok`` has a translation).
     """
     card, limit = translator_card(study), study.judging.max_cost_usd
     card = card.model_copy(update={"batch": card.batch and not now})
