@@ -40,7 +40,7 @@ def answer(prompt):
     return json.dumps({"translation": f"mot{len(prompt)}", "established": True} if "Translate" in prompt else {"score": 7})
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_every_block_of_the_page_works_in_its_order(copy):
     environment = {**os.environ, "PYTHONPATH": str(copy), "TQDM_DISABLE": "1"}
     environment.setdefault("XLM_CACHE", str(ROOT / "data" / "cache"))
