@@ -26,6 +26,7 @@ COLUMNS = (("Kanji", "text"), ("Kana", "text"), ("SenseGloss", "text"))  # of JM
 # Written after the list, and left out of it, since a longer list is another model: sets that the demo doesn't ask, and what its search
 # looks at, where nine sentences are split more finely than by the whole tokenizer (none into bytes).
 LATER = ("medmcqa_jp", "usmleqa_jp", "medqa_jp", "mmlu_medical_jp", "pubmedqa_jp", "pubmedqa_train")
+OTHERS = tuple(f"define_{code}" for code in ("de", "es", "fr", "ko", "zh"))  # prompts in languages that the demo does not ask in
 AT_ONCE = 20_000  # texts a batch
 
 
@@ -64,9 +65,10 @@ def texts() -> Iterator[str]:
             for (word,) in dictionary.execute(f"select {column} from {table}"):
                 yield word if table == "SenseGloss" else study.prompt(study.target, word)
     items = [file for file in DEMO.glob("*/*.jsonl") if file.parent.name in ("training", "benchmarks") and file.stem not in LATER]
-    written = [*items, *PARAMS.glob("prompts/*.txt"), *(ROOT / "xlm_utils/benchmark/tasks").glob("*.yaml")]
+    prompts = [file for file in PARAMS.glob("prompts/*.txt") if file.stem not in OTHERS]
+    written = [*items, *prompts, *(ROOT / "xlm_utils/benchmark/tasks").glob("*.yaml")]
     for file in sorted(written):
-        content = file.read_text(encoding="utf-8")
+        content = file.read_text(encoding="utf-8").replace("{domain}", study.domain)
         lines = content.splitlines()
         values = [value for line in lines for value in _strings(json.loads(line))] if file.suffix == ".jsonl" else [content, *lines]
         for value in values:
