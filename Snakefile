@@ -12,18 +12,14 @@ work. Results are never deleted: not before a job (``update``), nor when it fail
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
-from xlm_utils.study.names import is_file, parse, split_name
+from xlm_utils.study.names import parse
 from xlm_utils.generate import runs
-from xlm_utils.run.pipeline import NOTEBOOKS, code_of, outputs
+from xlm_utils.run.pipeline import NOTEBOOKS, code_of, from_anywhere, outputs
 from xlm_utils.study.records import fingerprint, manifest_path
 from xlm_utils.study import PARAMS, open_study
 
-NAME = config.get("study", "demo")
-PRESET = split_name(NAME)[0]
-if is_file(PRESET):  # kernels run in another folder
-    NAME = str(Path(PRESET).resolve()) + NAME.removeprefix(PRESET)
+NAME = from_anywhere(config.get("study", "demo"))
 STUDY = open_study(NAME)
 HERE = {"mem_mb": 8_000, "runtime": 240}  # MB and minutes; no GPU, so these run where Snakemake does, which has the network and the keys
 NODE = {"gpu": 1, "mem_mb": 64_000, "runtime": 720}  # enough for 8B models; --set-resources changes it for one rule

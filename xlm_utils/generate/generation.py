@@ -46,8 +46,7 @@ def runs(study: Study) -> list[Run]:
         Run(expert, expert, scored, "term", "the scored baseline"),
         Run(f"{expert}.{target.code}", expert, target, "translation", f"control: what the expert knows when asked in {target.name}"),
         Run(general, general, target, "translation", "the general model, before merging")]  # fmt: skip
-    why = f"control: what was known before any fine-tuning, asked in {target.name}"
-    ancestors = [name for name, constituent in study.constituents.items() if constituent.role == "ancestor"]
+    why, ancestors = f"control: what was known before any fine-tuning, asked in {target.name}", [n for n in study.parents if n not in study.models]
     first += [Run(f"{name}.{target.code}", name, target, "translation", why) for name in ancestors]
     why = {"upper": "answer key: how far is far", "published": "a published model, beside the merges"}
     first += [Run(name, name, target, "translation", why[study.constituents[name].role]) for name in study.scored]

@@ -154,9 +154,8 @@ def _trim(model: torch.Tensor, base: torch.Tensor, density: float) -> Callable[[
 
     def trimmed(part: slice) -> torch.Tensor:
         early, late = _change(model, base, part).tensor_split([max(0, cut - part.start)])
-        if not len(early) or not len(late):
-            return torch.hardshrink(early, below) if len(early) else torch.hardshrink(late, threshold)
-        return torch.cat([torch.hardshrink(early, below), torch.hardshrink(late, threshold)])
+        shrunk = [torch.hardshrink(own, size) for own, size in ((early, below), (late, threshold)) if len(own)]
+        return torch.cat(shrunk) if len(shrunk) > 1 else shrunk[0]
 
     return trimmed
 

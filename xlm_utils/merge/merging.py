@@ -70,8 +70,8 @@ def _merge(study: Study, merges: Mapping[str, tuple[Step, dict, dict[str, Path]]
         check_specification(config)
         if device != pick_device()[0]:
             print(f"{name}: merged on the CPU ({reason})")
-    for together in {(tuple(folders), tuple(entry["model"] for entry in config["models"])) for _, config, folders in merges.values()}:
-        comparable({name: every[name] for name in together[0]}, together[1])
+    for named, merged in dict.fromkeys((tuple(folders), tuple(e["model"] for e in config["models"])) for _, config, folders in merges.values()):
+        comparable({name: every[name] for name in named}, merged)
     tensors = {folder.resolve(): Tensors(folder) for folder in every.values()}
     shapes, waiting, odd, dressed = tensors[donor.resolve()].shapes, deque(), [], None
     foreign = unlisted(donor, shapes)

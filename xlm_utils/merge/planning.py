@@ -23,7 +23,7 @@ from xlm_utils.models.weights import EMBEDDINGS, LAYER, Tensors
 from xlm_utils.study import Study, pick_device
 
 COPIES = 17  # float32 copies of one tensor that MergeKit holds at once on a GPU: TIES sorts it, in about eleven times its size
-ROOM = 0.25  # of the memory that is available, for random numbers
+ROOM = 0.25  # of the memory that is available, for changes and random numbers
 
 
 def math_device(folders: Mapping[str, Path]) -> tuple[str, str]:

@@ -93,21 +93,23 @@ def execute(notebook: Path, output: Path, parameters: dict, again: bool = False)
 
 
 def fetch(study: Study) -> None:
-    """Check what the stages without results need, but for this machine's memory, and bring here what comes from elsewhere.
-
-    So that jobs on nodes without a network find it: weights, with their hashes, and data sets.
-    """
+    """Check what stages without results need, but for this machine's memory, and bring weights and data sets here, for nodes without a network."""
     preflight(study, {stage for stage, files in outputs(study).items() if not all(f.exists() for f in files)}, here=False)
     for name in study.constituents:
         print(f"  here  model {name}: {digest(locate(study, name))[:12]}", flush=True)
     print(f"  here  data sets: {len(benchmark.prepare(study).tasks)}")
 
 
+def from_anywhere(name: str) -> str:
+    """A study as a notebook, whose kernel runs in another folder, can open it: a file by its whole path."""
+    preset, _ = split_name(name)
+    return str(Path(preset).resolve()) + name.removeprefix(preset) if is_file(preset) else name
+
+
 def run(name: str, judge_base_url: str = "") -> None:
     """Run a study's stages in order and print seconds per stage and where the results are; another address is for translator and judges."""
-    study, preset = open_study(name), split_name(name)[0]
-    named = str(Path(preset).resolve()) + name.removeprefix(preset) if is_file(preset) else name  # kernels run in another folder
-    parameters = {} if name == "demo" else {"study": named}  # the notebooks' own default is the demo
+    study = open_study(name)
+    parameters = {} if name == "demo" else {"study": from_anywhere(name)}  # the notebooks' own default is the demo
     times, before, checked = {}, "", False
     for number, (stage, files) in enumerate(outputs(study).items()):
         notebook, record = NOTEBOOKS / f"{stage}.ipynb", study.folder / "stages" / f"{stage}.json"
