@@ -4,6 +4,7 @@ Execution counts become 1, 2, 3 …: the same after every run, and nbval takes a
 a cell that never ran.
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -14,8 +15,10 @@ KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": 
 
 
 def is_noise(output: nbformat.NotebookNode) -> bool:
-    """Whether an output is a progress bar (a widget, or on stderr) or another line on stderr."""
-    return output.get("name") == "stderr" or "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+    """Whether an output is progress (a widget, the line of benchmarks that only slow machines show) or a line on stderr."""
+    data = output.get("data", {})
+    counted = set(data) == {"text/plain"} and re.fullmatch(r"benchmark: [\d,]+ of [\d,]+ \w+", "".join(data["text/plain"]))
+    return output.get("name") == "stderr" or "application/vnd.jupyter.widget-view+json" in data or bool(counted)
 
 
 def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
