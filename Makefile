@@ -33,7 +33,7 @@ test: install  ## ruff, unit tests, and every notebook executed at smoke size
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-rehearse: install  ## run STUDY=paper from its first check to its last figure, with a loopback hub and loopback judges (minutes); PARENTS=--wild: an adapter, a tokenizer.model
+rehearse: install  ## run STUDY=paper from its first check to its last figure, with a loopback hub and loopback judges (minutes); PARENTS=--wild: an adapter, a tokenizer.model; PARENTS=--second: another pair, in Spanish
 	@$(BIN)/python -m tests.rehearse $(PARENTS)
 
 test-colab: install  ## notebooks on a bare runtime with Colab's packages, in a scratch environment (downloads gigabytes)

@@ -11,10 +11,13 @@ with the stock model class's.
 
 import json
 import os
+import re
 import sys
 import tempfile
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
+from importlib.resources import files
 from io import StringIO
 from pathlib import Path
 
@@ -30,7 +33,7 @@ from xlm_utils import merge, models
 from xlm_utils.benchmark.harness import SharedPromptLM
 from xlm_utils.generate import decoding
 from xlm_utils.models import libraries
-from xlm_utils.models.weights import Tensors
+from xlm_utils.models.weights import LAYER, Tensors
 
 SIZE = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "bos_token_id": 2, "eos_token_id": 1}
 WIDE = {**SIZE, "num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 512, "hidden_act": "silu", "torch_dtype": "bfloat16"}
@@ -105,6 +108,14 @@ FAMILIES = {  # name: model_type, architecture, and what config.json says beside
 METHODS = ("ties", "linear")
 
 
+def left_out(folder: Path, names: Iterable[str]) -> list[str]:
+    """The tensors of a model that MergeKit's table of architectures lacks: ``mergekit-yaml`` leaves them out."""
+    architecture = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"][0]
+    tables = [file.read_text(encoding="utf-8") for file in files("mergekit._data.architectures").iterdir() if file.suffix == ".json"]
+    listed = {name for table in tables if f'"{architecture}"' in table for name in re.findall(r'"name": *"([^"]+)"', table)}
+    return [name for name in names if LAYER.sub(lambda found: found[0].replace(found[1], "${layer_index}"), name, count=1) not in listed]
+
+
 def siblings(root: Path, kind: str, architecture: str, about: dict) -> dict[str, Path]:
     """An ancestor and two fine-tunes of random weights, with the config as the hub has it."""
     root.mkdir()
@@ -139,8 +150,7 @@ def look(scratch: Scratch, kind: str, architecture: str, about: dict) -> dict[st
         merged = Tensors(merge.merge(study, method))
         found[f"{method} out"] = f"{len(merged.shapes)}" + ("" if merged.shapes == expert else ", other names")
         found[f"{method} in memory"] = "equal" if in_memory_as_on_disk(study, method) else "other"
-    note = (study.models_folder / "ties.mergekit.yml").read_text(encoding="utf-8").splitlines()[1]
-    unlisted = int(note.split()[2]) if note.startswith("# and ") else 0
+    unlisted = len(left_out(folders["expert"], expert))
     rows = define(study, "ties")
     model, tokenizer, _ = models.load(study, "ties", dtype="float32")
     alone = [decoding.complete(model, tokenizer, [text], 12)[0] for text in TEXTS]

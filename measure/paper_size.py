@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 from tests.support.synthetic import make_study, write_lines  # noqa: E402
 from xlm_utils.benchmark.prepared import COLUMN_OF  # noqa: E402
-from xlm_utils.report import benchmark_columns, tables  # noqa: E402
+from xlm_utils.report import planned, tables  # noqa: E402
 
 SIZES = {"pubmedqa": 500, "medmcqa_jp": 4183, "jsquad": 4442, "jcsts": 3670}  # about the public sets'; 1,000 for the others
 
@@ -42,7 +42,7 @@ def main() -> None:
         start, cpu = time.perf_counter(), time.process_time()
         for table in (
             tables.table1, tables.missing_table, tables.seen_unseen, tables.differences, tables.agreements, tables.controls_table,
-            benchmark_columns.table2, benchmark_columns.column_differences,
+            planned.table2, planned.column_differences,
         ):  # fmt: skip
             before, used = time.perf_counter(), time.process_time()
             frame = table(study)

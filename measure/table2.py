@@ -26,7 +26,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from xlm_utils import models
-from xlm_utils.benchmark import benchmarks, scores
+from xlm_utils.benchmark import benchmarks
 from xlm_utils.benchmark.prepared import TASKS, Prepared, prepare
 from xlm_utils.study import ROOT, Study, open_study
 
@@ -116,7 +116,7 @@ def compare(name: str, mine: Path, stock_folder: Path, prepared: Prepared) -> st
             if likelihoods:
                 doc = task.eval_docs[row["item"]]
                 prediction = task.doc_to_choice(doc)[int(prediction)]
-                largest = max(largest, abs(scores.choice_scores(task, doc, likelihoods)[0] - row["gold_logprob"]))
+                largest = max(largest, abs(benchmarks.choice_scores(task, doc, likelihoods)[0] - row["gold_logprob"]))
             if prediction != row["prediction"]:
                 different.append(f"{dataset} {row['item']}")
     verdict = f"{len(different)} different ({', '.join(different)})" if different else "all the same"

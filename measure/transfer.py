@@ -145,7 +145,7 @@ def beside(plan) -> None:
 def report(plan) -> None:
     """The claim's comparisons on the half that nothing was chosen by."""
     from xlm_utils import benchmark
-    from xlm_utils.report.benchmark_columns import _items
+    from xlm_utils.report.planned import _items
     from xlm_utils.stats import paired, statistics
 
     git = ["git", "-C", str(ROOT)]

@@ -42,15 +42,15 @@ from tests.run.test_parents import config  # noqa: E402
 from tests.support import rf2  # noqa: E402
 from tests.support.hub import TOKEN, Hub  # noqa: E402
 from xlm_utils import merge, models  # noqa: E402
-from xlm_utils.benchmark import scores  # noqa: E402
+from xlm_utils.benchmark import benchmarks  # noqa: E402
 from xlm_utils.benchmark.harness import SharedPromptLM  # noqa: E402
 from xlm_utils.benchmark.prepared import prepare  # noqa: E402
 from xlm_utils.curate import snomed, terminologies, vocabulary  # noqa: E402
 from xlm_utils.generate import decoding, generation  # noqa: E402
 from xlm_utils.generate.languages import language_of  # noqa: E402
-from xlm_utils.models import adapters, hub, libraries  # noqa: E402
+from xlm_utils.models import constituents, hub, libraries  # noqa: E402
 from xlm_utils.models.weights import Tensors  # noqa: E402
-from xlm_utils.run import parents as checks  # noqa: E402
+from xlm_utils.run import checks  # noqa: E402
 from xlm_utils.run.preflight import preflight  # noqa: E402
 from xlm_utils.study import PARAMS, StudyError, open_study  # noqa: E402
 
@@ -235,7 +235,7 @@ def _(scratch: Scratch) -> Findings:
     came = refused(scratch.study("gemma", adapters={"expert": adapter}))
     yield came, "ties to its other end" in came
     plain = lora(scratch.expert("gemma"), scratch.folder / "plain")
-    off = float((logits(adapters.applied(scratch.expert("gemma"), plain, "gemma")) - by_peft(scratch.expert("gemma"), plain)).abs().max())
+    off = float((logits(constituents.with_adapter(scratch.expert("gemma"), plain, "gemma")) - by_peft(scratch.expert("gemma"), plain)).abs().max())
     yield f"without lm_head it is off by {off:.0e}", off <= 1e-4
 
 
@@ -794,7 +794,7 @@ def _(scratch: Scratch) -> Findings:
 @row("words", "normalised EM: 35mg/3〜5mg; COVID－19/COVID-19; ㎎, Ⅱ型", "0; 1; 1")
 def _(scratch: Scratch) -> Findings:
     for answer, gold, right in (("35mg", "3〜5mg", 0), ("COVID－19", "COVID-19", 1), ("5㎎", "5mg", 1), ("Ⅱ型", "II型", 1)):
-        came = scores.normalised_em(answer, [gold])
+        came = benchmarks.normalised_em(answer, [gold])
         yield f"{answer} {came:g}", came == right
 
 

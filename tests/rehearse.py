@@ -4,8 +4,10 @@ The working tree is copied to a scratch folder, so that nothing lands in the use
 the same notebooks with the same YAML; the hub, the two judges and the SNOMED CT release are stand-ins
 (``hub.py`` with ``published.py``, ``loopback.py``, ``rf2.py``), reached through the clients' own settings.
 
-With ``--wild`` the parents are as many are in the wild: the general model's tokenizer is a ``tokenizer.model`` alone, and
-the expert is an adapter of the ancestor, which the copy of its pair's file then names. Its search is short there.
+With ``--second`` the study is another pair's (``second_pair.py``): Spanish, parents of different vocabularies, an answer key and a
+published merge beside them, HPO's own translations, no benchmarks. With ``--wild`` the parents are as many are in the wild:
+the general model's tokenizer is a ``tokenizer.model`` alone, and the expert is an adapter of the ancestor, which the copy of its
+pair's file then names. Its search is short there.
 """
 
 from __future__ import annotations
@@ -24,9 +26,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from tests.support import published
+from tests.support import published, second_pair
 from tests.support.hub import TOKEN, Hub
 from tests.support.loopback import Loopback
+from xlm_utils.models.weights import Tensors, eos_ids
 from xlm_utils.study import ROOT
 
 MODELS = ["japanese", "expert", "slerp", "ties", "linear", "task_arithmetic", "dare_ties", "evo_dare_ties"]
@@ -66,9 +69,9 @@ def environment(scratch: Path, hub: Hub, openai: Loopback, gemini: Loopback) -> 
     }  # fmt: skip
 
 
-def run(tree: Path, settings: dict[str, str]) -> str:
-    """`make study STUDY=paper`, shown as it goes."""
-    command = [sys.executable, "-m", "xlm_utils.run.pipeline", "paper"]
+def run(tree: Path, settings: dict[str, str], study: str) -> str:
+    """`make study STUDY=…`, shown as it goes."""
+    command = [sys.executable, "-m", "xlm_utils.run.pipeline", study]
     with subprocess.Popen(command, cwd=tree, env=settings, stdout=subprocess.PIPE, text=True) as process:
         lines = [print(line, end="", flush=True) or line for line in process.stdout]
     if process.returncode:
@@ -127,10 +130,41 @@ def findings(tree: Path, hub: Hub, wild: bool = False) -> list[str]:
     return wrong
 
 
-def complaints(tree: Path) -> list[str]:
+def second_findings(tree: Path) -> list[str]:
+    """What is not as the second pair's run must leave it, one line each."""
+    folder, figures = tree / "data" / "runs" / "spanish", tree / "figures" / "spanish"
+    table1, terms = (pd.read_csv(file) for file in (figures / "table1.csv", folder / "terms.csv"))
+    wrong, labels = [], ["Spanish medical model", "Published merge"]
+    if sorted(terms["translation"]) != sorted(row[2] for row in second_pair.TERMS):
+        wrong.append(f"terms.csv has {terms['translation'].tolist()}")
+    counts = table1[[name for name in table1 if name.endswith(": n")]]
+    if not set(labels) <= set(table1["model"]) or len(table1) != 11 or (counts != len(second_pair.TERMS)).any(axis=None):
+        wrong.append(f"Table 1: {table1['model'].tolist()}, {counts.to_dict('list')}")
+    if not (figures / "figure1.html").is_file() or (figures / "table2.csv").exists():
+        wrong.append("no Figure 1, or a Table 2 where none was asked")
+    general, there = (Tensors(next(iter((tree.parent / "hub").glob(f"hub/models--{id.replace('/', '--')}/snapshots/*"))))
+                      for id in (second_pair.SPANISH, published.ANCESTOR))  # fmt: skip
+    known = [second_pair.tokenizer(*about).get_vocab() for about in ((460, ("es", "en")), (420, ("en",)))]
+    own = sorted(known[0][token] for token in known[0].keys() - known[1].keys())
+    for name in ("slerp", "ties", "dare_ties@ancestor", "linear", "evo_dare_ties"):
+        merged, made = Tensors(folder / "models" / name), json.loads((folder / "models" / f"{name}.manifest.json").read_text(encoding="utf-8"))
+        rows = [tensor[own] for tensors in (merged, general) for tensor in (tensors["model.embed_tokens.weight"], tensors["lm_head.weight"])]
+        same = rows[0].equal(rows[2]) and rows[1].equal(rows[3]) and not merged["lm_head.weight"].equal(general["lm_head.weight"])
+        if not same or not {"key", "theirs"}.isdisjoint(made["sources"]) or eos_ids(folder / "models" / name) != [1, 5]:
+            wrong.append(f"{name}: rows of its own {same}, made from {list(made['sources'])}, stops at {eos_ids(folder / 'models' / name)}")
+    if not own or there.shapes["lm_head.weight"] == general.shapes["lm_head.weight"]:
+        wrong.append("the vocabularies do not differ")
+    speaks = re.compile(r"japan|[ぁ-ヿ一-鿿]", re.IGNORECASE)
+    for file in [*figures.glob("*.csv"), *figures.glob("*.json")]:
+        if found := speaks.search(file.read_text(encoding="utf-8")):
+            wrong.append(f"{file.name} of a Spanish study says {found[0]!r}")
+    return wrong
+
+
+def complaints(tree: Path, study: str) -> list[str]:
     """Lines that the notebooks wrote to standard error: progress bars aside, a reader can't act on any."""
     found = []
-    for path in sorted((tree / "data" / "runs" / "paper" / "notebooks").glob("*.ipynb")):
+    for path in sorted((tree / "data" / "runs" / study / "notebooks").glob("*.ipynb")):
         outputs = [output for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] for output in cell.get("outputs", [])]
         text = "".join("".join(output["text"]) for output in outputs if output.get("name") == "stderr")
         found += [f"{path.stem}: {line}" for line in re.split(r"[\r\n]+", text) if line.strip() and "it/s" not in line and "call/s" not in line]
@@ -139,21 +173,26 @@ def complaints(tree: Path) -> list[str]:
 
 def main() -> None:
     """Rehearse, check what came out, and run once more: nothing may be left to do."""
-    wild, started = "--wild" in sys.argv[1:], time.monotonic()
+    wild, second, started = "--wild" in sys.argv[1:], "--second" in sys.argv[1:], time.monotonic()
+    study, say = ("spanish", second_pair.answer) if second else ("paper", answer)
     scratch = Path(tempfile.mkdtemp(prefix="rehearsal-"))
     with ExitStack() as servers:
-        hub = published.fill(servers.enter_context(Hub()), wild=wild)
-        openai = servers.enter_context(Loopback(["ok"] * 40 + ["429_after", "ok"], answer=answer, shutdown_date="2027-01-14"))
-        gemini = servers.enter_context(Loopback(answer=lambda prompt: answer(prompt, strictness=1.6)))
+        hub = servers.enter_context(Hub())
+        _ = second_pair.fill(hub) if second else published.fill(hub, wild=wild)
+        openai = servers.enter_context(Loopback(["ok"] * 40 + ["429_after", "ok"], answer=say, shutdown_date="2027-01-14"))
+        gemini = servers.enter_context(Loopback(answer=lambda prompt: say(prompt, 1.6)))
         tree = copy_of_the_tree(scratch / "tree")
-        published.release().write(tree / "data" / "raw" / "snomed" / "SnomedCT_Rehearsal")
+        if second:
+            second_pair.write(tree)
+        else:
+            published.release().write(tree / "data" / "raw" / "snomed" / "SnomedCT_Rehearsal")
         if wild:
             with_adapter(tree)
         settings = environment(scratch, hub, openai, gemini)
-        run(tree, settings)
-        wrong, calls = findings(tree, hub, wild) + complaints(tree), len(openai.prompts) + len(gemini.prompts)
-        second = run(tree, settings)
-        if "running" in second or len(openai.prompts) + len(gemini.prompts) != calls:
+        run(tree, settings, study)
+        found = second_findings(tree) if second else findings(tree, hub, wild)
+        wrong, calls = found + complaints(tree, study), len(openai.prompts) + len(gemini.prompts)
+        if "running" in run(tree, settings, study) or len(openai.prompts) + len(gemini.prompts) != calls:
             wrong.append("a second run did something again")
     if wrong:
         sys.exit("\n".join(["the rehearsal came out wrong:", *wrong, f"(its files are kept in {scratch})"]))

@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from xlm_utils.curate.terminologies import hpo_file
-from xlm_utils.models.trimming import BYTE
+from xlm_utils.models.vocabularies import BYTE
 from xlm_utils.study import PARAMS, ROOT, open_study
 
 DEMO = ROOT / "data" / "demo"
@@ -84,7 +84,7 @@ def _strings(value: object) -> Iterator[str]:
 
 
 def needed_tokens(base: Path) -> list[str]:
-    """The tokens of the ancestor ``base`` that the demo's texts end in, and those that build them (see ``models.trimming``)."""
+    """The tokens of the ancestor ``base`` that the demo's texts end in, and those that build them (see ``models.vocabularies``)."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))

@@ -367,20 +367,20 @@ def test_no_proxy_stands_before_this_machine_and_one_that_can_t_be_used_is_told(
 
 
 def test_a_server_with_a_list_of_models_alone_is_asked_for_it():
-    from xlm_utils.run import budget
+    from xlm_utils.run import checks
 
     with Loopback() as server:
         listed = {"object": "list", "data": [{"id": "org/Local-8B", "object": "model", "created": 1, "owned_by": "x"}]}
         server.gets = {"/v1/models/local-8b": (404, {}, {"detail": "Not Found"}), "/v1/models": (200, {}, listed)}
         there = card("openai", model="local-8b", base_url=server.openai)
-        assert "answers" in budget.answers(there)
+        assert "answers" in checks.answers(there)
         server.gets |= {"/v1/models/other": (404, {}, {"detail": "Not Found"})}
         with pytest.raises(StudyError, match=r"no model other; it has org/Local-8B"):
-            budget.answers(there.model_copy(update={"model": "other"}))
+            checks.answers(there.model_copy(update={"model": "other"}))
         for page in ((200, {}, {"error": "no such route"}), (200, {"Content-Type": "text/html"}, b"<html>hello</html>")):
             server.gets = {"/v1/models/local-8b": page}
             with pytest.raises(StudyError, match="no OpenAI-compatible server"):
-                budget.answers(there)
+                checks.answers(there)
 
 
 def test_no_wait_at_all_is_no_retry_after():

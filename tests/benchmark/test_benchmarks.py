@@ -16,7 +16,7 @@ from tokenizers.processors import TemplateProcessing
 
 from tests.conftest import DEMO_ITEMS
 from xlm_utils import models
-from xlm_utils.benchmark import benchmarks, scores
+from xlm_utils.benchmark import benchmarks
 from xlm_utils.benchmark.prepared import COLUMN_OF, COLUMNS, NO_CHOICES, Prepared, prepare, spread
 from xlm_utils.study import ROOT, StudyError, open_study
 from xlm_utils.study.records import read_jsonl
@@ -34,7 +34,7 @@ def stub(prepared: Prepared, right: bool):
     class Stub(LM):
         def loglikelihood(self, requests, **_):
             by_likelihood = "jmedbench_jcsts_likelihood"  # has no gold among its two choices
-            golds = [r.idx == 0 if r.task_name == by_likelihood else scores.gold_index(tasks[r.task_name], r.doc) == r.idx for r in requests]
+            golds = [r.idx == 0 if r.task_name == by_likelihood else benchmarks.gold_index(tasks[r.task_name], r.doc) == r.idx for r in requests]
             return [(0.0 if gold == right else -5.0, False) for gold in golds]
 
         def generate_until(self, requests, **_):
@@ -77,10 +77,10 @@ def test_gold_log_probability_and_errors_are_worked_out_by_hand(item_study):
     assert row["gold_logprob"] == pytest.approx(-math.log(1 + 2 * math.exp(-5)))
     assert result["datasets"]["jcsts"]["stderr"] == pytest.approx(0, abs=1e-6)
     halves = [{"score": float(i % 2), "truncated": False} for i in range(4)]
-    assert scores.dataset_result(halves, {"acc,none": 0.5})["stderr"] == pytest.approx(math.sqrt(1 / 3) / 2)
-    assert scores.dataset_result(halves, {"pearson,none": 0.6})["stderr"] == pytest.approx(math.sqrt(0.64 / 2))
+    assert benchmarks.dataset_result(halves, {"acc,none": 0.5})["stderr"] == pytest.approx(math.sqrt(1 / 3) / 2)
+    assert benchmarks.dataset_result(halves, {"pearson,none": 0.6})["stderr"] == pytest.approx(math.sqrt(0.64 / 2))
     nothing = dict.fromkeys(("value", "low", "high", "stderr", "chance"))
-    assert scores.dataset_result(halves, {"pearson,none": math.nan}) == {"metric": "pearson", **nothing, "n": 4, "truncated": 0}
+    assert benchmarks.dataset_result(halves, {"pearson,none": math.nan}) == {"metric": "pearson", **nothing, "n": 4, "truncated": 0}
 
 
 def requests_of(prepared: Prepared, kind: str) -> list:

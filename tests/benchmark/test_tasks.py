@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from xlm_utils.benchmark import scores
+from xlm_utils.benchmark import benchmarks
 from xlm_utils.benchmark.prepared import COLUMN_OF, COLUMNS, TASKS, make_task
 from xlm_utils.benchmark.tasks import data
 from xlm_utils.study import ROOT
@@ -264,8 +264,8 @@ def test_pearson_is_worked_out_by_hand_and_undefined_where_one_side_is_constant(
 
 
 def test_normalised_exact_match_takes_the_best_gold_and_the_first_line():
-    assert scores.normalised_em("１９８８年\n### 指示", ["昭和63年", "1988年"]) == 1.0
-    assert scores.normalised_em("1988", ["1988年"]) == 0.0
+    assert benchmarks.normalised_em("１９８８年\n### 指示", ["昭和63年", "1988年"]) == 1.0
+    assert benchmarks.normalised_em("1988", ["1988年"]) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -276,18 +276,18 @@ def test_normalised_exact_match_takes_the_best_gold_and_the_first_line():
     ],
 )
 def test_normalised_exact_match_composes_first_and_keeps_tildes(answer, gold, same):
-    assert scores.normalised_em(answer, [gold]) == same
+    assert benchmarks.normalised_em(answer, [gold]) == same
 
 
 def test_log_softmax_is_over_the_choices_alone():
-    assert scores.scipy.special.log_softmax([-1000.0, -1000.0 + math.log(3)]) == pytest.approx([math.log(0.25), math.log(0.75)])
+    assert benchmarks.scipy.special.log_softmax([-1000.0, -1000.0 + math.log(3)]) == pytest.approx([math.log(0.25), math.log(0.75)])
 
 
 def test_a_family_with_a_missing_or_undefined_data_set_has_no_value():
     one = {"value": 0.5, "stderr": 0.3, "low": 0.2, "high": 0.8, "n": 4, "chance": 0.2, "metric": "acc"}
     two = {"value": 1.0, "stderr": 0.4, "low": 0.6, "high": 1.0, "n": 6, "chance": 0.4, "metric": "acc"}
-    found = scores.column_result(("a", "b"), {"a": one, "b": two})
+    found = benchmarks.column_result(("a", "b"), {"a": one, "b": two})
     assert {key: found[key] for key in ("value", "stderr", "n", "metric")} == {"value": 0.75, "stderr": 0.25, "n": 10, "metric": "acc"}
     assert (found["low"], found["high"], found["chance"]) == pytest.approx((0.75 - 0.25, 0.75 + 0.15, 0.3))  # √(.3² + .4²) / 2, √(.3² + 0²) / 2
-    assert scores.column_result(("a", "b"), {"a": one})["value"] is None
-    assert scores.column_result(("a",), {"a": {**one, "value": None, "stderr": None}})["stderr"] is None
+    assert benchmarks.column_result(("a", "b"), {"a": one})["value"] is None
+    assert benchmarks.column_result(("a",), {"a": {**one, "value": None, "stderr": None}})["stderr"] is None

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.support.synthetic import make_study
 from xlm_utils.merge import distances, merging, methods, planning
 from xlm_utils.models.constituents import locate
-from xlm_utils.report import benchmark_columns, figures, tables
+from xlm_utils.report import figures, planned, tables
 from xlm_utils.study import PARAMS, ROOT, StudyError, inputs, names
 from xlm_utils.study import study as study_module
 from xlm_utils.study.records import read_manifest, sha256
@@ -521,7 +521,7 @@ def test_one_new_file_is_a_new_method_in_every_table_and_figure(tmp_path, monkey
         monkeypatch.setattr(module, "PARAMS", params)
     assert merging.merge(pico_study("llama"), "gentle@ancestor").name == "gentle@ancestor"
     study, label = make_study(tmp_path / "made", monkeypatch), "Gentle TIES (base: ancestor)"
-    for table in (tables.table1(study), benchmark_columns.table2(study)):
+    for table in (tables.table1(study), planned.table2(study)):
         assert label in table.index
     for figure in (figures.histograms(study), figures.forest(study), figures.benchmark_gaps(study)):
         assert label in figure.to_json()

@@ -133,21 +133,17 @@ def test_layers_may_be_asked_for_in_any_order(pico_study):
 
 @pytest.mark.parametrize("family", ["llama", "gemma"])
 @pytest.mark.parametrize("name", ["wudi", "wudi~cutoff=0.3"])
-def test_wudi_is_where_the_gradient_of_its_objective_vanishes_and_adds_the_rest(pico_study, family, name, capsys):
+def test_wudi_is_where_the_gradient_of_its_objective_vanishes_and_adds_the_rest(pico_study, family, name):
     study, cutoff = pico_study(family), 0.3 if "~" in name else 0.1
     base, a, b = (of(study, n) for n in ("ancestor", "japanese", "expert"))
     merged, expected = weights(merging.merge(study, name)), {n: a[n] + b[n] - base[n] for n in base}
     apart = {n: torch.from_numpy(wudi((a[n] - base[n]).numpy(), (b[n] - base[n]).numpy(), cutoff)) + base[n] - expected[n] for n in in_layers(a)}
-    far = (sum(float(t.square().sum()) for t in apart.values()) / sum(float((expected[n] - base[n]).square().sum()) for n in apart)) ** 0.5
     assert_equal(merged, expected | {n: expected[n] + t for n, t in apart.items()})
-    told = f"; {far:.3f} of the length of 1·τ + 1·τ away from it\n"
-    assert told in capsys.readouterr().out
-    assert f"# a method of this project, which mergekit-yaml does not know{told}" in (study.models_folder / f"{name}.mergekit.yml").read_text()
+    assert "# a method of this project, which mergekit-yaml does not know\n" in (study.models_folder / f"{name}.mergekit.yml").read_text()
 
 
 def solve(monkeypatch, a: torch.Tensor, b: torch.Tensor, cutoff: float = 0.0) -> torch.Tensor:
     monkeypatch.setattr(own, "linear_layers", lambda _: {"w"})
-    own.apart.clear()
     return own.wudi.implementation(TensorGroup.from_tensors([torch.zeros_like(a), a, b], ids=MODELS, base_index=0, name="w"), cutoff)
 
 
@@ -181,9 +177,7 @@ def test_wudi_adds_what_acts_apart_and_takes_once_what_both_do(monkeypatch):
     a, b = torch.zeros(2, 4).double(), torch.zeros(2, 4).double()
     a[:, :2], b[:, 2:] = torch.tensor([[1.0, 2], [3, 4]]), torch.tensor([[5.0, 6], [7, 8]])
     assert torch.allclose(solve(monkeypatch, a, b), a + b)
-    assert own.told(own.apart) == "; 0.000 of the length of 1·τ + 1·τ away from it: a near-copy of chat_vector"
     assert torch.allclose(solve(monkeypatch, a, a), a)
-    assert own.told(own.apart) == "; 0.500 of the length of 1·τ + 1·τ away from it"
     assert torch.equal(solve(monkeypatch, a, torch.zeros_like(a)), a), "a model that left the layer alone"
 
 

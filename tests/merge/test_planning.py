@@ -100,7 +100,7 @@ def test_llama_3_s_rope_is_read_by_both_spellings_from_a_merge(pico_study, tmp_p
 
 @pytest.mark.parametrize("family", ["llama", "gemma"])
 def test_both_spellings_of_rope_mean_the_same(tmp_path, pico_siblings, family):
-    from xlm_utils.models.configs import read_config, spell_rope_twice
+    from xlm_utils.models.weights import read_config, spell_rope_twice
 
     before = read_config(pico_siblings[family] / "japanese" / "config.json", family)
     before.save_pretrained(tmp_path)

@@ -12,9 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import pico_tokenizer
 from xlm_utils import merge, models
-from xlm_utils.models import adapters, constituents
-from xlm_utils.models.configs import read_config
-from xlm_utils.models.weights import Tensors
+from xlm_utils.models import constituents
+from xlm_utils.models.weights import Tensors, read_config
 from xlm_utils.study import StudyError
 
 
@@ -49,7 +48,7 @@ def by_peft(base: Path, adapter: Path) -> torch.Tensor:
 
 
 def made(base: Path, adapter: Path) -> Path:
-    return constituents._with_adapter(base, adapter, str(base))
+    return constituents._adapted(base, adapter, str(base))
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +77,7 @@ def test_two_adapters_in_folders_of_one_name_are_two_models(pico_study, pico_sib
 def test_what_is_made_says_what_base_and_adapter_say(pico_siblings, tmp_path):
     base = pico_siblings["llama"] / "expert"
     adapter = lora(base, tmp_path / "plain")
-    whole = adapters.applied(base, adapter, str(base))
+    whole = constituents.with_adapter(base, adapter, str(base))
     assert torch.allclose(logits(whole), by_peft(base, adapter), atol=1e-4)
 
 
@@ -110,9 +109,9 @@ def test_an_adapter_that_does_not_fit_is_one_sentence_with_the_tensor(pico_sibli
         ("cut", lambda folder: (folder / "adapter_model.safetensors").write_bytes(b""), r"adapter_model\.safetensors is cut off"),
     ]:
         with pytest.raises(StudyError, match=words):
-            adapters.check(broken(name, change), config, str(base))
+            constituents.check_adapter(broken(name, change), config, str(base))
     with pytest.raises(StudyError, match="there is no such folder"):
-        adapters.find("runs/ja/nowhere")
+        constituents.find_adapter("runs/ja/nowhere")
 
 
 def test_an_adapter_that_names_another_base_is_told(pico_siblings, tmp_path, capsys):
@@ -120,10 +119,10 @@ def test_an_adapter_that_names_another_base_is_told(pico_siblings, tmp_path, cap
     adapter = lora(base, tmp_path / "other")
     config = json.loads((adapter / "adapter_config.json").read_text())
     (adapter / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "meta-llama/Meta-Llama-3-8B"}))
-    adapters.check(adapter, read_config(base / "config.json", "expert"), "meta-llama/Meta-Llama-3-8B-Instruct")
+    constituents.check_adapter(adapter, read_config(base / "config.json", "expert"), "meta-llama/Meta-Llama-3-8B-Instruct")
     told = "other: it names meta-llama/Meta-Llama-3-8B as its base, and the study gives it meta-llama/Meta-Llama-3-8B-Instruct"
     assert told in capsys.readouterr().out
-    adapters.check(adapter, read_config(base / "config.json", "expert"), "someone/meta-llama-3-8b")
+    constituents.check_adapter(adapter, read_config(base / "config.json", "expert"), "someone/meta-llama-3-8b")
     assert not capsys.readouterr().out
 
 

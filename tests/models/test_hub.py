@@ -9,7 +9,7 @@ import yaml
 from tests.support import published
 from tests.support.hub import TOKEN, Hub
 from xlm_utils.benchmark.tasks import data
-from xlm_utils.models import adapters
+from xlm_utils.models import constituents
 from xlm_utils.models import hub as model_hub
 from xlm_utils.models.hub import from_hub, is_on_hub, whole_copy
 from xlm_utils.run import preflight
@@ -158,12 +158,12 @@ def test_a_split_that_only_a_search_looks_at_is_thinned_evenly(data_hub):
 def test_an_adapter_comes_from_the_hub_and_is_no_model(hub):
     files = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"\x02\0\0\0\0\0\0\0{}", "README.md": b"-"}
     hub.add("someone/lora", files)
-    folder = adapters.find("someone/lora")
+    folder = constituents.find_adapter("someone/lora")
     assert {file.name for file in folder.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
     with pytest.raises(StudyError, match="model someone/lora: an adapter, not a model: give it as adapter: beside"):
         model_hub.about("someone/lora", None)
     with pytest.raises(StudyError, match="nobody/lora"):
-        adapters.find("nobody/lora")
+        constituents.find_adapter("nobody/lora")
 
 
 def test_what_stands_beside_a_model_s_own_weights_is_neither_counted_nor_fetched(hub):

@@ -8,7 +8,7 @@ import pytest
 
 from tests.tokens import DEMO, TOKENS, close, needed_tokens, texts
 from xlm_utils import models
-from xlm_utils.models import trimming
+from xlm_utils.models import vocabularies
 from xlm_utils.study import StudyError, open_study
 
 FOLDERS = ["whole", "trimmed"]
@@ -79,7 +79,7 @@ def test_texts_in_bytes_are_counted_and_said(tokenizers, capsys):
 
 @pytest.mark.timeout(400)  # reads all of JMdict
 def test_the_committed_list_holds_every_token_that_the_demo_needs_and_few_others(pair):
-    needed, kept = needed_tokens(pair["whole"]), trimming.read_tokens(TOKENS)
+    needed, kept = needed_tokens(pair["whole"]), vocabularies.read_tokens(TOKENS)
     assert set(needed) <= set(kept)
     assert len(kept) < 1.01 * len(needed)
     assert TOKENS.stat().st_size < 2**20
@@ -99,4 +99,4 @@ def test_a_token_that_the_model_lacks_is_a_sentence(pair, tmp_path, monkeypatch)
     with gzip.open(tmp_path / "list.txt.gz", "wt", encoding="utf-8") as file:
         file.write(json.dumps("no such token") + "\n")
     with pytest.raises(StudyError, match=r"list\.txt\.gz: .* has no token 'no such token'"):
-        trimming.trim(pair["whole"], tmp_path / "list.txt.gz")
+        vocabularies.trim(pair["whole"], tmp_path / "list.txt.gz")

@@ -13,7 +13,7 @@ from tests.support.synthetic import make_study, write_lines
 from xlm_utils.generate import generation
 from xlm_utils.merge import merging, methods
 from xlm_utils.merge.methods import resolve
-from xlm_utils.report import benchmark_columns, results, tables
+from xlm_utils.report import planned, results, tables
 from xlm_utils.study import PARAMS, inputs, names, open_study
 from xlm_utils.study.inputs import StudyError
 from xlm_utils.study.names import parse
@@ -173,9 +173,9 @@ def test_a_sweep_goes_through_generation_on_pico_models_and_reuses_the_study_s_m
 
 def test_table_2_says_what_a_contaminated_search_has_seen(tmp_path, monkeypatch):
     study = make_study(tmp_path, monkeypatch)
-    assert "contaminated" not in benchmark_columns.table2(study).attrs["caption"]
+    assert "contaminated" not in planned.table2(study).attrs["caption"]
     study.settings = study.settings.model_copy(update={"evolution": study.evolution.model_copy(update={"fitness": "published"})})
-    table = benchmark_columns.table2(study)
+    table = planned.table2(study)
     assert "searched on the items reported here (PubMedQA, JComQA)" in table.attrs["caption"]
     assert table.index[-1] == "Evo. DARE TIES (contaminated)"
 

@@ -13,7 +13,7 @@ import pytest
 from tests.support.synthetic import make_study, write_lines
 from xlm_utils.draw import pages
 from xlm_utils.judge import controls
-from xlm_utils.report import benchmark_columns, figures, planned, results, tables
+from xlm_utils.report import figures, planned, results, tables
 from xlm_utils.study import StudyError, open_study
 from xlm_utils.study.records import read_jsonl
 
@@ -60,12 +60,12 @@ def test_published_numbers_stand_beside_in_columns_of_their_own(study):
     assert frame.loc["SLERP", ("published: Gemini 1.5 Pro", "mean")] == 5.32
     assert frame.loc["Baseline (English expert)", ("published: GPT-4o", "std")] == 1.66
     assert math.isnan(frame.loc["Expert with Japanese terms", ("published: GPT-4o", "mean")])
-    assert benchmark_columns.table2(study).loc["Linear", ("STS", "published")] == 0.511
+    assert planned.table2(study).loc["Linear", ("STS", "published")] == 0.511
 
 
 def test_a_study_that_repeats_nothing_shows_no_published_number(study):
     study.settings = study.settings.model_copy(update={"repeats": ""})
-    for table in (tables.table1(study), benchmark_columns.table2(study)):
+    for table in (tables.table1(study), planned.table2(study)):
         assert not re.search("publi", f"{list(table.columns)} {table.attrs['caption']}", re.IGNORECASE)
     for fig in (figures.forest(study), figures.benchmark_gaps(study)):
         assert not re.search("published", fig.to_json(), re.IGNORECASE)
@@ -213,7 +213,7 @@ def test_agreement_leaves_controls_out_and_says_where_a_judge_gives_one_score(st
 
 
 def test_table2_keeps_the_papers_columns_and_shows_a_missing_column_as_a_dash(study):
-    frame = benchmark_columns.table2(study)
+    frame = planned.table2(study)
     names = ["PubMedQA", "JAQKET v2", "JComQA", "JSQuAD", "XWinograd", "XL-Sum", "MCQA", "DC", "STS"]
     assert list(frame.columns.get_level_values(0).unique()) == names
     assert math.isnan(frame.loc["Baseline (English expert)", ("STS", "value")])
@@ -224,8 +224,8 @@ def test_table2_shows_what_format_training_bought_where_the_items_are_the_same(s
     asked = int(results.load_benchmarks(study).loc[("japanese", "pubmedqa"), "n"])
     rows = [("japanese", "pubmedqa", 0.25, 0.2, 0.3, asked), ("japanese", "jsquad", 0.5, 0.4, 0.6, 9999)]
     pd.DataFrame(rows, columns=["model", "column", "value", "low", "high", "n"]).to_csv(tmp_path / "before_formats.csv", index=False)
-    monkeypatch.setattr(benchmark_columns, "project_path", lambda path: tmp_path)
-    frame = benchmark_columns.table2(study)
+    monkeypatch.setattr(planned, "project_path", lambda path: tmp_path)
+    frame = planned.table2(study)
     assert frame.index[-1] == "Base Japanese, before format training"
     row = frame.loc[frame.index[-1]]
     assert (row["PubMedQA", "value"], row["PubMedQA", "low"]) == (0.25, 0.2)
@@ -252,7 +252,7 @@ def test_table2_stars_what_differs_from_the_general_model_by_more_than_noise(stu
         if model != "linear":
             rows += items(model, "jcsts_likelihood", similar, golds, correlated=True)
         write_lines(study.folder / "benchmarks" / f"{model}.samples.jsonl", rows)
-    found = benchmark_columns.column_differences(study).set_index(["column", "model"])
+    found = planned.column_differences(study).set_index(["column", "model"])
     assert found.loc[("DC", "SLERP"), ["n", "difference", "reason"]].tolist() == [144, 1, "all differences are equal"]
     assert found.loc[("DC", "TIES"), "difference"] == 0.5
     assert found.loc[("DC", "SLERP"), "p_holm"] == pytest.approx(6 * 2 * 0.5**144)  # all of 144 swaps one way, exact; times six merges
@@ -260,7 +260,7 @@ def test_table2_stars_what_differs_from_the_general_model_by_more_than_noise(stu
     assert set(found.index.get_level_values("column")) == {"DC", "STS"}
     assert found.loc[("STS", "SLERP"), "p_holm"] < 0.05
     assert ("STS", "Linear") not in found.index  # it has no answers to that set
-    frame = benchmark_columns.table2(study)
+    frame = planned.table2(study)
     stars = {name: frame.index[frame[name, "p_holm"] < 0.05].tolist() for name in ("DC", "STS", "MCQA")}
     assert stars["DC"] == ["SLERP", "TIES"]
     assert stars["MCQA"] == []
@@ -326,14 +326,14 @@ def test_without_results_one_sentence_names_the_notebook(tmp_path, monkeypatch):
     with pytest.raises(StudyError, match=r"05_judge\.ipynb"):
         tables.table1(study)
     with pytest.raises(StudyError, match=r"06_benchmark\.ipynb"):
-        benchmark_columns.table2(study)
+        planned.table2(study)
 
 
 def test_a_half_finished_study_has_rows_of_dashes(study):
     (study.folder / "scores" / "gpt-4o" / "ties.jsonl").unlink()
     (study.folder / "benchmarks" / "ties.json").unlink()
     assert pd.isna(tables.table1(study).loc["TIES", (GPT, "n")])
-    assert math.isnan(benchmark_columns.table2(study).loc["TIES", ("DC", "value")])
+    assert math.isnan(planned.table2(study).loc["TIES", ("DC", "value")])
     assert len(planned.differences(study)) == 2 * (6 * 4 - 2)
     tables.save_table(study, tables.table1(study), "table1")
 
@@ -420,7 +420,7 @@ def test_an_item_is_read_where_a_trial_on_few_terms_has_its_benchmarks(tmp_path,
     assert trial.benchmarks_folder != trial.folder / "benchmarks"
     row = {"dataset": "igakuqa", "item": 2, "prediction": "a", "gold": "b", "score": 0.0}
     write_lines(trial.benchmarks_folder / "japanese.samples.jsonl", [row | {"item": 1}, row])
-    assert benchmark_columns.one_item(trial, "igakuqa", 2).loc["Base Japanese", ["prediction", "gold"]].to_list() == ["a", "b"]
+    assert planned.one_item(trial, "igakuqa", 2).loc["Base Japanese", ["prediction", "gold"]].to_list() == ["a", "b"]
 
 
 def test_tables_name_who_wrote_the_definitions(study):

@@ -2,7 +2,7 @@
 
 import yaml
 
-from xlm_utils.run import budget, preflight
+from xlm_utils.run import checks, preflight
 from xlm_utils.study import PARAMS, open_study
 
 
@@ -12,6 +12,6 @@ def test_the_check_translates_the_list_of_a_study_without_a_sample_to_count_what
     preset["vocabulary"] = {"source": "csv", "path": str(tmp_path / "mine.csv")}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(preset | {"sweep": None, "translation": {}}), encoding="utf-8")
     study = open_study(str(tmp_path / "mine.yaml"), drive_dir=str(tmp_path))
-    assert budget._terms(study)[1] == " (as many as the paper's)"
+    assert checks._terms(study)[1] == " (as many as the paper's)"
     assert "3 different terms of the list → 2 translated → 2 run" in preflight._terminology(study)
-    assert budget._terms(study) == (2, "")
+    assert checks._terms(study) == (2, "")

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from tests.merge.test_planning import WIDE, change, siblings
-from xlm_utils.run import parents, preflight
+from xlm_utils.run import checks, preflight
 from xlm_utils.study import StudyError
 
 
@@ -85,7 +85,7 @@ def test_parameters_are_those_of_the_model_s_own_files(pico_study, pico_siblings
     shutil.copyfile(folder / "model.safetensors", folder / "consolidated.safetensors")
     facts = {}
     for name in ("japanese", "expert"):
-        parents.model(pico_study(weights={"expert": folder}), name, facts)
+        checks.model(pico_study(weights={"expert": folder}), name, facts)
     assert facts["japanese"]["parameters"] == facts["expert"]["parameters"]
 
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from xlm_utils.ask.cards import load_card
-from xlm_utils.run import budget, pipeline, preflight
+from xlm_utils.run import checks, pipeline, preflight
 from xlm_utils.study import PARAMS, StudyError, open_study
 from xlm_utils.study.records import Step
 
@@ -141,5 +141,5 @@ def test_a_sheet_that_comes_in_makes_the_people_stage_run_again(tmp_path, monkey
 
 def test_people_need_no_server_before_a_run_and_cost_nothing():
     study = open_study("demo", judge="people")
-    assert "people, who rate a sheet" in budget.answers(load_card("people"))
-    assert "no call to pay for" in budget.cost(study, ["05_judge"], 0)
+    assert "people, who rate a sheet" in checks.answers(load_card("people"))
+    assert "no call to pay for" in checks.cost(study, ["05_judge"])

@@ -17,7 +17,7 @@ from tests.support import published
 from tests.support.hub import TOKEN, Hub
 from tests.support.loopback import Loopback
 from xlm_utils.ask.cards import load_card
-from xlm_utils.run import budget, pipeline, preflight
+from xlm_utils.run import checks, pipeline, preflight
 from xlm_utils.study import PARAMS, ROOT, StudyError, open_study
 
 STAGES = ["01_curate", "02_translate", "03_merge", "04_generate", "05_judge", "06_benchmark", "07_figures", "08_why"]
@@ -51,7 +51,7 @@ def sentences(done: subprocess.CompletedProcess) -> list[str]:
 
 def test_everything_that_is_wrong_is_told_at_once_before_any_weights_are_read(hub, run):
     expert, jsquad = hub.repositories["models", published.EXPERT], hub.repositories["datasets", "sbintuitions/JSQuAD"]
-    config = json.loads(expert.files["config.json"]) | {"vocab_size": 32000}
+    config = json.loads(expert.files["config.json"]) | {"hidden_size": 128}
     rows = [{"id": row["id"], "passage": row["context"], "question": row["question"]} for row in published._rows("jsquad_train")]
     hub.add(expert.id, {**expert.files, "config.json": json.dumps(config).encode()})
     changed = {path: published._parquet(rows) if path.endswith(".parquet") else file for path, file in jsquad.files.items()}
@@ -65,7 +65,7 @@ def test_everything_that_is_wrong_is_told_at_once_before_any_weights_are_read(hu
         ["vocabulary.path = 'data/raw/snomed'", "no such file"],
         ["judge gpt-4o: no key", "OPENAI_API_KEY"],
         [f"model {published.ANCESTOR}: it is gated and there is no token", "HF_TOKEN"],
-        [f"model {published.EXPERT}: vocab_size is 32000", f"{published.JAPANESE} has 768"],
+        [f"model {published.EXPERT}: hidden_size is 128", f"{published.JAPANESE} has 64"],
         ["data set jsquad:", "context: is missing", "sbintuitions/JSQuAD"],
     ):
         assert len([line for line in told if all(word in line for word in words)]) == 1, (words, told)
@@ -149,30 +149,30 @@ def test_a_judge_that_is_gone_or_a_refused_key_is_told_before_any_call(monkeypat
     with Hub() as server:
         monkeypatch.setenv(variable, server.url)
         with pytest.raises(StudyError, match=words):
-            budget.answers(load_card(card))
+            checks.answers(load_card(card))
 
 
 def test_a_living_judge_s_shutdown_is_a_warning(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "some-key")
     with Loopback(shutdown_date="2027-01-14") as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.openai)
-        assert "warning: to be shut down on 2027-01-14" in budget.answers(load_card("gpt-4o"))
+        assert "warning: to be shut down on 2027-01-14" in checks.answers(load_card("gpt-4o"))
         assert server.prompts == [], "asking whether it lives costs nothing"
 
 
 def test_a_study_dearer_than_its_limit_stops_with_the_sum(monkeypatch, tmp_path):
     monkeypatch.setenv("XLM_HOME", str(tmp_path))
     study = open_study("paper")
-    assert "1,782 terms (as many as the paper's), about 2" in budget.cost(study, STAGES, 8e9)
+    assert "1,782 terms (as many as the paper's), about 2" in checks.cost(study, STAGES)
     study.settings = study.settings.model_copy(update={"judging": study.judging.model_copy(update={"max_cost_usd": 5})})
     with pytest.raises(StudyError, match=r"cost: about 2\d\.\d\d USD for 1,782 terms \(0.00 spent\), above judging.max_cost_usd = 5"):
-        budget.cost(study, STAGES, 8e9)
+        checks.cost(study, STAGES)
 
 
 def test_the_presets_fit_their_own_limits(monkeypatch, tmp_path):
     monkeypatch.setenv("XLM_HOME", str(tmp_path))
     for name in ("demo", "open", "paper"):
-        budget.cost(open_study(name), STAGES, 8e9)
+        checks.cost(open_study(name), STAGES)
 
 
 def test_a_misspelt_arm_and_a_column_without_choices_are_told_before_anything_is_paid(tmp_path):

@@ -155,7 +155,7 @@ def models(trained: bool = True, wild: bool = False) -> dict[str, dict[str, byte
             model.load_state_dict(ancestor.state_dict())
             if pairs and trained:
                 teach(model.train(), words, pairs, steps=10, rate=1e-3)
-            found[repository] = _files(model, words)
+            found[repository] = files(model, words)
         if wild:
             found[ADAPTER] = _adapter(ancestor, words)
             found[JAPANESE] = {name: file for name, file in found[JAPANESE].items() if "token" not in name and not name.endswith(".jinja")} | bare
@@ -174,7 +174,7 @@ def _adapter(ancestor, words) -> dict[str, bytes]:
     return files | {"adapter_config.json": json.dumps(about).encode()}
 
 
-def _files(model, words) -> dict[str, bytes]:
+def files(model, words) -> dict[str, bytes]:
     import torch
 
     model.to(torch.bfloat16).generation_config.eos_token_id = [END, END_OF_TURN]

@@ -119,13 +119,13 @@ def kept(table: str, id: str, make: Callable[[dict], object] | str | bytes, righ
 
 def only(s: Scratch, preset: dict, stage: str) -> str:
     """The checks of one stage that concern cards, without models or downloads."""
-    from xlm_utils.run import budget
+    from xlm_utils.run import checks
     from xlm_utils.run.preflight import _methods
 
     found = open_study(str(s.write("case.yaml", preset)))
     if stage == "03_merge":
         return _methods(found)
-    return " ".join(budget.answers(cards.load_card(name)) for name in budget.cards(found, [stage]))
+    return " ".join(checks.answers(cards.load_card(name)) for name in checks.cards(found, [stage]))
 
 
 def one_call(s: Scratch, edit: Callable[[dict], object], scenario: str = "ok") -> list:

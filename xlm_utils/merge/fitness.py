@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from xlm_utils.benchmark import scores, transfer
+from xlm_utils.benchmark import benchmarks, transfer
 from xlm_utils.benchmark.prepared import COLUMN_OF, NO_CHOICES, columns, load_task, make_task, pools, spread
 from xlm_utils.curate.vocabulary import groups
 from xlm_utils.study import Study, StudyError
@@ -105,5 +105,5 @@ def _gold_scores(task: "PreparedTask", answers: Iterator[tuple[float, bool]]) ->
     for instance in task.instances:
         docs[instance.doc_id] = instance.doc
         likelihoods.setdefault(instance.doc_id, []).append(next(answers)[0])
-    found = [scores.choice_scores(task, docs[item], values) for item, values in likelihoods.items()]
+    found = [benchmarks.choice_scores(task, docs[item], values) for item, values in likelihoods.items()]
     return pd.DataFrame(found, columns=["objective", "accuracy"]).mean().to_dict()

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import yaml
 
 from xlm_utils.merge.methods import DTYPES, RECIPE, check_specification, parents, render, resolve, written_out
-from xlm_utils.models.configs import read_config, read_tokenizer, spell_rope_twice
 from xlm_utils.models.constituents import locate, source
-from xlm_utils.models.weights import FLOATING, Tensors, eos_ids
+from xlm_utils.models.vocabularies import own_rows, token_tensors
+from xlm_utils.models.weights import FLOATING, Tensors, eos_ids, read_config, read_tokenizer, spell_rope_twice
 from xlm_utils.study import Step, Study, StudyError, digest, pick_device, read_manifest, relative, write_text
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def merge_many(study: Study, names: Sequence[str], values: Mapping[str, Mapping[
 
 def _merge(study: Study, merges: Mapping[str, tuple[Step, dict, dict[str, Path]]], values: Mapping[str, Mapping]) -> None:
     from xlm_utils.merge import chunked, own
-    from xlm_utils.merge.planning import Plan, math_device, unlisted
+    from xlm_utils.merge.planning import Plan, math_device
     from xlm_utils.merge.writing import Writer
 
     every = {name: folder for _, _, folders in merges.values() for name, folder in folders.items()}
@@ -74,7 +74,6 @@ def _merge(study: Study, merges: Mapping[str, tuple[Step, dict, dict[str, Path]]
         comparable({name: every[name] for name in named}, merged)
     tensors = {folder.resolve(): Tensors(folder) for folder in every.values()}
     shapes, waiting, odd, dressed = tensors[donor.resolve()].shapes, deque(), [], None
-    foreign = unlisted(donor, shapes)
     chunked.forget()
 
     def read(tensor: str) -> dict[Path, "torch.Tensor"]:
@@ -111,25 +110,25 @@ def _merge(study: Study, merges: Mapping[str, tuple[Step, dict, dict[str, Path]]
                 shutil.copytree(dressed, step.partial, ignore=shutil.ignore_patterns("*.safetensors*"), dirs_exist_ok=True)
             else:
                 _dress(step.partial, donor)
-            _note(step, config, folders, values.get(name, {}), foreign, told := own.told(plans[name].apart))
+            _note(step, config, folders, values.get(name, {}))
             step.finish(hashes, weights_sha256=list(hashes.values()), device=device, sources={parent: source(study, parent) for parent in folders})
             dressed = step.path
-            print(f"{name}: merged into {relative(step.path)}{told}")
+            print(f"{name}: merged into {relative(step.path)}")
     if odd:
         raise StudyError(odd[0])
 
 
-def _note(step: Step, config: dict, folders: Mapping[str, Path], values: Mapping, unlisted: Sequence[str], told: str) -> None:
+def _note(step: Step, config: dict, folders: Mapping[str, Path], values: Mapping) -> None:
     """Write the configuration beside a merge, as ``mergekit-yaml`` takes it, and how what that makes of it differs."""
     from xlm_utils.merge import own
 
     name, seed = step.path.name, step.made_from["mask_seed"]
     command = f"mergekit-yaml {name}.mergekit.yml" if seed is None else f"mergekit-yaml --random-seed {seed} {name}.mergekit.yml"
-    note = f"# {command} <folder> makes the same weights, but for changes that tie at a TIES threshold"
+    note = f"# {command} <folder> makes the same of the tensors in its tables, but for changes that tie at a TIES threshold"
     if config["merge_method"] in own.NAMES:
-        note = f"# a method of this project, which mergekit-yaml does not know{told}"
-    if unlisted:
-        note += f"\n# and {len(unlisted)} tensors that MergeKit leaves out, such as {unlisted[0]}"
+        note = "# a method of this project, which mergekit-yaml does not know"
+    if any(own_rows(folders.values()).values()):
+        note += "\n# and for rows of tokens that the general model alone has, which stay its own"
     if any(isinstance(value, list) for value in values.values()):
         note += "\n# and for what stands behind the last layer, which MergeKit gives the first value of a list"
     write_text(step.path.with_name(f"{name}.mergekit.yml"), f"{note}\n{yaml.safe_dump(_with_folders(config, folders), sort_keys=False)}")
@@ -150,7 +149,7 @@ def _with_folders(config: dict, folders: Mapping[str, Path]) -> dict:
 def comparable(folders: Mapping[str, Path], merged: Collection[str]) -> None:
     """A StudyError, which names the first difference, if parents don't have the same tensors of the same shapes, in floating point.
 
-    Those that are ``merged`` must not be one and the same either.
+    Rows of the vocabulary may differ (they are merged by token). Those that are ``merged`` must not be one and the same either.
     """
     places: dict[Path, str] = {}
     for name, folder in folders.items():
@@ -161,10 +160,11 @@ def comparable(folders: Mapping[str, Path], merged: Collection[str]) -> None:
     for name, theirs in tensors:
         if odd := next((tensor for tensor, dtype in theirs.dtypes.items() if dtype not in FLOATING), ""):
             raise StudyError(f"{name} can't be merged: its {odd} is {theirs.dtypes[odd]}, so quantised; take the model in 16 bits")
+    by_rows = {name: token_tensors(folders[name], theirs) for name, theirs in tensors}
     for (first, parent), (name, theirs) in zip(tensors[:1] * len(tensors), tensors, strict=True):
         for tensor in sorted(parent.shapes.keys() | theirs.shapes.keys()):
             ours, other = (shapes.get(tensor, "none") for shapes in (parent.shapes, theirs.shapes))
-            if ours != other:
+            if ours != other and not (tensor in by_rows[first] and tensor in by_rows[name] and ours[1:] == other[1:]):
                 raise StudyError(f"{first} and {name} can't be merged: the shape of {tensor} is {ours} in one, {other} in the other")
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import yaml
 
-from xlm_utils.models.constituents import locate
+from xlm_utils.models.constituents import as_parent
 from xlm_utils.models.weights import LAYER, Tensors, squared_distance
 from xlm_utils.study import Study, StudyError
 from xlm_utils.study.names import in_range, parse, placeholders, read_card
@@ -133,9 +133,9 @@ def config_yaml(study: Study, name: str, **values: float) -> str:
 
 
 def parents(study: Study, config: dict) -> dict[str, Path]:
-    """Folders of the models that a configuration names, and of the general model, which donates the tokenizer."""
+    """Folders of the models that a configuration names, with the general model's tokens; the first is its own, as it donates the tokenizer."""
     names = [study.by_role("general"), config["base_model"], *(entry["model"] for entry in config["models"])]
-    return {name: locate(study, name) for name in dict.fromkeys(names)}
+    return {name: as_parent(study, name) for name in dict.fromkeys(names)}
 
 
 def written_out(study: Study, config: dict, folders: Mapping[str, Path]) -> dict:

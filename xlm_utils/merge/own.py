@@ -20,13 +20,10 @@ from mergekit.merge_methods import registry
 from mergekit.merge_methods.base import BasePolicy, InputContract, PerInput, TensorGroup
 from mergekit.merge_methods.easy_define import merge_method
 
-from xlm_utils.models.configs import read_config, read_tokenizer
 from xlm_utils.models.libraries import PreTrainedModel
-from xlm_utils.models.weights import HEAD, LAYER, Tensors
+from xlm_utils.models.weights import HEAD, LAYER, Tensors, read_config, read_tokenizer
 from xlm_utils.study import StudyError
 
-NEAR = 0.1  # of the length of the two task vectors' sum: what is nearer to it is called a copy
-apart: list[tuple[float, float]] = []  # squared, for each linear layer that WUDI has merged: distance from the task vectors' sum, and its length
 _walks: dict[tuple[str, str], tuple] = {}  # folder and texts → a walk through the layers, the layer where it is, and what is read there
 
 
@@ -154,17 +151,8 @@ def wudi(group: TensorGroup, cutoff: float) -> torch.Tensor:
         first, second = one / one.norm(), two / two.norm()
         q, r = torch.linalg.qr(torch.cat([first, second]))
         known = q[: len(one)].T @ first @ two.T + q[len(one) :].T @ second @ one.T
-        change = -(torch.linalg.pinv(r, rtol=max(cutoff, 1e-14)) @ known).T
-        apart.append((float(change.square().sum()), float(total.square().sum())))
-        total = total + change
+        total = total - (torch.linalg.pinv(r, rtol=max(cutoff, 1e-14)) @ known).T
     return (base + total).to(group.base.tensor)
-
-
-def told(apart: list[tuple[float, float]]) -> str:
-    """How far the linear layers of a WUDI merge are from both task vectors added; nothing of a merge by another method."""
-    far = (sum(distance for distance, _ in apart) / max(sum(length for _, length in apart), 1e-300)) ** 0.5
-    near = ": a near-copy of chat_vector" if far < NEAR else ""
-    return f"; {far:.3f} of the length of 1·τ + 1·τ away from it{near}" if apart else ""
 
 
 NAMES = {method.spec.name: method for method in (random_swap, regmean, wudi)}

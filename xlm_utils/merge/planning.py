@@ -3,11 +3,8 @@
 The methods are MergeKit's. Its planner is not used: it takes longer to import than most merges take.
 """
 
-import json
 import math
-import re
 from collections.abc import Callable, Collection, Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ from psutil import virtual_memory
 from xlm_utils.merge import chunked, own
 from xlm_utils.merge.methods import DTYPES, check_specification, parents, render, resolve, written_out
 from xlm_utils.models.libraries import PreTrainedModel
+from xlm_utils.models.vocabularies import own_rows
 from xlm_utils.models.weights import EMBEDDINGS, LAYER, Tensors
 from xlm_utils.study import Study, pick_device
 
@@ -53,9 +51,10 @@ class Plan:
         self.base = folders[config["base_model"]].resolve()
         self.inputs = {folders[entry["model"]].resolve(): entry.get("parameters", {}) for entry in config["models"]}
         self.inputs.setdefault(self.base, {})  # a base that is none of the models comes last
-        self._shared, self._seed, self.state, self.apart = config["parameters"], seed or 0, None, []
+        self._shared, self._seed, self.state = config["parameters"], seed or 0, None
         self._name, self._method = config["merge_method"], get(config["merge_method"])
         self._faster = chunked.FASTER.get(self._name) if device == "cpu" else None
+        self._donor, self._own = next(iter(folders.values())).resolve(), own_rows([folders[entry["model"]] for entry in config["models"]])
         self._device = device if self._method.spec.uses_accelerator else "cpu"
         self._layers = 1 + max((int(found[1]) for found in map(LAYER.search, names) if found), default=-1)
 
@@ -63,7 +62,6 @@ class Plan:
         """The merged tensor in the dtype of the result, on the device; ``stored`` gives a parent's."""
         entries = [TensorEntry(id=folder, tensor=stored(folder).to(self._device), is_base=folder == self.base) for folder in self.inputs]
         group, out = TensorGroup(tuple(entries), TensorMetadata(name=name)), getattr(torch, DTYPES["out_dtype"])
-        own.apart.clear()
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.no_grad():
             generators = [torch.default_generator, *torch.cuda.default_generators]
             if self.state is None:
@@ -76,8 +74,9 @@ class Plan:
             else:  # SLERP widens its pieces by itself: a whole copy in float32 adds nothing
                 dtype = None if self._name == "slerp" and all(entry.tensor.dtype == out for entry in entries) else getattr(torch, DTYPES["dtype"])
                 (merged,) = self._method((group,), parameters=self.parameters(name), dtype=dtype, out_dtype=out)
+            if rows := self._own.get(name):  # SLERP would stretch them, and a task vector move them
+                merged = merged.index_copy(0, rows := torch.tensor(rows, device=merged.device), stored(self._donor).to(merged)[rows])
             self.state = [generator.get_state() for generator in generators]
-        self.apart += own.apart
         return merged
 
     def parameters(self, name: str) -> dict[str, Any]:
@@ -139,14 +138,3 @@ class Live:
                     live[name].copy_(tensor)
                 self._last[name] = place
         own.forget()
-
-
-def unlisted(folder: Path, names: Collection[str]) -> list[str]:
-    """The tensors of a model that MergeKit's table of architectures lacks: ``mergekit-yaml`` leaves them out.
-
-    Read from the table's files, as importing the room that reads them takes four seconds.
-    """
-    architecture = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"][0]
-    tables = [file.read_text(encoding="utf-8") for file in files("mergekit._data.architectures").iterdir() if file.suffix == ".json"]
-    listed = {name for table in tables if f'"{architecture}"' in table for name in re.findall(r'"name": *"([^"]+)"', table)}
-    return [name for name in names if LAYER.sub(lambda found: found[0].replace(found[1], "${layer_index}"), name, count=1) not in listed]

@@ -5,8 +5,9 @@ Out: a checkpoint folder; a model in memory.
 Notebook: 00, 04, 07.
 """
 
-from xlm_utils.models.constituents import locate, source
+from xlm_utils.models.constituents import as_parent, locate, source
 from xlm_utils.models.libraries import quiet
 from xlm_utils.models.loading import can_drop_rows, continuations, load, pick_dtype
-from xlm_utils.models.trimming import report_bytes
-from xlm_utils.models.turns import DATE, as_list, chat, leave_open, said, stop_tokens
+from xlm_utils.models.turns import DATE, chat, leave_open, said, stop_tokens
+from xlm_utils.models.vocabularies import report_bytes
+from xlm_utils.models.weights import as_list

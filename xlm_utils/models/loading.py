@@ -5,8 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from xlm_utils.models.adapters import WITHOUT_ADAPTER
-from xlm_utils.models.constituents import locate
+from xlm_utils.models.constituents import WITHOUT_ADAPTER, locate
 from xlm_utils.models.libraries import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase, Tensor, quiet, torch, transformers
 from xlm_utils.models.turns import as_list, leave_open, stop_tokens
 from xlm_utils.models.weights import EMBEDDINGS, HEAD, Tensors, eos_ids

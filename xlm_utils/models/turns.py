@@ -6,6 +6,7 @@ from unittest.mock import patch
 from jinja2 import TemplateError
 
 from xlm_utils.models.libraries import PreTrainedTokenizerBase, transformers
+from xlm_utils.models.weights import as_list
 from xlm_utils.study import StudyError
 from xlm_utils.study.thoughts import CLOSING, MARKS, without_thoughts
 
@@ -73,11 +74,6 @@ def stop_tokens(eos: int | list[int] | None, tokenizer: PreTrainedTokenizerBase)
             found.update(token for token in behind if token in tokenizer.added_tokens_decoder)
             break
     return sorted(found)
-
-
-def as_list(ids: int | list[int] | None) -> list[int]:
-    """Token ids as configs give them: one, several or none."""
-    return [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
 
 
 def leave_open(tokenizer: PreTrainedTokenizerBase, name: str) -> PreTrainedTokenizerBase:

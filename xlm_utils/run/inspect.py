@@ -16,10 +16,9 @@ from xlm_utils import models
 from xlm_utils.generate.decoding import complete
 from xlm_utils.merge.distances import facts_of
 from xlm_utils.models import hub
-from xlm_utils.models.adapters import WITHOUT_ADAPTER
-from xlm_utils.models.configs import UNREADABLE, read_tokenizer
+from xlm_utils.models.constituents import WITHOUT_ADAPTER
 from xlm_utils.models.libraries import PreTrainedTokenizerBase, quiet
-from xlm_utils.models.weights import CHUNK, EMBEDDINGS, Tensors, eos_ids
+from xlm_utils.models.weights import CHUNK, EMBEDDINGS, UNREADABLE, Tensors, eos_ids, read_tokenizer
 from xlm_utils.study import StudyError, pick_device, project_path, read_text
 
 PROMPTS = ("What is asthma?", "Name the capital of Japan.", "Write one sentence about rain.", "What is 12 + 30?", "Say hello in French.")

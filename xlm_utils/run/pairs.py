@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from xlm_utils.models import hub
-from xlm_utils.run.parents import in_gib
+from xlm_utils.run.checks import in_gib
 from xlm_utils.study import StudyError
 from xlm_utils.study.inputs import listed
 from xlm_utils.study.settings import read_pair

@@ -24,8 +24,8 @@ from xlm_utils.merge import evolution, fitness
 from xlm_utils.merge.merging import is_searched
 from xlm_utils.merge.methods import check_specification
 from xlm_utils.models import hub
-from xlm_utils.run import budget, parents
-from xlm_utils.run.parents import GIB, Facts, in_gib, largest
+from xlm_utils.run import checks
+from xlm_utils.run.checks import GIB, Facts, in_gib, largest
 from xlm_utils.study import Study, StudyError, parse, pick_device, read_card, read_manifest, relative
 from xlm_utils.study.settings import OFFLINE
 from xlm_utils.translate.translation import draw_terms, translate
@@ -62,18 +62,18 @@ def preflight(study: Study, stages: Collection[str], here: bool = True, base_url
         attempt(lambda: _methods(study))
     if "01_curate" in stages:
         attempt(lambda: _terminology(study))
-    for name in budget.cards(study, stages):
-        attempt(lambda name=name: budget.answers(load_card(name), base_url))
-    missing = [name for name in study.constituents if parents.to_fetch(study, name)] if needs_models else []
+    for name in checks.cards(study, stages):
+        attempt(lambda name=name: checks.answers(load_card(name), base_url))
+    missing = [name for name in study.constituents if checks.to_fetch(study, name)] if needs_models else []
     wanted = [study.constituents[name].weights for name in missing] + ["the benchmark data sets"] * bool(needs_data and not study.benchmarks.data_dir)
     reachable = not wanted or attempt(lambda: hub.check_reachable(wanted))
     for name in study.constituents if needs_models else ():
         if reachable or name not in missing:
-            attempt(lambda name=name: parents.model(study, name, facts))
+            attempt(lambda name=name: checks.model(study, name, facts))
     if facts.keys() & set(study.parents):
-        attempt(lambda: parents.match(study, facts))
+        attempt(lambda: checks.match(study, facts))
         if here and study.generation.quantization == "nf4":
-            attempt(lambda: parents.quantisable(facts))
+            attempt(lambda: checks.quantisable(facts))
         if here:
             attempt(lambda: _memory(study, facts))
     if needs_models:
@@ -82,7 +82,7 @@ def preflight(study: Study, stages: Collection[str], here: bool = True, base_url
         attempt(lambda: _folder(study))
     elif needs_data and reachable:
         failures += _hub_data_sets(study)
-    attempt(lambda: budget.cost(study, stages, largest(facts)))
+    attempt(lambda: checks.cost(study, stages))
     if failures:
         raise StudyError("\n".join([f"{len(failures)} of the checks failed; nothing was downloaded or paid for", *failures]))
 

@@ -106,7 +106,9 @@ def read(study: Study, names: list[str], table: pd.DataFrame, texts: dict[str, l
     Returns model, reading, item, layer (from 1), value. Readings, with the languages' codes: ``lens ja en``: at the last token of the term asked in
     Japanese, the probability of the English name's first token; no rows for a term without first tokens of its own in both languages. ``meet``: 1
     where the two names are each other's nearest neighbours, else 0. ``from <parent>``: distance from the expert's states of a text in the source
-    language, from the general model's of one in the target language. A StudyError: a model is not there, or its layers can't be read.
+    language, from the general model's of one in the target language; at its last token alone where the parents' tokens differ.
+
+    A StudyError: a model is not there, or its layers can't be read.
     """
     parents = {study.by_role("expert"): study.source.code, study.by_role("general"): study.target.code}
     words = {study.source.code: list(table["term"]), study.target.code: list(table["translation"])}
@@ -143,7 +145,9 @@ def _listen(study: Study, name: str, items: list[str], words: dict, prompts: dic
     for asked, hidden in last.items():
         for code, chances in zip(gold, lens(model, hidden, *gold.values()), strict=True):
             rows += [(f"lens {asked} {code}", item, own) for item, own, counts in zip(items, chances.T, apart, strict=True) if counts]
-    return rows, {code: states(model, tokenizer, own) for code, own in texts.items()}
+    expert = study.by_role("expert")
+    tokens = slice(None) if models.as_parent(study, expert) == models.locate(study, expert) else slice(-1, None)
+    return rows, {code: [one[:, tokens] for one in states(model, tokenizer, own)] for code, own in texts.items()}
 
 
 def parts(names: list[str], block: int) -> dict[str, list[str]]:
