@@ -38,6 +38,7 @@ from tests.generate.test_caches import hybrid  # noqa: E402
 from tests.merge.test_planning import FAMILIES, WIDE, change, in_memory_as_on_disk, siblings  # noqa: E402
 from tests.models import test_turns as turns  # noqa: E402
 from tests.models.test_adapters import by_peft, logits, lora  # noqa: E402
+from tests.models.test_vocabularies import with_tokens  # noqa: E402
 from tests.run.test_parents import config  # noqa: E402
 from tests.support import rf2  # noqa: E402
 from tests.support.hub import TOKEN, Hub  # noqa: E402
@@ -361,8 +362,19 @@ def _(scratch: Scratch) -> Findings:
     study = scratch.study(adapters={"expert": adapter})
     rows = Tensors(models.locate(study, "expert")).shapes["lm_head.weight"][0]
     yield f"with one: {rows} rows", rows == 301
-    came = refused(study)
-    yield came, "vocab_size is 301" in came
+    rows = Tensors(merge.merge(study, "linear")).shapes["lm_head.weight"][0]
+    yield f"merged: {rows} rows", rows == 300
+
+
+@row("parents", "parents of 300 and 308 rows (8 added tokens)", "merged by token with the general model's tokenizer")
+def _(scratch: Scratch) -> Findings:
+    expert = with_tokens(scratch.expert(), scratch.folder / "larger", lambda tokens: tokens, [f"<new {number}>" for number in range(8)])
+    study = scratch.study(weights={"expert": expert})
+    merged = Tensors(merge.merge(study, "linear~expert_weight=0.5"))
+    general, other = (Tensors(models.locate(study, name))["lm_head.weight"][:300].float() for name in ("japanese", "expert"))
+    yield f"{merged.shapes['lm_head.weight'][0]} rows, their mean", merged["lm_head.weight"].equal(((general + other) / 2).bfloat16())
+    words = [models.load(study, name)[1].get_vocab() for name in ("linear~expert_weight=0.5", "japanese")]
+    yield "the general model's tokenizer", words[0] == words[1]
 
 
 @row("parents", "adapter folder with its own tokenizer and chat template", "used")

@@ -28,6 +28,7 @@ TERMS = [
     ("HP:0010442", "Polydactyly", "Polidactilia", "Fingers too many.", "Dedos de más."),
     ("HP:0000458", "Anosmia", "Anosmia", "No sense of smell.", "Falta de olfato."),
 ]  # fmt: skip
+ASKED = 6  # of the terms; the search and the exchange of layers look at the others
 CANDIDATE = ("HP:0001662", "Bradycardia", "Bradicardia")  # of a status that the study does not take
 COLUMNS = ("subject_id", "source_language", "translation_language", "predicate_id", "source_value", "translation_value", "translation_status")
 STUDY = f"""\
@@ -40,7 +41,7 @@ constituents:
   theirs: {{role: published, label: Published merge, weights: {MERGE}}}
 methods: [slerp, ties, dare_ties@ancestor, linear, evo_dare_ties]
 base: spanish
-vocabulary: {{source: hpo}}
+vocabulary: {{source: hpo, sample: {ASKED}}}
 translation: {{translator: hpo, path: data/raw/hp-es.babelon.tsv}}
 generation: {{max_new_tokens: 48, chat_template: true}}
 judging: {{judges: [gpt-4o, gemini-1.5-pro], references: [expert, clinician], max_cost_usd: 5}}
