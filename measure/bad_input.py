@@ -107,7 +107,7 @@ CASES = [
     rows("B20", "jcommonsenseqa", at("question", ""), "jcommonsenseqa.*line 1: question"),
     rows("B35", "", None, "none of the .. data sets is in"),
     rows("B36", "jcommonsenseqa", at("label", 1), "jcommonsenseqa.*line 1: not JSON", break_it="{"),
-    terms("C34", "csv", text("term,concept,translation\nBradycardia,007,徐脈\nTachycardia,7,頻脈\n"), (["007", "7"],), "concept"),
+    terms("C34", "csv", text("term,concept,definition\nBradycardia,007,slow\nTachycardia,7,fast\n"), (["007", "7"],), "concept"),
     terms("C38", "csv", text("term,translation,definition\nMe\u0301nvieritis,z,d\nBradycardia,徐脈,\n"), (["Bradycardia", "Ménvieritis"],)),
     terms("C43", "csv", lambda folder: folder, "a folder; source csv needs a CSV file"),
     terms("H26", "hpo", text("[Term]\nid: HP:0000252\nis_obsolete: true\n\n[Term]\nid: HP:1\nname: Bradycardia\ndef: \"Slow.\" []\n"

@@ -787,6 +787,7 @@ def listed(scratch: Scratch, *lines: str) -> pd.DataFrame:
     (scratch.folder / "mine.csv").write_text("\n".join(["term,translation,concept,parent", *lines]), encoding="utf-8")
     preset = yaml.safe_load((PARAMS / "demo.yaml").read_text(encoding="utf-8"))
     preset["vocabulary"] = {"source": "csv", "path": str(scratch.folder / "mine.csv")}
+    preset["judging"]["references"] = ["expert"]  # the list has no definitions
     (scratch.folder / "mine.yaml").write_text(yaml.safe_dump(preset), encoding="utf-8")
     return vocabulary.read_terms(vocabulary.curate(open_study(str(scratch.folder / "mine.yaml"))))
 
