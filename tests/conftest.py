@@ -15,16 +15,24 @@ from xlm_utils.study.settings import ROOT
 
 DEMO_ITEMS = ROOT / "data" / "demo" / "benchmarks"
 
-if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # tests side by side, and what they start, share the cores
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
+if workers_of_xdist := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # tests side by side, and what they start, share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers_of_xdist))))
 
 SENTENCES = ["Term: asthma", "Definition: a disease of the airways with wheezing", "用語：喘息", "定義：気道の慢性的な炎症", "yes no はい いいえ"]
 CHAT = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest tests, which have a time limit of their own, go first, so that no worker waits for them at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("timeout") is None)
+    """The longest tests, which have a time limit of their own, go first, dealt out: each worker begins with a part of the list."""
+    limits = {item: marker.args[0] for item in items if (marker := item.get_closest_marker("timeout"))}
+    longest, others = sorted(limits, key=limits.get, reverse=True), [item for item in items if item not in limits]
+    workers, dealt = int(workers_of_xdist or 1), []
+    for worker in range(workers):
+        first = longest[worker::workers]
+        size = max(0, (len(items) - len(dealt)) // (workers - worker) - len(first))
+        dealt += first + others[:size]
+        del others[:size]
+    items[:] = dealt
 
 
 def pico_tokenizer():

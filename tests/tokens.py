@@ -55,15 +55,16 @@ def close(state: dict, used: Iterable[str]) -> list[str]:
 def texts() -> Iterator[str]:
     """Every text that the demo may read, as the models read it: words inside their prompts, sentences with and without a blank before them."""
     study = open_study("demo")
+    asked = {language.code: study.prompt(language, "{term}") for language in (study.source, study.target)}  # a prompt's file is read once
     for line in hpo_file().read_text(encoding="utf-8").splitlines():
         if found := HPO_TEXT.fullmatch(line):
             plain = re.sub(r"\\(.)", r"\1", found[1])
-            yield from (plain, f" {plain}", study.prompt(study.source, plain))
+            yield from (plain, f" {plain}", asked[study.source.code].replace("{term}", plain))
     folder = Path(str(importlib.util.find_spec("jamdict_data").submodule_search_locations[0]))
     with closing(sqlite3.connect(f"file:{folder / 'jamdict.db'}?mode=ro", uri=True)) as dictionary:
         for table, column in COLUMNS:
             for (word,) in dictionary.execute(f"select {column} from {table}"):
-                yield word if table == "SenseGloss" else study.prompt(study.target, word)
+                yield word if table == "SenseGloss" else asked[study.target.code].replace("{term}", word)
     items = [file for file in DEMO.glob("*/*.jsonl") if file.parent.name in ("training", "benchmarks") and file.stem not in LATER]
     prompts = [file for file in PARAMS.glob("prompts/*.txt") if file.stem not in OTHERS]
     written = [*items, *prompts, *(ROOT / "xlm_utils/benchmark/tasks").glob("*.yaml")]
@@ -89,7 +90,7 @@ def needed_tokens(base: Path) -> list[str]:
 
     tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
     used: set[int] = set()
-    everything = list(texts())
+    everything = list(dict.fromkeys(texts()))
     for start in range(0, len(everything), AT_ONCE):
         for row in tokenizer.encode_batch_fast(everything[start : start + AT_ONCE]):
             used.update(row.ids)
