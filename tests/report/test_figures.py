@@ -184,11 +184,12 @@ def test_a_chrome_that_does_not_start_costs_one_line_and_no_figure(tmp_path, mon
 @pytest.mark.skipif(canvas.chrome() is None, reason="no Chrome to draw with")
 def test_a_chrome_that_hangs_midway_costs_one_line_and_the_next_figure_has_another(tmp_path, monkeypatch, capsys):
     canvas.save(figures.funnel(FUNNEL), "first", tmp_path / "demo")
-    (chromium,) = [
+    browsers = [
         process
         for process in psutil.Process().children(recursive=True)
         if "--headless" in process.cmdline() and not any("--type" in part for part in process.cmdline()) and "python" not in process.name()
     ]
+    chromium = max(browsers, key=psutil.Process.create_time)  # an earlier test's may still be open
     chromium.suspend()
     monkeypatch.setattr(canvas, "PATIENCE", 3)
     canvas.save(figures.funnel(FUNNEL), "second", tmp_path / "demo")
