@@ -12,6 +12,7 @@ import gzip
 import json
 import re
 from collections.abc import Collection
+from functools import cache
 from pathlib import Path
 
 from xlm_utils.models.libraries import PreTrainedTokenizerBase, quiet, safetensors, torch, transformers
@@ -92,8 +93,7 @@ def by_token(name: str, folder: Path, general: str, donor: Path) -> Path:
 
     Rows of other tokens, and of none, have the donor's weights there. A StudyError: an embedding has other rows than the config says.
     """
-    order = _order(folder, donor)
-    if order is None or folder == donor:
+    if folder == donor or (order := _order(folder, donor)) is None:
         return folder
     step = cached_step(f"{name}-by-token", weights=digest(folder), donor=digest(donor))
     with step:
@@ -125,6 +125,7 @@ def token_tensors(folder: Path, tensors: Tensors) -> list[str]:
     return found
 
 
+@cache  # asked for every merge; a process keeps to the tokenizers that it found, as to the hub's copies
 def _order(folder: Path, donor: Path) -> list[int] | None:
     """For each of the donor's rows the row of the same token, or -1; None if every token of both is in one place, of as many rows."""
     sizes = [read_config(one / "config.json", one.name).vocab_size for one in (folder, donor)]
@@ -135,11 +136,8 @@ def _order(folder: Path, donor: Path) -> list[int] | None:
     shared = {token: (ours[token], theirs[token]) for token in ours.keys() & theirs.keys()}
     if sizes[0] == sizes[1] and all(one == other for one, other in shared.values()):
         return None
-    order = [-1] * sizes[1]
-    for one, other in shared.values():
-        if one < sizes[0] and other < sizes[1]:
-            order[other] = one
-    return order
+    place = {other: one for one, other in shared.values() if one < sizes[0]}
+    return [place.get(row, -1) for row in range(sizes[1])]
 
 
 def _write(copy: Path, folder: Path, donor: Path, order: "torch.Tensor", own: list[int]) -> None:
@@ -156,6 +154,5 @@ def _write(copy: Path, folder: Path, donor: Path, order: "torch.Tensor", own: li
     safetensors.torch.save_file(changed, copy / NEW, metadata={"format": "pt"})
     write_json(copy / "model.safetensors.index.json", {"metadata": {}, "weight_map": places | dict.fromkeys(changed, NEW)})
     read_tokenizer(donor, donor.name).save_pretrained(copy)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    write_json(copy / "config.json", config | {"vocab_size": len(order)})
+    write_json(copy / "config.json", json.loads((folder / "config.json").read_text(encoding="utf-8")) | {"vocab_size": len(order)})
     write_json(copy / OWN, {"tensors": sorted(changed), "rows": own})
