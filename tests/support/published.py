@@ -59,16 +59,20 @@ def lesson(language: str) -> list[tuple[str, str]]:
 
 
 def tokenizer():
-    """A byte-level BPE of 768 tokens with Llama 3's special tokens, beginning-of-text rule and chat template."""
+    """``bpe`` of 768 tokens over the lessons and the demo's items."""
+    texts = [text for language in ("en", "ja") for pair in lesson(language) for text in pair]
+    return bpe(texts + [file.read_text(encoding="utf-8") for file in sorted(ITEMS.glob("*.jsonl"))], 768)
+
+
+def bpe(texts: list[str], size: int):
+    """A byte-level BPE learnt from texts, with Llama 3's special tokens, beginning-of-text rule and chat template."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
     made = Tokenizer(models.BPE())
     made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    texts = [text for language in ("en", "ja") for pair in lesson(language) for text in pair]
-    texts += [file.read_text(encoding="utf-8") for file in sorted(ITEMS.glob("*.jsonl"))]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    made.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=768, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False))
+    made.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=size, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False))
     made.post_processor = processors.TemplateProcessing(
         single=f"{SPECIAL[BEGIN]} $A", pair=f"{SPECIAL[BEGIN]} $A {SPECIAL[BEGIN]} $B", special_tokens=[(SPECIAL[BEGIN], BEGIN)]
     )
@@ -103,6 +107,17 @@ def sentencepiece(folder: Path):
     return AutoTokenizer.from_pretrained(folder)
 
 
+def llama(words, layers: int = 2):
+    """The configuration of a pico Llama-3 for a tokenizer's tokens."""
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=len(words), hidden_size=64, intermediate_size=128, num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2,
+        max_position_embeddings=8192, rms_norm_eps=1e-5, rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
+        bos_token_id=BEGIN, eos_token_id=END_OF_TURN, tie_word_embeddings=False, dtype="bfloat16",
+    )  # fmt: skip
+
+
 def teach(model, tokenizer, pairs: list[tuple[str, str]], steps: int, rate: float) -> None:
     """A few steps of fine-tuning on whole batches: the loss is of the answers only."""
     import torch
@@ -131,7 +146,7 @@ def models(trained: bool = True, wild: bool = False) -> dict[str, dict[str, byte
         wild: the general model's tokenizer is a ``tokenizer.model`` alone, and there is an adapter of the ancestor (``ADAPTER``) besides.
     """
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
     from xlm_utils.models.libraries import quiet
 
@@ -139,11 +154,7 @@ def models(trained: bool = True, wild: bool = False) -> dict[str, dict[str, byte
     with tempfile.TemporaryDirectory() as scratch:
         words, both = sentencepiece(Path(scratch)) if wild else tokenizer(), lesson("en") + lesson("ja")
         bare = {path.name: path.read_bytes() for path in Path(scratch).iterdir()}
-    config = LlamaConfig(
-        vocab_size=len(words), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        max_position_embeddings=8192, rms_norm_eps=1e-5, rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
-        bos_token_id=BEGIN, eos_token_id=END_OF_TURN, tie_word_embeddings=False, dtype="bfloat16",
-    )  # fmt: skip
+    config = llama(words)
     found = {}
     with torch.random.fork_rng():
         torch.manual_seed(3)

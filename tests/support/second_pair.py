@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.support import published
 from tests.support.hub import Hub
-from tests.support.published import ANCESTOR, BEGIN, CHAT, END_OF_TURN, EXPERT, SPECIAL
+from tests.support.published import ANCESTOR, EXPERT
 from xlm_utils.study import PARAMS
 
 SPANISH, KEY, MERGE = "Iker/Llama-3-Instruct-Neurona-8b-v2", "someone/spanish-medical-8b", "someone/spanish-medical-merge-8b"
@@ -57,32 +57,8 @@ def lesson(language: str) -> list[tuple[str, str]]:
 
 
 def tokenizer(size: int, languages: tuple[str, ...]):
-    """A byte-level BPE with Llama 3's special tokens and template, learnt from the lessons of these languages."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    texts = [text for language in languages for pair in lesson(language) for text in pair]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    made.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=size, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False))
-    made.post_processor = processors.TemplateProcessing(single=f"{SPECIAL[BEGIN]} $A", pair="$A $B", special_tokens=[(SPECIAL[BEGIN], BEGIN)])
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=made, bos_token=SPECIAL[BEGIN], eos_token=SPECIAL[END_OF_TURN], model_max_length=8192,
-        model_input_names=["input_ids", "attention_mask"],
-    )  # fmt: skip
-    fast.chat_template = CHAT
-    return fast
-
-
-def _config(words, layers: int = 2):
-    from transformers import LlamaConfig
-
-    return LlamaConfig(
-        vocab_size=len(words), hidden_size=64, intermediate_size=128, num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2,
-        max_position_embeddings=8192, rms_norm_eps=1e-5, rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
-        bos_token_id=BEGIN, eos_token_id=END_OF_TURN, tie_word_embeddings=False, dtype="bfloat16",
-    )  # fmt: skip
+    """``published.bpe`` over the lessons of these languages."""
+    return published.bpe([text for language in languages for pair in lesson(language) for text in pair], size)
 
 
 def models() -> dict[str, dict[str, bytes]]:
@@ -97,9 +73,9 @@ def models() -> dict[str, dict[str, bytes]]:
     found = {}
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        ancestor = LlamaForCausalLM(_config(english)).train()
+        ancestor = LlamaForCausalLM(published.llama(english)).train()
         published.teach(ancestor, english, lesson("en") + lesson("es"), steps=45, rate=5e-3)
-        expert, general = LlamaForCausalLM(_config(english)), LlamaForCausalLM(_config(spanish))
+        expert, general = LlamaForCausalLM(published.llama(english)), LlamaForCausalLM(published.llama(spanish))
         expert.load_state_dict(ancestor.state_dict())
         published.teach(expert.train(), english, lesson("en"), steps=10, rate=1e-3)
         shared = sorted(english.get_vocab().keys() & spanish.get_vocab().keys())
@@ -110,7 +86,7 @@ def models() -> dict[str, dict[str, bytes]]:
             for own, other in ((general.model.embed_tokens, ancestor.model.embed_tokens), (general.lm_head, ancestor.lm_head)):
                 own.weight[here] = other.weight[there]
         published.teach(general.train(), spanish, lesson("es"), steps=25, rate=2e-3)
-        key, theirs = LlamaForCausalLM(_config(spanish, layers=3)).train(), LlamaForCausalLM(_config(spanish))
+        key, theirs = LlamaForCausalLM(published.llama(spanish, layers=3)).train(), LlamaForCausalLM(published.llama(spanish))
         published.teach(key, spanish, lesson("es"), steps=60, rate=5e-3)
         theirs.load_state_dict(general.state_dict())
         published.teach(theirs.train(), spanish, lesson("es") + lesson("en"), steps=5, rate=1e-3)
