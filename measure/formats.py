@@ -2,8 +2,8 @@
 
     python measure/formats.py            # some minutes on two CPU cores; needs the git history
 
-Writes ``data/demo/benchmarks/before_formats.csv``, from which Table 2 takes its rows "before format training". The earlier
-adapters lie on the same base, with its whole vocabulary; items and prompts are those of today.
+Writes ``data/demo/benchmarks/before_formats.csv``, which notebook 06 shows beside Table 2. The earlier adapters lie on the
+same base, with its whole vocabulary; items and prompts are those of today.
 """
 
 from __future__ import annotations

@@ -61,6 +61,7 @@ def test_every_block_of_the_page_works_in_its_order(copy):
                 (copy / first.removeprefix("# ")).parent.mkdir(parents=True, exist_ok=True)
                 (copy / first.removeprefix("# ")).write_text(rest, encoding="utf-8")
     assert commands == 9
+    assert "ok  task einfach: 3 items\n" in said
     assert "ok  terminology csv: words.csv: 6 different terms of the list → 6 translated → 6 run" in said
     assert "ok  terminology csv: stars.csv: 8 different terms of the list → what has no translation, by local\n" in said
     assert (copy / "data" / "runs" / "german" / "people" / "round1.html").exists()

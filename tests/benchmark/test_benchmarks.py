@@ -34,7 +34,7 @@ def stub(prepared: Prepared, right: bool):
     class Stub(LM):
         def loglikelihood(self, requests, **_):
             by_likelihood = "jmedbench_jcsts_likelihood"  # has no gold among its two choices
-            golds = [r.idx == 0 if r.task_name == by_likelihood else benchmarks.gold_index(tasks[r.task_name], r.doc) == r.idx for r in requests]
+            golds = [r.idx == 0 if r.task_name == by_likelihood else tasks[r.task_name].gold_index(r.doc) == r.idx for r in requests]
             return [(0.0 if gold == right else -5.0, False) for gold in golds]
 
         def generate_until(self, requests, **_):

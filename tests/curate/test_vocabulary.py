@@ -139,7 +139,7 @@ def test_rules_are_compared_for_every_source_and_the_single_words_are_the_demo_s
     ("text", "message"),
     [
         ("format-version: 1.2\n\n[Term]\nid: HP:0000001\nname Xanthinuria\n", r"^hp.obo, line 5: not a line of an OBO file: 'name Xanthinuria'"),
-        ("format-version: 1.2\n\n[Term]\nid: HP:0000001\n", r"^hp.obo, line 3: HP:0000001 has no name; the file may have been cut off there"),
+        ("format-version: 1.2\n\n[Term]\nid: HP:0000001\n", r"^hp.obo: HP:0000001 has no name; the file may have been cut off there"),
         ("format-version: 1.2\n\n[Term]\nid: MP:0000001\nname: x\n", r"^hp.obo: no term of the Human Phenotype Ontology"),
         ("format-version: 1.2\n\n[Term]\nid: HP:0000001\nname: M\u00e9ni\u00e8re\n".encode("latin-1"), r"^hp.obo, line 5: not UTF-8 text"),
     ],

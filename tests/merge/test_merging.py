@@ -227,6 +227,29 @@ def test_a_misleading_sample_still_gives_the_exact_threshold(monkeypatch):
         assert torch.equal(ours, trim(model, density)[0]), density
 
 
+@pytest.mark.parametrize("shape", [(7,), (640, 2048), (3000, 2048)])
+@pytest.mark.parametrize("near", [1.0, 0.0])
+def test_slerp_is_mergekit_s_on_one_thread_on_however_many(shape, near):
+    from mergekit.merge_methods.base import TensorEntry, TensorGroup, TensorMetadata
+    from mergekit.merge_methods.slerp import slerp as mergekit_s
+
+    from xlm_utils.merge import chunked
+
+    draw, threads = torch.Generator().manual_seed(1), torch.get_num_threads()
+    one = torch.randn(shape, generator=draw).to(torch.bfloat16)
+    other = (one.float() + near * torch.randn(shape, generator=draw)).to(torch.bfloat16)
+    entries = (TensorEntry(id="one", tensor=one, is_base=True), TensorEntry(id="other", tensor=other, is_base=False))
+    try:
+        torch.set_num_threads(1)
+        expected = mergekit_s(torch.tensor([0.3]), one[None], other[None])[0]
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            group = TensorGroup(entries, TensorMetadata(name="w"))
+            assert torch.equal(chunked.slerp("slerp", group, {"t": 0.3}), expected), number
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_masks_are_those_that_torch_draws():
     from xlm_utils.merge import chunked
 

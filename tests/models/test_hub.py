@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import yaml
 
 from tests.support import published
 from tests.support.hub import TOKEN, Hub
@@ -129,10 +128,11 @@ def data_hub(hub, tmp_path, monkeypatch):
 
 
 def kwargs_of(name):
-    from xlm_utils.benchmark.prepared import TASKS
-    from xlm_utils.run.preflight import _Plain
+    from lm_eval.tasks._yaml_loader import load_yaml
 
-    return yaml.load((TASKS / f"{name}.yaml").read_text(encoding="utf-8"), _Plain)["dataset_kwargs"]
+    from xlm_utils.benchmark.prepared import TASKS
+
+    return load_yaml(TASKS / f"{name}.yaml", resolve_func=False)["dataset_kwargs"]
 
 
 @pytest.mark.parametrize("name", ["pubmedqa", "jaqket_v2", "xwinograd_ja", "xlsum_ja", "jsquad", "crade"])

@@ -65,12 +65,6 @@ def test_second_judgements_have_their_shift_its_interval_and_their_noise(tmp_pat
     assert not {"retest", "order"} & set(load_scores(study)["run"])
 
 
-def test_the_figure_names_each_judge_and_property(study):
-    fig = tables.properties_plot(study)
-    assert [name.partition(",")[0] for name in fig.data[0].y] == ["language", "echo", "length"]
-    assert "length, Proxy" in fig.layout.meta["alt"]
-
-
 def test_a_slope_inside_groups_ignores_what_sets_groups_apart():
     """Two groups with the same slope of 2 and levels that would turn the sign of a slope over all."""
     x, y = [0, 1, 2, 10, 11, 12], [100, 102, 104, 0, 2, 4]

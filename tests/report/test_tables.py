@@ -220,21 +220,6 @@ def test_table2_keeps_the_papers_columns_and_shows_a_missing_column_as_a_dash(st
     assert '<td class="start">–</td>' in pages.table_html(frame)
 
 
-def test_table2_shows_what_format_training_bought_where_the_items_are_the_same(study, tmp_path, monkeypatch):
-    asked = int(results.load_benchmarks(study).loc[("japanese", "pubmedqa"), "n"])
-    rows = [("japanese", "pubmedqa", 0.25, 0.2, 0.3, asked), ("japanese", "jsquad", 0.5, 0.4, 0.6, 9999)]
-    pd.DataFrame(rows, columns=["model", "column", "value", "low", "high", "n"]).to_csv(tmp_path / "before_formats.csv", index=False)
-    monkeypatch.setattr(planned, "project_path", lambda path: tmp_path)
-    frame = planned.table2(study)
-    assert frame.index[-1] == "Base Japanese, before format training"
-    row = frame.loc[frame.index[-1]]
-    assert (row["PubMedQA", "value"], row["PubMedQA", "low"]) == (0.25, 0.2)
-    assert math.isnan(row["JSQuAD", "value"])  # of other items
-    html = pages.table_html(frame)
-    assert "saw no answer format" in html
-    assert len(re.findall(r"<u>[^<]*</u>", html.partition("before format")[2])) == 0  # a control is not ranked
-
-
 def items(model: str, dataset: str, answers: list[str], golds: list[str], correlated: bool = False) -> list[dict]:
     return [
         {"model": model, "dataset": dataset, "item": i, "prediction": answer, "gold": gold, "score": None if correlated else float(answer == gold)}

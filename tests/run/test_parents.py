@@ -101,7 +101,3 @@ def test_an_adapter_is_checked_against_its_base_before_anything_is_made(pico_stu
         own = {**study.settings.constituents, "expert": expert.model_copy(update={"adapter": adapter})}
         study.settings = study.settings.model_copy(update={"constituents": own})
         assert words in wrong(study)
-
-
-def test_nf4_on_a_cpu_is_told_in_the_checks(pico_study):
-    assert "the rows of every layer must be whole blocks of 64" in wrong(pico_study(generation={"quantization": "nf4"}, methods=["linear"]))

@@ -30,10 +30,9 @@ def evaluate(study: Study, prepared: Prepared, name: str, loaded: dict | None = 
     there are), held_out; ``columns``: column → value, low, high, stderr, n, chance, metric, sets; ``unavailable``: data set → why. An undefined
     number is None. A StudyError: the model or its chat template is not there.
     """
-    how = {
-        "weights": digest(models.locate(study, name)), "chat_template": study.benchmarks.chat_template,
-        "dtype": study.generation.dtype, "quantization": study.generation.quantization,
-        **({"date": models.DATE.isoformat()} if study.benchmarks.chat_template else {})}  # fmt: skip
+    how = {"weights": digest(models.locate(study, name)), "chat_template": study.benchmarks.chat_template}
+    how |= study.generation.model_dump(include={"dtype", "quantization"})
+    how |= {"date": models.DATE.isoformat()} if study.benchmarks.chat_template else {}
     folder = study.benchmarks_folder
     steps = [Step(folder / f"{name}{ending}", tasks=prepared.facts, columns=prepared.columns, **how) for ending in (".json", ".samples.jsonl")]
     with steps[0] as result_step, steps[1] as item_step:
@@ -101,8 +100,9 @@ def answer(lm: LM, prepared: Prepared, datasets: Iterable[str], chat_template: b
     truncated, parts = getattr(lm, "truncated", None), {}
     for task_name, dataset in named.items():
         task, facts = prepared.tasks[dataset], prepared.facts[dataset]
-        rows = [{"dataset": dataset, **item_row(task, sample, truncated)} for sample in output["samples"][task_name]]
-        result = {"column": COLUMN_OF[dataset], **dataset_result(rows, output["results"][task_name]), "shots": task.config.num_fewshot}
+        samples = [sample for sample in output["samples"][task_name] if sample["filter"] == output["samples"][task_name][0]["filter"]]
+        rows = [{"dataset": dataset, **item_row(task, sample, truncated)} for sample in samples]
+        result = {"column": COLUMN_OF.get(dataset, dataset), **dataset_result(rows, output["results"][task_name]), "shots": task.config.num_fewshot}
         parts[dataset] = {"result": result | {key: facts[key] for key in ("version", "of", "held_out")}, "rows": rows}
     return parts
 
@@ -128,15 +128,9 @@ def datasets_table(study: Study, names: list[str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(("value", "low", "high", "stderr", "chance", "normalised_em"), float))
 
 
-def gold_index(task: PreparedTask, doc: dict) -> int:
-    """Position of the gold answer among the choices (some tasks name it by its text)."""
-    gold = task.doc_to_target(doc)
-    return gold if isinstance(gold, int) else task.doc_to_choice(doc).index(gold)
-
-
 def choice_scores(task: PreparedTask, doc: dict, likelihoods: list[float]) -> tuple[float, bool]:
     """Log-probability of the gold choice, and whether it is the likeliest (the first of equals)."""
-    gold = gold_index(task, doc)
+    gold = task.gold_index(doc)
     return float(scipy.special.log_softmax(likelihoods)[gold]), likelihoods.index(max(likelihoods)) == gold
 
 
@@ -160,7 +154,7 @@ def item_row(task: PreparedTask, sample: dict, truncated: set[str] | None) -> di
     ``score`` is None for similarity, which is scored over all items; extractive answers also have
     ``normalised_em``. ``truncated`` is None where the language model does not tell.
     """
-    doc, answers = sample["doc"], sample["filtered_resps"]
+    doc, answers, metric = sample["doc"], sample["filtered_resps"], next(iter(task.aggregation()))
     row = {"item": sample["doc_id"], "score": None, "truncated": None if truncated is None else sample["arguments"][0][0] in truncated}
     if task.multiple_input:  # similarity by likelihood
         prediction, gold = sample["pearson"]
@@ -168,14 +162,15 @@ def item_row(task: PreparedTask, sample: dict, truncated: set[str] | None) -> di
     if task.OUTPUT_TYPE == "multiple_choice":
         likelihoods = [likelihood for likelihood, _ in answers]
         choices = task.doc_to_choice(doc)
-        row |= {"gold": choices[gold_index(task, doc)], "prediction": choices[likelihoods.index(max(likelihoods))]}
+        row |= {"gold": choices[task.gold_index(doc)], "prediction": choices[likelihoods.index(max(likelihoods))]}
         row["gold_logprob"], _ = choice_scores(task, doc, likelihoods)
         row["logprobs"] = {choice: round(float(value), 4) for choice, value in zip(choices, scipy.special.log_softmax(likelihoods), strict=True)}
-        return row | ({"score": float(sample["acc"]), "options": len(choices)} if "acc" in sample else {})
+        return row if metric == "pearson" else row | {"score": float(sample[metric]), "options": len(choices)}
     row |= {"gold": sample["target"], "prediction": answers[0], "gold_logprob": None}
-    if "rouge2" in sample:
+    if metric == "rouge2":
         return row | {"score": rouge2(sample["target"], answers[0])}
-    return row | {"score": float(sample["exact_match"]), "normalised_em": normalised_em(answers[0], doc["answers"]["text"])}
+    golds = doc["answers"]["text"] if isinstance(doc.get("answers"), dict) else []
+    return row | {"score": float(sample[metric])} | ({"normalised_em": normalised_em(answers[0], golds)} if golds else {})
 
 
 def dataset_result(rows: list[dict], results: dict) -> dict:

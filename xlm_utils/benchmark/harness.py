@@ -71,6 +71,11 @@ class PreparedTask(ConfigurableTask):
             instance.resps.clear()
             instance.filtered_resps.clear()
 
+    def gold_index(self, doc: dict) -> int:
+        """Position of the gold answer among the choices (some tasks name it by its text)."""
+        gold = self.doc_to_target(doc)
+        return gold if isinstance(gold, int) else self.doc_to_choice(doc).index(gold)
+
 
 class SharedPromptLM(HFLM):
     """``HFLM`` that reads a prompt once for all its options and computes no logits of the prompt itself.

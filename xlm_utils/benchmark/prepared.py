@@ -7,8 +7,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xlm_utils.benchmark.own_tasks import load_own, own_tasks
 from xlm_utils.benchmark.tasks import data
-from xlm_utils.study import Study, StudyError, fingerprint, project_path
+from xlm_utils.study import Study, StudyError, fingerprint, project_path, sha256
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -41,9 +42,9 @@ class Prepared:
 
 
 def columns(study: Study) -> dict[str, tuple[str, ...]]:
-    """Column → the data sets that it is the mean of in this study: of ``COLUMNS``, or fewer by ``benchmarks.columns`` and ``benchmarks.sets``.
+    """Column → the data sets that it is the mean of in this study: of ``COLUMNS``, or fewer by ``benchmarks.columns`` and ``sets``, then own tasks.
 
-    A StudyError: a column or data set that there is not.
+    A StudyError: a column, data set or folder that there is not.
     """
     for column, sets in study.benchmarks.sets.items():
         valid = [dataset for dataset, own in COLUMN_OF.items() if own == column]
@@ -52,11 +53,13 @@ def columns(study: Study) -> dict[str, tuple[str, ...]]:
     chosen = COLUMNS if (wanted := study.benchmarks.columns) is None else wanted
     if unknown := set(chosen) - set(COLUMNS):
         raise StudyError(f"benchmarks.columns: {min(unknown)!r} is not one of {', '.join(COLUMNS)}; benchmarks: none asks none of them")
-    return {column: sets for column, sets in (COLUMNS | study.benchmarks.sets).items() if column in chosen}
+    if twice := {*(own := own_tasks(study))} & {*COLUMNS, *COLUMN_OF}:
+        raise StudyError(f"benchmarks.tasks: {min(twice)!r} is the name of a column or data set of Table 2; give the task another")
+    return {column: sets for column, sets in (COLUMNS | study.benchmarks.sets).items() if column in chosen} | {name: (name,) for name in own}
 
 
 def asked(study: Study) -> list[str]:
-    """The data sets that are put to the models."""
+    """The data sets of Table 2 that are put to the models."""
     chosen = columns(study)
     return [dataset for dataset, column in COLUMN_OF.items() if column in chosen and dataset in (*chosen[column], *SIMILARITY)]
 
@@ -77,7 +80,7 @@ def prepare(study: Study) -> Prepared:
     not exist, or no data set can be used at all.
     """
     prepared = Prepared(columns=columns(study))
-    if fewer := [f"{column}: {', '.join(sets)}" for column, sets in prepared.columns.items() if sets != COLUMNS[column]]:
+    if fewer := [f"{column}: {', '.join(sets)}" for column, sets in prepared.columns.items() if sets != COLUMNS.get(column, sets)]:
         print(f"columns of other data sets than Table 2's: {'; '.join(fewer)}")
     for dataset in asked(study):
         try:
@@ -96,6 +99,17 @@ def prepare(study: Study) -> Prepared:
             "version": config["metadata"]["version"], "of": of, "held_out": of - len(pool), "items": fingerprint(prepared.items[dataset]),
             "task": fingerprint(json.dumps(config, default=lambda function: function.__name__)),
             "rows": fingerprint({name: rows.to_list() for name, rows in splits.items()})}  # fmt: skip
+    for name, file in own_tasks(study).items():
+        try:
+            prepared.tasks[name] = task = load_own(name, file)
+        except data.DataError as error:
+            prepared.unavailable[name] = str(error)
+            print(error)
+            continue
+        rows, made = list(task.eval_docs), sha256(file.parent)  # whatever stands beside the task
+        prepared.items[name] = spread([*range(len(rows))], study.benchmarks.items, (study.seed, name))
+        prepared.facts[name] = {"version": task.VERSION, "of": len(rows), "held_out": 0, "items": fingerprint(prepared.items[name]), "task": made,
+                                "rows": fingerprint(rows)}  # fmt: skip
     if prepared.unavailable and not prepared.tasks:
         raise StudyError("no benchmark data set can be used; " + next(iter(prepared.unavailable.values())))
     return prepared

@@ -79,9 +79,8 @@ def score(lm: object, study: Study, table: pd.DataFrame, prompts: list[str], ask
     for row, others in asked:
         (total, tokens), *rest = [next(answers) for _ in range(1 + len(others))]
         behind = [other / tokens for other, _ in rest]
-        rows.append({
-            "term_id": str(table["term_id"].iloc[row]), "margin": round(total / tokens - float(np.mean(behind)), 6),
-            "correct": total / tokens > max(behind), "logp": round(total / tokens, 6), "tokens": tokens})  # fmt: skip
+        found = {"margin": round(total / tokens - float(np.mean(behind)), 6), "correct": total / tokens > max(behind)}
+        rows.append({"term_id": str(table["term_id"].iloc[row]), **found, "logp": round(total / tokens, 6), "tokens": tokens})
     return rows
 
 

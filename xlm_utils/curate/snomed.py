@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+import yaml
 from pyarrow import csv
 from pyarrow.compute import Expression, field
 
@@ -20,17 +21,9 @@ from xlm_utils.study import StudyError
 REQUIRED = ("Concept", "Description", "Language")  # without the other two, definitions and parents are empty
 NAME = re.compile(r"x?(?:sct2_(Concept|Description|TextDefinition|Relationship)_|der2_cRefset_\w*?(Language))\w*?Snapshot[-_].*\.txt")
 Member = Path | zipfile.Path  # one text file of a release: on disk, or inside an archive
-STATE = ["id", "effectiveTime", "active", "moduleId"]  # how every file begins
-DESCRIPTION = [*STATE, "conceptId", "languageCode", "typeId", "term", "caseSignificanceId"]
-COLUMNS = {
-    "Concept": [*STATE, "definitionStatusId"], "Description": DESCRIPTION, "TextDefinition": DESCRIPTION,
-    "Language": [*STATE, "refsetId", "referencedComponentId", "acceptabilityId"],
-    "Relationship": [*STATE, "sourceId", "destinationId", "relationshipGroup", "typeId", "characteristicTypeId", "modifierId"]}  # fmt: skip
+COLUMNS, DIALECTS = yaml.safe_load(Path(__file__).with_name("rf2.yaml").read_text(encoding="utf-8")).values()
 TEXT = ("languageCode", "term")  # all other columns hold numbers, except the id of a refset's row
 FULLY_SPECIFIED, SYNONYM, PREFERRED, IS_A = 900000000000003001, 900000000000013009, 900000000000548007, 116680003
-DIALECTS = {  # their language refsets
-    "en-US": 900000000000509007, "en-GB": 900000000000508004, "en-AU": 32570271000036106,
-    "en-CA": 19491000087109, "en-IE": 21000220103, "en-NZ": 271000210107}  # fmt: skip
 TAG = re.compile(r"\s*\(([^()]*)\)$")  # Hollow toe (disorder)
 
 

@@ -3,9 +3,8 @@
 import csv
 import importlib.util
 import io
-import re
 import unicodedata
-from collections.abc import Iterator
+from collections import defaultdict
 from functools import cache
 from pathlib import Path
 
@@ -13,8 +12,6 @@ import pandas as pd
 
 from xlm_utils.study import StudyError, read_text
 
-QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"(?:\s+(\w+))?')  # and the scope of a synonym
-COMMENT = re.compile(r'("(?:[^"\\]|\\.)*")|(?:^|\s)!.*')  # an exclamation mark inside quotation marks begins none
 CSV_COLUMNS = ("term", "definition", "translation", "concept", "parent")
 
 
@@ -26,27 +23,6 @@ def hpo_file() -> Path:
     return Path(spec.submodule_search_locations[0]) / "data" / "hp.obo"
 
 
-def _stanzas(file: Path) -> Iterator[tuple[str, int, dict[str, list[str]]]]:
-    """Stanzas of an OBO file, with or without blank lines between them: kind, line, tag → values without comments."""
-    lines = unicodedata.normalize("NFC", read_text(file)).split("\n")
-    kind, begin, stanza = "", 1, {}
-    for number, line in enumerate(lines, 1):
-        if header := re.fullmatch(r"\[(\w+)\]", line.strip()):
-            yield kind, begin, stanza
-            kind, begin, stanza = header[1], number, {}
-        elif line := COMMENT.sub(lambda found: found[1] or "", line).strip():
-            tag, colon, value = line.partition(":")
-            if not colon:
-                raise StudyError(f"{file.name}, line {number}: not a line of an OBO file: {line[:60]!r}")
-            stanza.setdefault(tag, []).append(value.strip())
-    yield kind, begin, stanza
-
-
-def _plain(text: str) -> str:
-    r"""A quoted text without OBO's escapes (``\n``, ``\t`` and ``\W`` are white space), every run of white space one space."""
-    return " ".join(re.sub(r"\\(.)", lambda found: " " if found[1] in "ntW" else found[1], text).split())
-
-
 @cache
 def hpo_labels(file: Path) -> pd.DataFrame:
     """Every name and exact synonym of the Human Phenotype Ontology; terms that are obsolete are none.
@@ -55,21 +31,27 @@ def hpo_labels(file: Path) -> pd.DataFrame:
     cross-reference), parent (first ``is_a``, which may lie outside the file). A StudyError: not an ontology of HPO's, with the line that shows it
     where there is one.
     """
+    import fastobo
+
+    try:
+        document = fastobo.loads(text := unicodedata.normalize("NFC", read_text(file)) + "\n")
+    except SyntaxError as error:
+        raise StudyError(f"{file.name}, line {error.lineno}: not a line of an OBO file: {text.splitlines()[error.lineno - 1][:60]!r}") from None
     rows = []
-    for kind, line, entry in _stanzas(file):
-        concept = entry.get("id", [""])[0]
-        if kind != "Term" or not concept.startswith("HP:") or entry.get("is_obsolete") == ["true"]:
+    for frame in document:
+        said, concept = defaultdict(list), str(frame.id)
+        for clause in frame:
+            said[clause.raw_tag()].append(clause)
+        if not isinstance(frame, fastobo.term.TermFrame) or not concept.startswith("HP:") or any(clause.obsolete for clause in said["is_obsolete"]):
             continue
-        if "name" not in entry:
-            raise StudyError(f"{file.name}, line {line}: {concept} has no name; the file may have been cut off there")
-        found = QUOTED.match(entry.get("def", [""])[0])
-        definition = _plain(found[1]) if found else ""
-        name = _plain(entry["name"][0])
-        exact = [_plain(m[1]) for s in entry.get("synonym", []) if (m := QUOTED.match(s)) and m[2] == "EXACT"]
-        in_snomed = any(x.startswith("SNOMEDCT_US:") for x in entry.get("xref", []))
-        parent = entry.get("is_a", [""])[0].partition(" ")[0]
-        for label in dict.fromkeys([name, *exact]):
-            rows.append((concept, label, definition, label == name, in_snomed, parent))
+        if not said["name"]:
+            raise StudyError(f"{file.name}: {concept} has no name; the file may have been cut off there")
+        name, definition = said["name"][0].name, " ".join(clause.definition for clause in said["def"])
+        exact = [clause.synonym.desc for clause in said["synonym"] if clause.synonym.scope == "EXACT"]
+        in_snomed = any(str(clause.xref.id).startswith("SNOMEDCT_US:") for clause in said["xref"])
+        parent = next((str(clause.term) for clause in said["is_a"]), "")
+        for label in dict.fromkeys(" ".join(text.split()) for text in (name, *exact)):
+            rows.append((concept, label, " ".join(definition.split()), label == " ".join(name.split()), in_snomed, parent))
     if not rows:
         raise StudyError(f"{file.name}: no term of the Human Phenotype Ontology (HP:…) in it")
     return pd.DataFrame(rows, columns=["concept", "term", "definition", "is_name", "in_snomed", "parent"])

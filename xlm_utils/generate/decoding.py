@@ -34,11 +34,10 @@ def writer(study: Study, name: str) -> Writer:
     """Load a constituent or merge for writing."""
     most, templated, loops = study.generation.max_new_tokens, study.generation.chat_template, study.generation.stop_at_loop
     model, tokenizer, how = models.load(study, name)
-    facts = {
-        "device": model.device.type, "dtype": str(model.dtype).removeprefix("torch."), "quantization": study.generation.quantization,
-        "stop_tokens": tokenizer.convert_ids_to_tokens(models.as_list(model.generation_config.eos_token_id))}  # fmt: skip
+    stops = tokenizer.convert_ids_to_tokens(models.as_list(model.generation_config.eos_token_id))
+    facts = {"device": model.device.type, "dtype": str(model.dtype).removeprefix("torch."), "quantization": study.generation.quantization}
     answer = partial(complete, model, tokenizer, max_new_tokens=most, templated=templated, stop_at_loop=loops)
-    return Writer(tokenizer, how, facts, answer, partial(pick_batch_size, study, model, tokenizer))
+    return Writer(tokenizer, how, facts | {"stop_tokens": stops}, answer, partial(pick_batch_size, study, model, tokenizer))
 
 
 def complete(

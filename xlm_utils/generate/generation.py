@@ -19,6 +19,7 @@ from xlm_utils.generate.languages import language_of
 from xlm_utils.models.libraries import torch
 from xlm_utils.study import PARAMS, Language, Progress, Step, Study, StudyError, append_jsonl, digest, read_jsonl, read_manifest, sha256, write_text
 
+FINISHES = {"stop": "stopped", "loop": "looped", "length": "cut off", "empty": "empty"}
 ENDINGS = {"empty": "empty", "loop": "loops", "length": "cut off"}  # finish → why such a row is no definition
 
 
@@ -67,12 +68,9 @@ def prompts(study: Study, run: Run, table: pd.DataFrame, tokenizer=None) -> list
 
 def step_of(study: Study, run: Run, terms: Path) -> Step:
     """The resumable step behind one run: everything its definitions depend on."""
-    return Step(
-        study.folder / "definitions" / f"{run.name}.jsonl",
-        terms=digest(terms), weights=digest(models.locate(study, run.model)), language=run.language.code,
-        prompt=sha256(PARAMS / "prompts" / run.language.prompt),
-        **study.generation.model_dump(exclude={"baseline_prompt"}), kind="definitions",
-        **({"date": str(models.DATE)} if study.generation.chat_template else {}))  # fmt: skip
+    how = study.generation.model_dump(exclude={"baseline_prompt"}) | ({"date": str(models.DATE)} if study.generation.chat_template else {})
+    inputs = {"terms": digest(terms), "weights": digest(models.locate(study, run.model)), "prompt": sha256(PARAMS / "prompts" / run.language.prompt)}
+    return Step(study.folder / "definitions" / f"{run.name}.jsonl", **inputs, language=run.language.code, **how, kind="definitions")
 
 
 def define(study: Study, run: Run, table: pd.DataFrame, loaded: dict | None = None) -> Iterator[list[dict]]:
@@ -196,14 +194,10 @@ def summary(study: Study, names: list[str]) -> pd.DataFrame:
     """
     found = []
     for name in names:
-        table = rows(study, [name])
-        if table.empty:
+        if (table := rows(study, [name])).empty:
             continue
-        finish = table["finish"].value_counts()
-        found.append({
-            "run": name, "n": len(table), "stopped": finish.get("stop", 0), "looped": finish.get("loop", 0), "cut off": finish.get("length", 0),
-            "empty": finish.get("empty", 0),
-            "other language": int(((table["output_language"] != table["language"]) & (table["finish"] != "empty")).sum()),
-            "usable": sum(usable(row, row["language"])[0] for row in table.to_dict("records")),
-            "median tokens": table["tokens"].median()})  # fmt: skip
+        ended = {told: int((table["finish"] == end).sum()) for end, told in FINISHES.items()}
+        foreign = int(((table["output_language"] != table["language"]) & (table["finish"] != "empty")).sum())
+        good = sum(usable(row, row["language"])[0] for row in table.to_dict("records"))
+        found.append({"run": name, "n": len(table)} | ended | {"other language": foreign, "usable": good, "median tokens": table["tokens"].median()})
     return pd.DataFrame(found)

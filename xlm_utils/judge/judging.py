@@ -4,6 +4,7 @@ The design is the paper's: the judge sees the term in both languages, a referenc
 (``judging.prompt``) is ours; the paper prints none.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -85,10 +86,8 @@ def _definitions(study: Study, run: str, table: pd.DataFrame) -> dict[str, str]:
 def questions(study: Study, run: str) -> list[dict]:
     """What the judge is asked about one run: every term against every reference of the study."""
     table = graded_terms(study)
-    given = _definitions(study, run, table)
-    return [
-        question(row, proxy.REFERENCES[reference], given[row["term_id"]]) | {"run": run, "reference": reference}
-        for reference in study.judging.references for row in table.to_dict("records")]  # fmt: skip
+    given, every = _definitions(study, run, table), itertools.product(study.judging.references, table.to_dict("records"))
+    return [question(row, proxy.REFERENCES[by], given[row["term_id"]]) | {"run": run, "reference": by} for by, row in every]
 
 
 def question(row: dict, reference: str, definition: str) -> dict:

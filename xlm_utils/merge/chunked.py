@@ -32,6 +32,23 @@ def pieces(method: str, group: TensorGroup, parameters: dict) -> torch.Tensor:
     return merged.reshape(group.entries[0].tensor.shape)
 
 
+def slerp(method: str, group: TensorGroup, parameters: dict) -> torch.Tensor:
+    """MergeKit's formula in MergeKit's pieces, several at a time; nothing whole but the result."""
+    pair, t = [entry.tensor.reshape(1, -1) for entry in (group.base, *group.non_base)], torch.tensor([[parameters["t"]]], dtype=torch.float32)
+    merged = _result(pair[0][0])
+
+    def over(function: Callable, *tensors: torch.Tensor) -> torch.Tensor:
+        return torch.stack(_each(lambda part: function(*(own[:, part].float() for own in tensors)), len(merged), CHUNK))
+
+    length = partial(torch.linalg.vector_norm, dim=1, keepdim=True)
+    ours, theirs = (torch.where((norm := torch.linalg.vector_norm(over(length, own), dim=0)) > 1e-8, norm, 1) for own in pair)
+    dot = over(lambda one, other: ((one / ours) * (other / theirs)).sum(dim=1, keepdim=True), *pair).sum(dim=0).clamp(-1, 1)
+    theta = torch.acos(torch.where(linear := dot.abs() > 0.9995, 0, dot))
+    ours, theirs = (torch.where(linear, share, torch.sin(share * theta) / torch.sin(theta)) for share in (1 - t, t))
+    _each(lambda part: merged[part].copy_((ours * pair[0][:, part].float() + theirs * pair[1][:, part].float())[0]), len(merged), CHUNK)
+    return merged.reshape(group.base.tensor.shape)
+
+
 def consensus(method: str, group: TensorGroup, parameters: dict) -> torch.Tensor:
     """TIES or DARE TIES: task vectors trimmed, the sign that has more of the change elected, and what agrees with it added up."""
     base, keep, kept = group.base.tensor.reshape(-1), partial(_known, _trim) if method == "ties" else _random, []
@@ -67,10 +84,10 @@ def _parts(n: int, size: int) -> Iterator[slice]:
     return (slice(start, min(n, start + size)) for start in range(0, n, size))
 
 
-def _each(function: Callable, n: int) -> list:
-    """Results of ``function`` for each piece: in as many threads as torch has, every operation in one."""
+def _each(function: Callable, n: int, size: int = 0) -> list:
+    """Results of ``function`` for each piece, of ``size`` if it matters: in as many threads as torch has, every operation in one."""
     threads = torch.get_num_threads()
-    parts = list(_parts(n, min(CHUNK, max(CHUNK // 16, -(-n // threads)))))
+    parts = list(_parts(n, size or min(CHUNK, max(CHUNK // 16, -(-n // threads)))))
     if threads == 1 or len(parts) == 1:
         return list(map(function, parts))
     torch.set_num_threads(1)
@@ -203,4 +220,4 @@ def _skip(n: int) -> None:
     torch.set_rng_state(_states[before])
 
 
-FASTER = dict.fromkeys(("linear", "task_arithmetic", "nearswap", "ram"), pieces) | dict.fromkeys(("ties", "dare_ties"), consensus)
+FASTER = {"slerp": slerp} | dict.fromkeys(("linear", "task_arithmetic", "nearswap", "ram"), pieces) | dict.fromkeys(("ties", "dare_ties"), consensus)

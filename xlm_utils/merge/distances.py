@@ -44,19 +44,13 @@ def check_parents(study: Study) -> pd.DataFrame:
 def facts_of(folder: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, object]:
     """What a model folder's config, tokenizer and generation config say, long things as the first digits of their hash; raises as their readers."""
     config, tokenizer = meaning(read_config(folder / "config.json", folder.name)), read_tokenizer(folder, folder.name)
-    return {
-        "architecture": config["architectures"],
-        "parameters": sum(map(math.prod, shapes.values())),
-        "shapes": fingerprint(shapes)[:8],
-        "tied embeddings": config["tie_word_embeddings"],
-        "head size": config["head_dim"],
-        **{fact: config[fact] for fact in ("RoPE", "sliding window", "norm epsilon")},
-        "vocabulary": len(tokenizer),
-        "tokenizer": fingerprint(tokenizer.get_vocab())[:8],
-        "special tokens": " ".join(sorted(map(str, tokenizer.all_special_tokens))),
-        "chat template": fingerprint(tokenizer.chat_template)[:8] if tokenizer.chat_template else "none",
-        "stops at tokens": " ".join(map(str, eos_ids(folder))),
-    }
+    said = {"architecture": config["architectures"], "parameters": sum(map(math.prod, shapes.values())), "shapes": fingerprint(shapes)[:8]}
+    said |= {"tied embeddings": config["tie_word_embeddings"], "head size": config["head_dim"]}
+    said |= {fact: config[fact] for fact in ("RoPE", "sliding window", "norm epsilon")}
+    said |= {"vocabulary": len(tokenizer), "tokenizer": fingerprint(tokenizer.get_vocab())[:8]}
+    said |= {"special tokens": " ".join(sorted(map(str, tokenizer.all_special_tokens)))}
+    said |= {"chat template": fingerprint(tokenizer.chat_template)[:8] if tokenizer.chat_template else "none"}
+    return said | {"stops at tokens": " ".join(map(str, eos_ids(folder)))}
 
 
 def _distance(tensors: Tensors, root: Tensors) -> float:

@@ -96,10 +96,8 @@ def search(study: Study, make_fitness: Callable[[Study], Fitness], name: str = "
 def check(study: Study) -> None:
     """Stop with a StudyError, before anything costly, if the models that a search writes into would be quantised."""
     if study.generation.quantization != "none":
-        raise StudyError(
-            f"generation.quantization = {study.generation.quantization!r}: a search writes its candidates into a live model, which must not be"
-            " quantised; take none, or leave the methods with searched parameters out"
-        )
+        what = f"generation.quantization = {study.generation.quantization!r}: a search writes its candidates into a live model, which must not be"
+        raise StudyError(f"{what} quantised; take none, or leave the methods with searched parameters out")
 
 
 def _file(name: str) -> str:
@@ -122,10 +120,8 @@ def _evolve(study: Study, dimensions: int, assess: Callable[[int, np.ndarray], l
 
     settings, budget = study.evolution, study.evolution.evaluations
     generator = np.random.default_rng(study.seed)  # cma's default is NumPy's global one, which an evaluation may reset
-    options = {
-        "popsize": settings.population, "bounds": [0, 1], "verbose": -9, "seed": math.nan,
-        "randn": lambda *shape: generator.standard_normal(shape)}  # fmt: skip
-    strategy = cma.CMAEvolutionStrategy([0.5] * dimensions, settings.sigma, options)
+    settled = {"bounds": [0, 1], "verbose": -9, "seed": math.nan, "randn": lambda *shape: generator.standard_normal(shape)}
+    strategy = cma.CMAEvolutionStrategy([0.5] * dimensions, settings.sigma, {"popsize": settings.population, **settled})
     for first in range(0, budget, settings.population):
         if reasons := strategy.stop():
             return f"ended by itself after {first} of {budget} candidates: {', '.join(reasons)}"

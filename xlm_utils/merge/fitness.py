@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from xlm_utils.benchmark import benchmarks, transfer
-from xlm_utils.benchmark.prepared import COLUMN_OF, NO_CHOICES, columns, load_task, make_task, pools, spread
+from xlm_utils.benchmark.prepared import COLUMN_OF, COLUMNS, NO_CHOICES, columns, load_task, make_task, pools, spread
 from xlm_utils.curate.vocabulary import groups
 from xlm_utils.study import Study, StudyError
 from xlm_utils.translate.translation import terms, unreported
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def check_columns(study: Study) -> None:
     """Stop with a StudyError if a column that a search is to look at is unknown or scored by generation."""
-    valid = [column for column, sets in columns(study).items() if not set(sets) & set(NO_CHOICES)] + [TRANSFER]
+    valid = [column for column, sets in columns(study).items() if column in COLUMNS and not {*sets} & {*NO_CHOICES}] + [TRANSFER]
     for column in study.evolution.columns:
         if column not in valid:
             raise StudyError(f"evolution.columns: {column!r} has no choices to search on; there are {', '.join(valid)}")

@@ -124,7 +124,7 @@ def _note(step: Step, config: dict, folders: Mapping[str, Path], values: Mapping
 
     name, seed = step.path.name, step.made_from["mask_seed"]
     command = f"mergekit-yaml {name}.mergekit.yml" if seed is None else f"mergekit-yaml --random-seed {seed} {name}.mergekit.yml"
-    note = f"# {command} <folder> makes the same of the tensors in its tables, but for changes that tie at a TIES threshold"
+    note = f"# {command} <folder> makes the same of the tensors in its tables, but for changes that tie at a TIES threshold and SLERP's last bits"
     if config["merge_method"] in own.NAMES:
         note = "# a method of this project, which mergekit-yaml does not know"
     if any(own_rows(folders.values()).values()):

@@ -71,9 +71,8 @@ class Plan:
                     generator.set_state(state)
             if self._faster:
                 merged = self._faster(self._name, group, self.parameters(name)).to(out)
-            else:  # SLERP widens its pieces by itself: a whole copy in float32 adds nothing
-                dtype = None if self._name == "slerp" and all(entry.tensor.dtype == out for entry in entries) else getattr(torch, DTYPES["dtype"])
-                (merged,) = self._method((group,), parameters=self.parameters(name), dtype=dtype, out_dtype=out)
+            else:
+                (merged,) = self._method((group,), parameters=self.parameters(name), dtype=getattr(torch, DTYPES["dtype"]), out_dtype=out)
             if rows := self._own.get(name):  # SLERP would stretch them, and a task vector move them
                 merged = merged.index_copy(0, rows := torch.tensor(rows, device=merged.device), stored(self._donor).to(merged)[rows])
             self.state = [generator.get_state() for generator in generators]

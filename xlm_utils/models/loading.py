@@ -11,9 +11,8 @@ from xlm_utils.models.turns import as_list, leave_open, stop_tokens
 from xlm_utils.models.weights import EMBEDDINGS, HEAD, Tensors, eos_ids
 from xlm_utils.study import Study, StudyError, pick_device
 
-UNSAID = {  # of a generation config: token ids, bookkeeping, and what has no say in greedy decoding anyway
-    "eos_token_id", "bos_token_id", "pad_token_id", "transformers_version", "_from_model_config", "cache_implementation", "use_cache",
-    "do_sample", "temperature", "top_k", "top_p", "max_length", "max_new_tokens"}  # fmt: skip
+SAMPLING = {"use_cache", "do_sample", "temperature", "top_k", "top_p", "max_length", "max_new_tokens"}  # no say in greedy decoding
+UNSAID = SAMPLING | {"eos_token_id", "bos_token_id", "pad_token_id", "transformers_version", "_from_model_config", "cache_implementation"}
 SEGMENT = {"cuda": 16, "cpu": 4}  # steps between two looks at which rows have finished; on a GPU a row costs little and a look a wait
 BLOCK = 64  # weights that share one scale in nf4
 
@@ -64,9 +63,8 @@ def load(study: Study, name: str, dtype: str = "") -> tuple[PreTrainedModel, Pre
     if quantization == "nf4":
         check_blocks(name, Tensors(folder).shapes, device)
     if quantization != "none":
-        options["quantization_config"] = transformers.BitsAndBytesConfig(
-            load_in_8bit=quantization == "int8", load_in_4bit=quantization == "nf4",
-            bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, dtype))  # fmt: skip
+        four = {"load_in_4bit": quantization == "nf4", "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": getattr(torch, dtype)}
+        options["quantization_config"] = transformers.BitsAndBytesConfig(load_in_8bit=quantization == "int8", **four)
     if (folder / "adapter_config.json").is_file():
         print(f"{name}: the adapter in its folder is left aside; the folder's whole weights are the model")
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, **options, **WITHOUT_ADAPTER).eval()

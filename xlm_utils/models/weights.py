@@ -11,9 +11,8 @@ from xlm_utils.study import StudyError
 
 OLD_ROPE = ("rope_theta", "rope_scaling", "rope_local_base_freq", "partial_rotary_factor")  # transformers 4; 5 has rope_parameters
 UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, ImportError, OSError)  # what transformers raises of files it can't read
-SHAPE = (  # what must be one in models that merge, or their tensors differ
-    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
-    "attention_bias", "mlp_bias")  # fmt: skip
+HEADS = ("num_attention_heads", "num_key_value_heads", "head_dim")
+SHAPE = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", *HEADS, "attention_bias", "mlp_bias")  # or parents' tensors differ
 FLOATING = ("F64", "F32", "F16", "BF16")  # in a safetensors header; others are quantised
 BUFFERS = re.compile(r"(rotary_emb\.\w+|position_ids|masked_bias|\battn\.bias|\battention\.bias)$")  # stored by older versions, made anew on loading
 EMBEDDINGS = re.compile("emb(?!ed_out)|wte|wpe")  # embed_out is GPT-NeoX's head

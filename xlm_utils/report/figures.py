@@ -138,10 +138,10 @@ def benchmark_gaps(study: Study) -> go.Figure:
     limit, items = max(0.05, scale.abs().max(axis=None)), results.load_benchmarks(study)["n"].fillna(0).groupby("column").max()
     fig = make_subplots(len(panels), 1, subplot_titles=list(panels), vertical_spacing=0.09)
     for row, (title, (gap, scores)) in enumerate(panels.items(), 1):
-        gap, scores = gap[list(here)], scores.loc[gap.index, list(here)]
+        gap, scores = gap.reindex(columns=list(here)), scores.loc[gap.index].reindex(columns=list(here))
         texts = [["–" if np.isnan(d) else "0" if not round(d, 3) else f"{d:+.3f}".replace("0.", ".").replace("-", "−") for d in line]
                  for line in gap.to_numpy()]  # fmt: skip
-        names = [name if title.startswith("published") else f"{name}<br>n = {items[key]:,.0f}" for key, name in BENCHMARKS.items() if key in here]
+        names = [BENCHMARKS.get(key, key) + f"<br>n = {items[key]:,.0f}" * (not title.startswith("published")) for key in here]
         fig.add_heatmap(z=gap, x=names, y=[study.label(model) for model in gap.index], zmin=-limit, zmax=limit, colorscale="RdBu", xgap=2, ygap=2,
                         text=texts, texttemplate="%{text}", textfont_size=12, customdata=scores,
                         hovertemplate="%{y}, %{x}: %{customdata:.3f} (%{z:+.3f})<extra></extra>", showscale=row == 1,

@@ -14,7 +14,7 @@ from xlm_utils.benchmark.transfer import CONTROLS, transfer_rows
 from xlm_utils.report import results
 from xlm_utils.report.results import BENCHMARKS, captioned, control_run, judge_label, load_scores, note, reference_label, row_label, row_order, text
 from xlm_utils.stats import paired, statistics
-from xlm_utils.study import Study, project_path, read_jsonl
+from xlm_utils.study import Study, read_jsonl
 
 INTERVAL = f"Intervals: 95 % BCa bootstrap over terms, {statistics.RESAMPLES:,} resamples."
 COUNTED = {"difference": "counted", "low": "counted_low", "high": "counted_high", "p": "counted_p"}  # the same with no definition as 0
@@ -35,15 +35,15 @@ def differences(study: Study) -> pd.DataFrame:
         blocks[judge, reference] = pairs, table, counted
         for run, base in pairs:
             score = statistics.compare(table[run], table[base], facts["parent"], study.seed)
-            second = _renamed(statistics.compare(counted[run], counted[base], seed=study.seed))
-            rows.append(_row(study, judge_label(judge), reference, run, base) | score | second)
+            second = statistics.compare(counted[run], counted[base], seed=study.seed)
+            rows.append(_row(study, judge_label(judge), reference, run, base, score, second))
     for ((judge, reference), judged), ((person, other), own) in itertools.product(blocks.items(), repeat=2):
         one, two = load_card(judge), load_card(person)
         if reference == other and one.client != "people" and (two.client, two.kind) == ("people", "people"):
             for run, base in [pair for pair in own[0] if pair in judged[0]]:
                 score, counted = (statistics.prediction_powered(mine[run] - mine[base], theirs[run] - theirs[base], facts["concept"])
                                   for mine, theirs in zip(own[1:], judged[1:], strict=True))  # fmt: skip
-                rows.append(_row(study, f"{judge_label(person)}, with {judge_label(judge)}", reference, run, base) | score | _renamed(counted))
+                rows.append(_row(study, f"{judge_label(person)}, with {judge_label(judge)}", reference, run, base, score, counted))
     columns = ["judge", "reference", "model", "minus", "n", "ties", "difference", "low", "high", "p", "p_holm", "counted", "counted_low"]
     columns += ["counted_high", "counted_p_holm", "rank_biserial", "cluster_low", "cluster_high", "clusters", "detectable", "reason"]
     columns += ["n_rated", "lambda", "classical_low", "classical_high"] if any("lambda" in row for row in rows) else []
@@ -55,12 +55,9 @@ def differences(study: Study) -> pd.DataFrame:
     return captioned(frame, "differences", interval=INTERVAL, bases=bases, people=people)
 
 
-def _row(study: Study, judge: str, reference: str, run: str, base: str) -> dict:
-    return {"judge": judge, "reference": reference, "model": row_label(study, run), "minus": row_label(study, base)}
-
-
-def _renamed(found: dict) -> dict:
-    return {name: found[key] for key, name in COUNTED.items()}
+def _row(study: Study, judge: str, reference: str, run: str, base: str, score: dict, counted: dict) -> dict:
+    named = {"judge": judge, "reference": reference, "model": row_label(study, run), "minus": row_label(study, base)}
+    return named | score | {name: counted[key] for key, name in COUNTED.items()}
 
 
 def helped(found: pd.DataFrame) -> pd.DataFrame:
@@ -159,39 +156,23 @@ def table2(study: Study) -> pd.DataFrame:
     published = results.published_benchmarks()
     found, tested = results.load_benchmarks(study), column_differences(study).set_index(["column", "model"])["p_holm"]
     frame = {}
-    for key, name in ((key, BENCHMARKS[key]) for key in columns(study)):
+    for key, name in ((key, BENCHMARKS.get(key, key)) for key in columns(study)):
         frame |= {(name, part): found.xs(key, level="column")[part].array for part in ("value", "low", "high", "n", "chance")}
         frame[name, "p_holm"] = [tested.get((name, row_label(study, run))) for run in study.models]
-        if study.repeats:
+        if study.repeats and key in published:
             frame[name, "published"] = published[key].reindex([results.kept_key(study, run) for run in study.models]).to_numpy()
-    before = _before(study, found)
-    index = pd.Index([row_label(study, run) for run in study.models], name="model")
-    table = pd.DataFrame(frame, index=index).astype(float)
-    if len(before):
-        table = pd.concat([table, before]).rename_axis("model")
-        table.insert(0, ("", "note"), [""] * len(index) + ["control: an earlier adapter, which saw no answer format"] * len(before))
+    table = pd.DataFrame(frame, index=pd.Index([row_label(study, run) for run in study.models], name="model")).astype(float)
     metrics = found["metric"].dropna().groupby("column", sort=False).unique()
-    measured = "; ".join(f"{BENCHMARKS[key]}: {', '.join(sorted(names))}" for key, names in metrics.items())
-    shown = {column: ", ".join(name + study.benchmarks.ending for name in sets) for column, sets in columns(study).items() if sets != COLUMNS[column]}
+    measured = "; ".join(f"{BENCHMARKS.get(key, key)}: {', '.join(sorted(names))}" for key, names in metrics.items())
+    others = {column: sets for column, sets in columns(study).items() if sets != COLUMNS.get(column, sets)}
+    shown = {column: ", ".join(name + study.benchmarks.ending for name in sets) for column, sets in others.items()}
     more = text("table2", "published") if study.repeats else ""
     if fewer := [f"{BENCHMARKS[column]}: mean of {names}" for column, names in shown.items()]:
         more += f" Columns of other data sets{' than published' * bool(study.repeats)}: {'; '.join(fewer)}."
     if study.evolution.fitness == "published":
-        searched = ", ".join(BENCHMARKS[column] for column in study.evolution.columns)
+        searched = ", ".join(BENCHMARKS.get(column, column) for column in study.evolution.columns)
         more += f" contaminated: parameters that were searched on the items reported here ({searched})."
     return captioned(table, "table2", measured=measured, general=study.label(study.by_role("general")), more=more)
-
-
-def _before(study: Study, found: pd.DataFrame) -> pd.DataFrame:
-    """Rows of Table 2 for the constituents before they were trained on the answer formats, where the data folder tells of the same items."""
-    folder = study.benchmarks.data_dir  # asked at another time, perhaps, and gone meanwhile: that is no error of a table
-    if not folder or not (file := project_path(folder) / "before_formats.csv").exists():
-        return pd.DataFrame()
-    rows = pd.read_csv(file)
-    rows = rows[rows["column"].map(found["n"].groupby("column").last()) == rows["n"]]
-    parts = rows.assign(column=rows["column"].map(BENCHMARKS)).pivot(index="model", columns="column", values=["value", "low", "high"])
-    table = parts.swaplevel(axis=1)
-    return table.set_axis([f"{study.label(model)}, before format training" for model in table.index])
 
 
 def column_differences(study: Study) -> pd.DataFrame:
@@ -211,7 +192,7 @@ def column_differences(study: Study) -> pd.DataFrame:
                 found = paired.compare_correlations(answers[merge], answers[general], gold, study.seed)
             else:
                 found = paired.compare_means([(part["score", merge], part["score", general]) for part in parts], study.seed)
-            rows.append({"column": BENCHMARKS[column], "model": row_label(study, merge)} | found)
+            rows.append({"column": BENCHMARKS.get(column, column), "model": row_label(study, merge)} | found)
     frame = pd.DataFrame(rows, columns=["column", "model", "n", "difference", "low", "high", "p", "p_holm", "reason"])
     frame["p_holm"] = frame.groupby("column", sort=False)["p"].transform(statistics.holm)
     return captioned(frame, "column_differences", general=study.label(general), resamples=paired.RESAMPLES)
@@ -219,12 +200,10 @@ def column_differences(study: Study) -> pd.DataFrame:
 
 def one_item(study: Study, dataset: str, item: int) -> pd.DataFrame:
     """One item of a data set through every model that has answered it: index model; prediction, gold, score and the choices' log-probabilities."""
-    rows = {}
-    for model in study.models:
-        for row in read_jsonl(study.benchmarks_folder / f"{model}.samples.jsonl"):
-            if (row["dataset"], row["item"]) == (dataset, item):
-                rows[row_label(study, model)] = {key: row[key] for key in ("prediction", "gold", "score")} | row.get("logprobs", {})
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+    said = [(model, row) for model in study.models for row in read_jsonl(study.benchmarks_folder / f"{model}.samples.jsonl")]
+    rows = {row_label(study, model): row for model, row in said if (row["dataset"], row["item"]) == (dataset, item)}
+    shown = [{key: row[key] for key in ("prediction", "gold", "score")} | row.get("logprobs", {}) for row in rows.values()]
+    return pd.DataFrame(shown, pd.Index(rows, name="model"))
 
 
 def _items(study: Study) -> pd.DataFrame:

@@ -10,10 +10,8 @@ from collections import Counter
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
 from xlm_utils.ask.cards import OFFLINE, load_card
-from xlm_utils.draw.canvas import BLUE, SMALL, finish
 from xlm_utils.draw.pages import as_text, page, table_html
 from xlm_utils.generate import generation
 from xlm_utils.judge import controls, judging, people
@@ -188,17 +186,6 @@ def moved(again: pd.DataFrame, first: pd.DataFrame) -> dict:
     gaps = (both["score_again"] - both["score"]).dropna()
     ends = statistics.mean_interval(gaps, what="difference")
     return {"value": gaps.mean(), "low": ends.low, "high": ends.high, "noise": gaps.std(ddof=1) / np.sqrt(2), "n": len(gaps), "remark": ends.reason}
-
-
-def properties_plot(study: Study) -> go.Figure:
-    """The table of ``properties`` as points with their intervals, a row per judge and property."""
-    found = properties(study).dropna(subset="points")
-    rows = [f"{row.property}, {row.judge}" for row in found.itertuples()]
-    ends = {"array": found["high"] - found["points"], "arrayminus": found["points"] - found["low"], "color": BLUE}
-    fig = go.Figure(go.Scatter(x=found["points"], y=rows, mode="markers", marker={"size": 11, "color": BLUE}, error_x=ends, showlegend=False))
-    fig.add_vline(x=0, line_width=1).update_yaxes(autorange="reversed").update_xaxes(title={"text": "points of 10, 95 %", **SMALL})
-    alt = "; ".join(f"{name}: {value:+.2f}" for name, value in zip(rows, found["points"], strict=True))
-    return finish(fig, "What a judge gives for other things than content", alt, study.proxy, height=190 + 45 * len(rows), margin={"l": 230, "t": 95})
 
 
 def extremes(study: Study, run: str, judge: str = "") -> pd.DataFrame:

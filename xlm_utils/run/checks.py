@@ -15,10 +15,9 @@ from xlm_utils.judge import controls, judging
 from xlm_utils.merge.merging import comparable
 from xlm_utils.models import constituents, hub
 from xlm_utils.models.constituents import root_weights
-from xlm_utils.models.loading import check_blocks
 from xlm_utils.models.vocabularies import read_tokens
 from xlm_utils.models.weights import Tensors, meaning, read_config, read_tokenizer
-from xlm_utils.study import ROOT, Study, StudyError, pick_device, project_path, settings, shown
+from xlm_utils.study import ROOT, Study, StudyError, project_path, settings, shown
 from xlm_utils.translate import translation
 
 GIB = 2**30
@@ -97,16 +96,6 @@ def match(study: Study, facts: Facts) -> str:
     sizes = list(dict.fromkeys(f"{one['vocab_size']:,}" for one in known.values()))
     vocabulary = " and ".join(sizes) + (", so merged by token" if len(sizes) > 1 else "")
     return f"the parents match: {ours['architectures']}, vocabulary {vocabulary}, {largest(facts) / 1e9:.2g} B parameters"
-
-
-def quantisable(facts: Facts) -> str:
-    """A line that says nf4 can be had where models run; a StudyError if that is a CPU, and rows of a layer are no whole blocks."""
-    device = pick_device()[0]
-    for name, fact in facts.items():
-        config = fact["config"]
-        told = {"hidden_size": (1, config.hidden_size), "intermediate_size": (1, getattr(config, "intermediate_size", None) or config.hidden_size)}
-        check_blocks(name, Tensors(fact["folder"]).shapes if "folder" in fact else told, device)
-    return f"quantization: nf4 on {device}"
 
 
 def largest(facts: Facts) -> float:

@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
 from xlm_utils import models
 from xlm_utils.ask.cards import load_card
 from xlm_utils.benchmark import prepared
+from xlm_utils.benchmark.own_tasks import load_own, own_tasks
 from xlm_utils.benchmark.tasks import data
 from xlm_utils.curate import vocabulary
 from xlm_utils.merge import evolution, fitness
@@ -72,8 +72,6 @@ def preflight(study: Study, stages: Collection[str], here: bool = True, base_url
             attempt(lambda name=name: checks.model(study, name, facts))
     if facts.keys() & set(study.parents):
         attempt(lambda: checks.match(study, facts))
-        if here and study.generation.quantization == "nf4":
-            attempt(lambda: checks.quantisable(facts))
         if here:
             attempt(lambda: _memory(study, facts))
     if needs_models:
@@ -82,6 +80,8 @@ def preflight(study: Study, stages: Collection[str], here: bool = True, base_url
         attempt(lambda: _folder(study))
     elif needs_data and reachable:
         failures += _hub_data_sets(study)
+    for task, file in own_tasks(study).items() if "06" in numbers else ():
+        attempt(lambda task=task, file=file: f"task {task}: {len(load_own(task, file).eval_docs):,} items")
     attempt(lambda: checks.cost(study, stages))
     if failures:
         raise StudyError("\n".join([f"{len(failures)} of the checks failed; nothing was downloaded or paid for", *failures]))
@@ -144,13 +144,11 @@ def _disk(study: Study, facts: Facts) -> str:
     return "disk: " + "; ".join(f"{in_gib(shutil.disk_usage(folder).free)} free, {in_gib(needed)} needed" for folder, needed in disks.values())
 
 
-_Plain = type("_Plain", (yaml.SafeLoader,), {})  # a task file without its functions
-_Plain.add_multi_constructor("!function", lambda loader, suffix, node: node.value)
-
-
 def _asked(study: Study) -> dict[str, dict]:
     """What each data set's task file says of its place and files."""
-    found = [yaml.load((prepared.TASKS / f"{name}.yaml").read_text(encoding="utf-8"), _Plain) for name in prepared.asked(study)]
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    found = [load_yaml(prepared.TASKS / f"{name}.yaml", resolve_func=False) for name in prepared.asked(study)]
     return {task["dataset_kwargs"]["name"]: task["dataset_kwargs"] for task in found if "dataset_kwargs" in task}
 
 

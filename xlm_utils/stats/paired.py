@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from xlm_utils.stats.statistics import LEVEL, NAN, RESAMPLES, SCALE
+from xlm_utils.stats.statistics import NAN, RESAMPLES, SCALE, slope
 
 COUNTED = 300_000  # sums of signed differences that are counted through; with more, signs are drawn
 
@@ -85,17 +85,13 @@ def within_slope(x: Sequence[float], y: Sequence[float], groups: Sequence) -> di
 
     Returns n (values of groups with two or more), value (the slope), low, high; NaN without spread in either.
     """
-    from statsmodels.regression.linear_model import OLS
-
     table = pd.DataFrame({"x": x, "y": y, "group": groups}).dropna()
     table = table[table.groupby("group")["x"].transform("size") > 1]
     inside = table[["x", "y"]] - table.groupby("group")[["x", "y"]].transform("mean")
     if table["group"].nunique() < 2 or not inside.abs().sum().all():
         return {"n": len(table), "value": NAN, "low": NAN, "high": NAN}
-    codes = table["group"].astype("category").cat.codes.to_numpy()
-    fit = OLS(inside["y"].to_numpy(), inside["x"].to_numpy()).fit(cov_type="cluster", cov_kwds={"groups": codes}, use_t=True)
-    low, high = map(float, fit.conf_int(1 - LEVEL)[0])
-    return {"n": len(table), "value": float(fit.params[0]), "low": low, "high": high}
+    found = slope(inside["y"].to_numpy(), inside["x"].to_numpy(), pd.factorize(table["group"])[0])
+    return {"n": len(table)} | dict(zip(("value", "low", "high"), found, strict=True))
 
 
 def compare_means(pairs: Sequence[tuple[Sequence[float], Sequence[float]]], seed: int = 0) -> dict:

@@ -96,8 +96,6 @@ def cluster_interval(values: Sequence[float], clusters: Sequence) -> tuple[Inter
     A regression on a constant with cluster-robust errors and Student's t with (clusters − 1) degrees of freedom (Cameron & Miller 2015, J. Human
     Resources 50, 317–372). A value whose cluster is ``""``, None or NaN is a cluster of its own.
     """
-    from statsmodels.regression.linear_model import OLS
-
     values = np.asarray(values, float)
     known = ~np.isnan(values)
     names = [str(c) if c == c and c not in ("", None) else f"alone {i}" for i, c in enumerate(clusters)]
@@ -105,9 +103,16 @@ def cluster_interval(values: Sequence[float], clusters: Sequence) -> tuple[Inter
     values, count = values[known], len(set(codes))
     if reason := too_little(values, "difference") or ("" if count > 1 else "one cluster only"):
         return Interval(NAN, NAN, reason), count
-    fit = OLS(values, np.ones(len(values))).fit(cov_type="cluster", cov_kwds={"groups": codes}, use_t=True)
-    low, high = map(float, fit.conf_int(1 - LEVEL)[0])
+    _, low, high = slope(values, np.ones(len(values)), codes)
     return (Interval(low, high) if high > low else Interval(NAN, NAN, "no spread between clusters")), count
+
+
+def slope(y: np.ndarray, x: np.ndarray, clusters: np.ndarray) -> tuple[float, float, float]:
+    """Slope of a regression through the origin with the ends of its cluster-robust interval; all of shape (values,)."""
+    from statsmodels.regression.linear_model import OLS
+
+    fit = OLS(y, x).fit(cov_type="cluster", cov_kwds={"groups": clusters}, use_t=True)
+    return float(fit.params[0]), *map(float, fit.conf_int(1 - LEVEL)[0])
 
 
 def detectable_difference(differences: Sequence[float], power: float = 0.8) -> float:
@@ -183,8 +188,7 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     return np.where(np.isnan(p_values), NAN, adjusted)
 
 
-def prediction_powered(
-    people: Sequence[float], judge: Sequence[float], clusters: Sequence | None = None, chances: Sequence[float] | None = None) -> dict:  # fmt: skip
+def prediction_powered(people: Sequence[float], judge: Sequence[float], clusters: Sequence | None = None) -> dict:
     """Mean of people's values over all terms: λ·mean(judge) over all + mean(people − λ·judge) over the rated ones; arrays of shape (terms,).
 
     λ from 0 to 1 makes the cluster-robust variance smallest; a judge that tells nothing gets 0, which leaves people's mean. Intervals are
@@ -192,7 +196,7 @@ def prediction_powered(
     (Angelopoulos et al. 2023, Science 382, 669–674, tuned as in PPI++: Angelopoulos, Duchi & Zrnic 2023, arXiv 2311.01453).
 
     ``people``, ``judge``: of two models, the paired differences; NaN where people did not rate, at random. Without the judge's, a term is left out.
-    ``clusters``, ``chances``: what each term belongs to, and how likely it was to be rated (weights are the inverse); None: alone, all as likely.
+    ``clusters``: what each term belongs to; None: alone.
 
     Returns n, n_rated, difference (the mean), low, high, p (that it is 0), lambda, classical_low and classical_high (people alone), reason.
     """
@@ -204,8 +208,7 @@ def prediction_powered(
     found |= {"n": n, "n_rated": int(rated.sum()), "reason": ""}
     if (count := len(set(groups[rated]))) < 3:
         return found | {"reason": "fewer than three rated clusters"}
-    weights = rated / (1 if chances is None else np.asarray(chances, float)[known])
-    weights, values = weights * n / weights.sum(), np.where(rated, people, 0)
+    weights, values = rated * n / rated.sum(), np.where(rated, people, 0)
     mean, seen = weights @ values / n, weights @ judge / n
     # by cluster: errors of people's mean, and of what λ times the judge adds to it
     own, added = np.bincount(groups, weights * (values - mean)), np.bincount(groups, judge - judge.mean() - weights * (judge - seen))

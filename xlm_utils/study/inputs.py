@@ -135,12 +135,10 @@ Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max
 Once = AfterValidator(_once)  # a list without repetitions
 
 _PLAIN = {  # pydantic's kinds of errors, in the words of people who write YAML
-    "missing": "is missing", "string_too_short": "must not be empty",
-    "int_type": "must be a whole number", "int_parsing": "must be a whole number", "int_from_float": "must be a whole number",
-    "float_type": "must be a number", "float_parsing": "must be a number", "string_type": "must be text; put it in quotes if it is meant as text",
-    "tuple_type": "must be a list, such as [a, b]", "list_type": "must be a list, such as [a, b]",
-    "dict_type": "must be a mapping (key: value)", "model_type": "must be a mapping (key: value)",
-}  # fmt: skip
+    "missing": "is missing", "string_too_short": "must not be empty", "string_type": "must be text; put it in quotes if it is meant as text",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "must be a whole number"),
+    **dict.fromkeys(("tuple_type", "list_type"), "must be a list, such as [a, b]"), "float_type": "must be a number",
+    "float_parsing": "must be a number", **dict.fromkeys(("dict_type", "model_type"), "must be a mapping (key: value)")}  # fmt: skip
 
 
 def plain(error: Mapping[str, Any]) -> str:

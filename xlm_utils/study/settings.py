@@ -106,6 +106,7 @@ class Judging(Part):
 
 class Benchmarks(Part):
     columns: tuple[Text, ...] | None = None  # of Table 2; None: all. `benchmarks: none` is none of them
+    tasks: str | None = None  # a folder of own tasks, as the harness's YAML files: a column each, beside those
     items: Whole = Field(0, ge=0, le=MILLION)  # per data set, a seeded spread sample; 0: all
     data_dir: str | None = None  # None: from the hub
     shots: Whole | None = Field(None, ge=0)  # at most so many few-shot examples; None: as many as published

@@ -2,9 +2,8 @@
 
 import re
 
-CLOSING = {  # of a thought, by what opens it
-    **{f"<{name}>": f"</{name}>" for name in ("think", "thinking", "thought", "reasoning")},
-    "[THINK]": "[/THINK]", "<|START_THINKING|>": "<|END_THINKING|>", "<unused94>": "<unused95>"}  # fmt: skip
+CLOSING = {f"<{name}>": f"</{name}>" for name in ("think", "thinking", "thought", "reasoning")}  # of a thought, by what opens it
+CLOSING |= {"[THINK]": "[/THINK]", "<|START_THINKING|>": "<|END_THINKING|>", "<unused94>": "<unused95>"}
 CHANNEL, FINAL = "<|channel|>", "<|channel|>final<|message|>"  # of the harmony format
 MARKS = (*CLOSING, *CLOSING.values(), CHANNEL)
 

@@ -94,10 +94,9 @@ def reviewed(study: Study, vocabulary: pd.DataFrame) -> pd.DataFrame:
         raise StudyError(f"{file.name}: {len(unknown)} of its terms are no labels of the study's terminology, such as {unknown[0]}")
     here = rows[rows["term_id"].isin(vocabulary["term_id"])]
     counts = here["verdict"].value_counts()
-    print(
-        f"{file.name}: {', '.join(f'{counts.get(verdict, 0)} {verdict}' for verdict in FILLED)}; {len(rows) - len(here)} of its"
-        f" terms are not in the vocabulary, {len(vocabulary) - len(here):,} terms of the vocabulary are not in the list and stay untranslated"
-    )
+    told = f"{len(vocabulary) - len(here):,} terms of the vocabulary are not in the list and stay untranslated"
+    verdicts = ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in FILLED)
+    print(f"{file.name}: {verdicts}; {len(rows) - len(here)} of its terms are not in the vocabulary, {told}")
     kind = here["verdict"].replace("dropped", "")
     return here.assign(term=here["term"].str.lower(), kind=kind, candidates=1)[["term", "translation", "kind", "candidates", "note"]]
 
@@ -159,9 +158,8 @@ def official(study: Study, vocabulary: pd.DataFrame) -> pd.DataFrame:
     own = vocabulary[vocabulary["concept"].map(preferred) == vocabulary["term"]].merge(names, on="concept")
     granted, single = own["granted"], ~own["concept"].isin(shared)
     found = own[granted & single & (own["translation"] != "")]
-    print(
-        f"{file.name}: {len(found):,} of {vocabulary['concept'].nunique():,} concepts have a translation; {len(own):,} are in the file and have their"
-        f" preferred label in the vocabulary, {granted.sum() / max(1, len(own)):.0%} with status {' or '.join(allowed)};"
-        f" {(granted & ~single).sum()} share their translation with another concept: dropped; {own['slip'].sum()} known slips mended or dropped"
-    )
+    status = f"{granted.sum() / max(1, len(own)):.0%} with status {' or '.join(allowed)}; {(granted & ~single).sum()} share their translation"
+    there = f"{len(own):,} are in the file and have their preferred label in the vocabulary, {status} with another concept: dropped"
+    counts = f"{len(found):,} of {vocabulary['concept'].nunique():,} concepts have a translation"
+    print(f"{file.name}: {counts}; {there}; {own['slip'].sum()} known slips mended or dropped")
     return found.assign(term=found["term"].str.lower(), kind=found["status"].str.lower(), candidates=1)[["term", "translation", "kind", "candidates"]]

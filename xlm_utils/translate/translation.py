@@ -19,9 +19,8 @@ from xlm_utils.study.inputs import fill, read_prompt
 from xlm_utils.study.settings import OFFLINE
 from xlm_utils.translate.offline import SLIPS, babelon_file, official, reviewed
 
-SCHEMA = {
-    "type": "object", "properties": {"translation": {"type": "string"}, "established": {"type": "boolean"}},
-    "required": ["translation", "established"], "additionalProperties": False}  # fmt: skip
+FIELDS = {"translation": {"type": "string"}, "established": {"type": "boolean"}}
+SCHEMA = {"type": "object", "properties": FIELDS, "required": [*FIELDS], "additionalProperties": False}
 
 
 def plan(study: Study, base_url: str = "") -> dict:
