@@ -64,7 +64,10 @@ def test_every_block_of_the_page_works_in_its_order(copy):
     assert "ok  task einfach: 3 items\n" in said
     assert "ok  terminology csv: words.csv: 6 different terms of the list → 6 translated → 6 run" in said
     assert "ok  terminology csv: stars.csv: 8 different terms of the list → what has no translation, by local\n" in said
-    assert (copy / "data" / "runs" / "german" / "people" / "round1.html").exists()
+    sheet = (copy / "data" / "runs" / "german" / "people" / "round1.html").read_text(encoding="utf-8")
+    rubric = re.search(r'"rubric": "(.*?)", "rows"', sheet)[1]
+    assert "Rating a definition in German" in rubric
+    assert not re.search(r"\{|japan", rubric, re.IGNORECASE)
     folder = copy / "data" / "runs" / "german"
     assert (folder / "models" / "weak_ties" / "model.safetensors").exists()
     assert len((folder / "scores" / "local" / "weak_ties.jsonl").read_text(encoding="utf-8").splitlines()) == 12  # six words, two references

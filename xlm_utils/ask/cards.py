@@ -50,7 +50,7 @@ class Card(Part):
     sample: Whole = Field(200, ge=1, le=10**6)  # texts in a round, about: concepts are drawn, with the texts of all models
     raters: Whole = Field(1, ge=1, le=10)
     overlap: Number = Field(0.2, ge=0, le=0.9)  # share of the concepts that all raters get; the rest is split
-    rubric: Text = "data/demo/rubric.md"
+    rubric: Text = "data/rubric.md"  # {target}, {domain} and {by} are filled in
 
     @property
     def proxy(self) -> bool:

@@ -60,6 +60,7 @@ def draw(study: Study, card: Card, asked: list[dict]) -> None:
         raise StudyError(f"{card.name}.yaml: {what}")
     concepts = np.random.default_rng(study.seed).permutation(texts["concept"].unique())
     concepts = concepts[: max(3, round(card.sample * len(concepts) / len(texts)))]
+    words = read_text(rubric).replace("{target}", study.target.name).replace("{domain}", study.domain).replace("{by}", study.definitions_by)
     both, keys, template = round(card.overlap * len(concepts)) if card.raters > 1 else 0, [], read_text(Path(__file__).with_name("people.html"))
     for number, rater in enumerate("abcdefghij"[: card.raters]):
         alone, shared = (texts[texts["concept"].isin(part)] for part in (concepts[both + number :: card.raters], concepts[:both]))
@@ -68,7 +69,7 @@ def draw(study: Study, card: Card, asked: list[dict]) -> None:
         names = [f"{card.round}-{rater}{place:03}" for place in range(1, len(rows) + 1)]  # nothing that a spreadsheet takes for a number or date
         keys.append(rows.assign(row=names, rater=rater).drop(columns="run"))
         shown = rows.assign(row=names, reference=rows["reference_text"], rating="")[COLUMNS]
-        said = {"study": study.name, "round": card.round, "rater": rater, "rubric": read_text(rubric), "rows": shown.to_dict("records")}
+        said = {"study": study.name, "round": card.round, "rater": rater, "rubric": words, "rows": shown.to_dict("records")}
         file = folder / (card.round if card.raters == 1 else f"{card.round}-{rater}")
         write_text(file.with_suffix(".html"), template.replace("{data}", json.dumps(said, ensure_ascii=False).replace("<", "\\u003c")))
         write_text(file.with_suffix(".csv"), "\ufeff" + as_text(shown).to_csv(index=False))  # without the mark, Excel guesses the encoding

@@ -143,11 +143,9 @@ def grid(name: str) -> list[str]:
 
 
 # notebook parameter → where it lands in the preset; its "as the study says" value is 0 or ""
-OVERRIDES = {
-    "limit": ("vocabulary", "sample"), "translator": ("translation", "translator"), "items": ("benchmarks", "items"),
-    "data_dir": ("benchmarks", "data_dir"), "chat_template": ("benchmarks", "chat_template"), "max_new_tokens": ("generation", "max_new_tokens"),
-    "evaluations": ("evolution", "evaluations"), "seed": ("seed",), "base": ("base",),
-    "apart": ("why", "apart"), "block": ("why", "block")}  # fmt: skip
+OVERRIDES = {"limit": ("vocabulary", "sample"), "translator": ("translation", "translator"), "max_new_tokens": ("generation", "max_new_tokens")}
+OVERRIDES |= {key: ("benchmarks", key) for key in ("items", "data_dir", "chat_template")} | {key: ("why", key) for key in ("apart", "block")}
+OVERRIDES |= {"evaluations": ("evolution", "evaluations"), "seed": ("seed",), "base": ("base",)}
 MERGING = ("evaluations", "seed", "smoke")  # these change merges without changing their names
 BENCHMARKING = (*MERGING, "base", "items", "data_dir", "chat_template")  # all that a benchmark's result depends on
 ADDING = ("apart", "block")  # these add results and change none, so they need no folder of their own
