@@ -228,5 +228,5 @@ def curate(study: Study) -> Path:
 
 def read_terms(file: Path) -> pd.DataFrame:
     """A table of terms as it was written (``vocabulary.csv``, ``translated.csv``, ``terms.csv``): words and identifiers are text, 007 and 1E5 too."""
-    types: dict[str, type] = {"frequency": int, "candidates": int, "in_snomed": bool, "seen": bool}
+    types: dict[str, type] = {"frequency": int, "in_snomed": bool, "seen": bool}
     return pd.read_csv(file, keep_default_na=False, dtype=defaultdict(lambda: str, types))

@@ -81,7 +81,7 @@ def _entries(entries: pd.Series) -> tuple[dict[tuple[str, str], str], dict[str, 
 
 
 def reviewed(study: Study, vocabulary: pd.DataFrame) -> pd.DataFrame:
-    """The list's word on each term of the vocabulary: term (lower case), translation, kind (the verdict), candidates, note.
+    """The list's word on each term of the vocabulary: term (lower case), translation, kind (the verdict), note.
 
     Terms of the list that the vocabulary lacks are not run, terms that the list lacks are not translated; a line counts both. A StudyError: the list
     is broken, or a term of it is no label of the study's terminology.
@@ -98,7 +98,7 @@ def reviewed(study: Study, vocabulary: pd.DataFrame) -> pd.DataFrame:
     verdicts = ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in FILLED)
     print(f"{file.name}: {verdicts}; {len(rows) - len(here)} of its terms are not in the vocabulary, {told}")
     kind = here["verdict"].replace("dropped", "")
-    return here.assign(term=here["term"].str.lower(), kind=kind, candidates=1)[["term", "translation", "kind", "candidates", "note"]]
+    return here.assign(term=here["term"].str.lower(), kind=kind)[["term", "translation", "kind", "note"]]
 
 
 def babelon_file(study: Study) -> Path:
@@ -144,7 +144,7 @@ def official(study: Study, vocabulary: pd.DataFrame) -> pd.DataFrame:
     """Translations of the vocabulary's terms that are their concept's preferred label; synonyms have none of their own.
 
     A name that two concepts share is dropped, a known slip (``SLIPS``) replaced. Counts, of concepts, are printed.
-    Returns one row a translated term: term (lower case), translation, kind (the status, such as ``official``), candidates (1).
+    Returns one row a translated term: term (lower case), translation, kind (the status, such as ``official``).
     """
     file, code, allowed, all_labels = babelon_file(study), study.target.code, study.translation.status, labels(study)
     preferred = all_labels[all_labels["is_name"]].set_index("concept")["term"]
@@ -162,4 +162,4 @@ def official(study: Study, vocabulary: pd.DataFrame) -> pd.DataFrame:
     there = f"{len(own):,} are in the file and have their preferred label in the vocabulary, {status} with another concept: dropped"
     counts = f"{len(found):,} of {vocabulary['concept'].nunique():,} concepts have a translation"
     print(f"{file.name}: {counts}; {there}; {own['slip'].sum()} known slips mended or dropped")
-    return found.assign(term=found["term"].str.lower(), kind=found["status"].str.lower(), candidates=1)[["term", "translation", "kind", "candidates"]]
+    return found.assign(term=found["term"].str.lower(), kind=found["status"].str.lower())[["term", "translation", "kind"]]

@@ -54,7 +54,7 @@ def _look_up(study: Study, vocabulary: pd.DataFrame, words: list[str], base_url:
     """Translations of some words of the vocabulary."""
     translator = study.translation.translator
     if translator in OFFLINE:
-        by = {"jmdict": reviewed, "hpo": official, "none": lambda *_: pd.DataFrame(columns=["term", "translation", "kind", "candidates"])}
+        by = {"jmdict": reviewed, "hpo": official, "none": lambda *_: pd.DataFrame(columns=["term", "translation", "kind"])}
         found = by[translator](study, vocabulary).assign(translator=translator)
         return found[found["term"].isin([word.lower() for word in words])].reset_index(drop=True)
     if study.translation.reviewed:
@@ -102,13 +102,13 @@ def by_llm(study: Study, words: list[str], base_url: str = "", now: bool = False
     for word, reply in zip(words, replies, strict=True):
         value = reply["value"] or {"translation": None, "established": None}
         kind = {True: "established", False: "coined", None: None}[value["established"]]
-        rows.append((word.lower(), value["translation"], kind, 1, card.name, reply["served_model"], reply["status"]))
-    columns = ["term", "translation", "kind", "candidates", "translator", "served_model", "status"]
+        rows.append((word.lower(), value["translation"], kind, card.name, reply["served_model"], reply["status"]))
+    columns = ["term", "translation", "kind", "translator", "served_model", "status"]
     return pd.DataFrame(rows, columns=columns).drop_duplicates("term")
 
 
 def translate(study: Study, base_url: str = "") -> Path:
-    """``vocabulary.csv`` → ``translated.csv``: the same rows with translation, kind, candidates and translator.
+    """``vocabulary.csv`` → ``translated.csv``: the same rows with translation, kind and translator.
 
     See ``reviewed``, ``official`` and ``by_llm``. A vocabulary's own translations are kept; only terms without one are looked up. Does nothing if the
     file is there. A StudyError if an LLM can't go on, or nobody is to translate.
@@ -132,9 +132,8 @@ def translate(study: Study, base_url: str = "") -> Path:
         own = table.pop("translation") if "translation" in table else pd.Series("", table.index)
         found = _look_up(study, table, words, base_url).rename(columns={"term": "lower"})
         table = table.assign(lower=table["term"].str.lower()).merge(found, on="lower", how="left").drop(columns="lower")
-        given = {"translation": own, "kind": "given", "candidates": 1, "translator": "the vocabulary itself"}
+        given = {"translation": own, "kind": "given", "translator": "the vocabulary itself"}
         table = table.assign(**{column: table[column].mask(own != "", value) for column, value in given.items()})
-        table = table.assign(candidates=table["candidates"].fillna(0).astype(int))
         table.to_csv(step.partial, index=False)
         step.finish(rows=len(table), translated=int((table["translation"].fillna("") != "").sum()))
     return step.path
