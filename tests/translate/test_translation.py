@@ -12,6 +12,9 @@ import yaml
 
 from tests.support.loopback import Loopback
 from xlm_utils.curate import vocabulary
+from xlm_utils.judge import judging
+from xlm_utils.judge.proxy import REFERENCES
+from xlm_utils.report import results
 from xlm_utils.study import PARAMS, ROOT, StudyError, open_study
 from xlm_utils.translate import offline, translation
 
@@ -152,6 +155,29 @@ def test_official_names_are_the_preferred_labels_only_and_known_slips_are_mended
     said = capsys.readouterr().out
     assert "3 of 1," in said
     assert "83% with status OFFICIAL; 1 share their translation with another concept: dropped; 2 known slips mended or dropped" in said
+
+
+def test_official_definitions_in_the_target_language_are_a_reference(official_study):
+    study = official_study(BABELON + "HP:0100532\ten\tja\tIAO:0000115\tX\t強膜の炎症\tCANDIDATE\n")
+    translated(study)
+    table = translation.terms(study).set_index("term")
+    assert table["definition_target"].to_dict() == {"Bradycardia": "心拍数が少ない", "Scleritis": "", "Menorrhagia": ""}
+    assert results.reference_label(study, "translated") == "the translators’ definition"
+    rows = [judging.question(row, REFERENCES["translated"], "…") for row in translation.terms(study).to_dict("records")]
+    assert [row["reference_text"] for row in rows] == list(table["definition_target"])
+
+
+def test_definitions_that_the_file_has_not_are_told_before_a_judge_asks_for_them(official_study, tmp_path):
+    official_study("".join(line for line in BABELON.splitlines(keepends=True) if "IAO" not in line))
+    preset = yaml.safe_load((tmp_path / "mine.yaml").read_text(encoding="utf-8"))
+    preset["judging"]["references"] = ["expert", "translated"]
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(preset), encoding="utf-8")
+    with pytest.raises(StudyError, match=r"ja.tsv: no definition with status OFFICIAL, and judging.references names translated"):
+        translated(open_study(str(tmp_path / "mine.yaml")))
+    preset["translation"] = {"translator": "jmdict", "reviewed": "data/demo/terms.csv"}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(preset), encoding="utf-8")
+    with pytest.raises(StudyError, match=r"judging.references: translated is a definition of HPO's translations, and the translator is jmdict"):
+        open_study(str(tmp_path / "mine.yaml"))
 
 
 def test_another_status_is_taken_only_where_the_study_says_so(official_study):

@@ -8,6 +8,7 @@ import yaml
 
 from xlm_utils.ask.cards import load_card
 from xlm_utils.judge import judging, proxy
+from xlm_utils.judge.proxy import REFERENCES
 from xlm_utils.stats import statistics
 from xlm_utils.study import Study, StudyError, read_jsonl
 
@@ -35,8 +36,8 @@ def control_questions(study: Study, held_out: bool = False) -> list[dict]:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     table = judging.graded_terms(study)
-    given = [name for name in study.judging.references if name != "expert" and table.loc[table["definition"] != "", "concept"].nunique() > 1]
-    reference, column, other = (given[0], "definition", "expert") if given else ("expert", "expert", "definition")
+    given = [name for name in study.judging.references if name != "expert" and table.loc[table[REFERENCES[name]] != "", "concept"].nunique() > 1]
+    reference, column, other = (given[0], REFERENCES[given[0]], "expert") if given else ("expert", "expert", "definition")
     table = table[table[column] != ""].reset_index(drop=True)
     if table["concept"].nunique() < 2:
         raise StudyError("the judge's controls need the expert's definitions of at least two concepts")

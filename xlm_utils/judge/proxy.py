@@ -23,7 +23,8 @@ from xlm_utils.study import ROOT, Study, StudyError, read_jsonl, sha256
 from xlm_utils.translate.translation import terms
 
 Encode = Callable[[list[str]], np.ndarray]
-REFERENCES = {"expert": "expert", "clinician": "definition", "vocabulary": "definition"}  # reference → its column of the terms
+# reference → its column of the terms
+REFERENCES = {"expert": "expert", "clinician": "definition", "vocabulary": "definition", "translated": "definition_target"}
 LOOP = re.compile(r"(.{3,200}?)(?:\s*\1){2,}", re.DOTALL)  # three or more times the same: counts once
 FRAME = re.compile(r"^(an?|the) (type|form) of ", re.IGNORECASE)
 FEWEST = 10  # independent right definitions that set a 10
@@ -80,7 +81,7 @@ class Ruler:
     def __init__(self, table: pd.DataFrame, right: pd.DataFrame, languages: Iterable[str], encode: Encode):
         self.encode, self.languages, self.others = encode, tuple(languages), {}
         for reference, column in REFERENCES.items():
-            own = table[table[column] != ""].drop_duplicates(["concept", column])
+            own = table[table[column] != ""].drop_duplicates(["concept", column]) if column in table else table.head(0)
             if own["concept"].nunique() > 1:
                 self.others[reference] = (self._vectors(own[column], own), own["concept"].to_numpy())
         if not self.others:

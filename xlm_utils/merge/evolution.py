@@ -120,8 +120,8 @@ def _evolve(study: Study, dimensions: int, assess: Callable[[int, np.ndarray], l
 
     settings, budget = study.evolution, study.evolution.evaluations
     generator = np.random.default_rng(study.seed)  # cma's default is NumPy's global one, which an evaluation may reset
-    settled = {"bounds": [0, 1], "verbose": -9, "seed": math.nan, "randn": lambda *shape: generator.standard_normal(shape)}
-    strategy = cma.CMAEvolutionStrategy([0.5] * dimensions, settings.sigma, {"popsize": settings.population, **settled})
+    given = {"bounds": [0, 1], "verbose": -9, "seed": math.nan, "popsize": settings.population}
+    strategy = cma.CMAEvolutionStrategy([0.5] * dimensions, settings.sigma, given | {"randn": lambda *shape: generator.standard_normal(shape)})
     for first in range(0, budget, settings.population):
         if reasons := strategy.stop():
             return f"ended by itself after {first} of {budget} candidates: {', '.join(reasons)}"

@@ -64,7 +64,7 @@ def judge_label(judge: str) -> str:
 
 def reference_label(study: Study, reference: str = "") -> str:
     """Name of a reference as the tables print it; of the vocabulary's definition, if none is named."""
-    by = "expert" if reference == "expert" else study.definitions_by
+    by = {"expert": "expert", "translated": "translators"}.get(reference, study.definitions_by)
     return f"the {by}’{'s' * (not by.endswith('s'))} definition"
 
 

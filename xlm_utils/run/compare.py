@@ -17,14 +17,12 @@ import plotly.graph_objects as go
 from xlm_utils import draw
 from xlm_utils.draw.canvas import BLUE, INK, finish
 from xlm_utils.draw.pages import as_text, page, table_html
+from xlm_utils.report.results import text
 from xlm_utils.stats import paired, statistics
 from xlm_utils.study import StudyError, read_jsonl, write_text
 
 SAMPLES = re.compile(r"samples_(.+)_(\d{4}-\d\d-\d\dT[\d.-]+)\.jsonl")  # lm-eval's: task, time
 GRADES = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0}  # inspect_ai's: correct, partial, incorrect, no answer
-CAPTION = (
-    "A − B, paired by item; 95 % bootstrap over items; p: the two answers of an item swapped, exact where all swaps can be counted (right or wrong:"
-    " McNemar’s test); p (Holm): for all {count} rows of single tasks. A row of all tasks weighs them equally.")  # fmt: skip
 
 
 def read_scores(folder: Path) -> pd.DataFrame:
@@ -107,7 +105,7 @@ def main() -> None:
     try:
         sides = map(read_scores, (asked.a, asked.b))
         table = compare(*(side[side["metric"].isin(asked.metric)] if asked.metric else side for side in sides))
-        table.attrs = {"title": f"A = {asked.a}, B = {asked.b}", "caption": CAPTION.format(count=table["p_holm"].count())}
+        table.attrs = {"title": f"A = {asked.a}, B = {asked.b}", "caption": text("compare", count=table["p_holm"].count())}
         print(table.drop(columns="reason").to_string(index=False, float_format="{:.3f}".format, na_rep="–"))
         print("\n{title}. {caption}".format(**table.attrs))
         write_text(asked.out / "comparison.csv", as_text(table).to_csv(index=False))

@@ -7,7 +7,7 @@ import itertools
 import math
 import re
 from collections.abc import Collection, Mapping
-from functools import lru_cache
+from functools import lru_cache, reduce
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -187,9 +187,7 @@ def apply(preset: dict, changed: Mapping[str, object]) -> None:
     """Write overrides into a preset as read from its file; a part that is no mapping is left for the settings to refuse."""
     for name, value in changed.items():
         *parts, last = OVERRIDES[name]
-        target = preset
-        for part in parts:
-            target = target.setdefault(part, {})
+        target = reduce(lambda part, key: part.setdefault(key, {}), parts, preset)
         if isinstance(target, dict):
             target[last] = value
 

@@ -110,13 +110,7 @@ def append_jsonl(path: Path, rows: Iterable[Mapping]) -> None:
 @cache
 def versions() -> dict[str, str]:
     """Installed versions of the packages that can change a number, and of this one, which a bare runtime imports without installing."""
-    found = {}
-    for name in RECORDED_PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found | {"xlm-utils": __version__}
+    return {name: metadata.version(name) for name in RECORDED_PACKAGES} | {"xlm-utils": __version__}
 
 
 def commit() -> str:

@@ -98,7 +98,8 @@ class Generation(Part):
 
 class Judging(Part):
     judges: Annotated[tuple[Text, ...], Field(min_length=1), Once]  # the first is the primary judge
-    references: Annotated[tuple[Literal["expert", "clinician", "vocabulary"], ...], Field(min_length=1), Once] = ("expert",)  # the last two are one
+    # clinician and vocabulary are one; translated: the vocabulary's in the target language, of a file of HPO's translations
+    references: Annotated[tuple[Literal["expert", "clinician", "vocabulary", "translated"], ...], Field(min_length=1), Once] = ("expert",)
     prompt: Text = "judge.txt"  # file in params/prompts/; the next asks the same in other words
     wording: Text = "judge_2.txt"
     max_cost_usd: Number = Field(0, ge=0)
@@ -193,6 +194,8 @@ class Settings(Part):
         if translator == "jmdict" and (self.target.code != "ja" or not self.translation.reviewed):
             wrong = "takes its words from a list; name one as translation.reviewed" if self.target.code == "ja" else "knows Japanese (ja) only"
             raise ValueError(f"translator: jmdict {wrong}, and target.code is {self.target.code!r}; or name another translator")
+        if "translated" in self.judging.references and translator != "hpo":
+            raise ValueError(f"judging.references: translated is a definition of HPO's translations, and the translator is {translator}")
         fit = [name for name in translators if {"hpo": "hpo", "none": "csv"}.get(name, source) == source]
         if translator not in fit:
             raise ValueError(f"translator: {translator} ({OFFLINE[translator]}) can't serve vocabulary.source {source}; name one of {', '.join(fit)}")

@@ -23,6 +23,7 @@ from xlm_utils.study.records import cache_folder
 COLUMNS = ("term_id", "term", "verdict", "entry", "form", "translation", "note")
 FILLED = {"dictionary": ("entry", "form"), "written": ("translation", "note"), "dropped": ("note",)}  # what each verdict must say, and alone may
 ADDRESS = "https://raw.githubusercontent.com/obophenotype/hpo-translations/main/babelon/hp-{code}.babelon.tsv"
+NAME, DEFINITION = "rdfs:label", "IAO:0000115"  # predicates of what is translated
 NEEDED = ("subject_id", "translation_value", "translation_status")
 SLIPS = ROOT / "data" / "hpo" / "slips.csv"  # known ones, with the right word, or none
 
@@ -119,10 +120,10 @@ def babelon_file(study: Study) -> Path:
     return file
 
 
-def read_names(file: Path, language: str, allowed: Collection[str]) -> pd.DataFrame:
-    """Names of concepts in a language (its code): concept, translation, status, granted (the status is an allowed one, which comes before others).
+def read_names(file: Path, language: str, allowed: Collection[str], predicate: str = NAME) -> pd.DataFrame:
+    """Names (or what the predicate says) of concepts in a language: concept, translation, status, granted (an allowed status, which comes first).
 
-    A StudyError: not a babelon file, or none of its rows is such a name.
+    A StudyError: not a babelon file, or none of its rows is a name.
     """
     try:
         table = pd.read_csv(io.StringIO(read_text(file)), sep="\t", dtype=str, keep_default_na=False, quoting=3)
@@ -130,12 +131,12 @@ def read_names(file: Path, language: str, allowed: Collection[str]) -> pd.DataFr
         raise StudyError(f"{file.name}: not a table with tabs ({str(error).strip()})") from None
     if absent := [column for column in NEEDED if column not in table]:
         raise StudyError(f"{file.name}, line 1: no column {absent[0]!r}; a babelon file has {', '.join(NEEDED)}")
-    for column, value in (("predicate_id", "rdfs:label"), ("translation_language", language)):
-        table = table[table[column] == value] if column in table else table
+    for column, value in (("predicate_id", predicate), ("translation_language", language)):
+        table = table[table[column] == value] if column in table else table[: 0 if value == DEFINITION else None]
     values = table["translation_value"].map(lambda text: unicodedata.normalize("NFC", text.strip()))
     names = pd.DataFrame({"concept": table["subject_id"], "translation": values, "status": table["translation_status"]})
     names = names[names["translation"] != ""].assign(granted=names["status"].isin(allowed))
-    if names.empty:
+    if names.empty and predicate == NAME:
         raise StudyError(f"{file.name}: no row is a name in the language {language!r}")
     return names.sort_values("granted", ascending=False, kind="stable").drop_duplicates("concept")
 
@@ -144,7 +145,8 @@ def official(study: Study, vocabulary: pd.DataFrame) -> pd.DataFrame:
     """Translations of the vocabulary's terms that are their concept's preferred label; synonyms have none of their own.
 
     A name that two concepts share is dropped, a known slip (``SLIPS``) replaced. Counts, of concepts, are printed.
-    Returns one row a translated term: term (lower case), translation, kind (the status, such as ``official``).
+    Returns one row a translated term: term (lower case), translation, kind (the status, such as ``official``), definition_target ("" where the file
+    has none with an allowed status). A StudyError: it has none at all, and the judges are to have them.
     """
     file, code, allowed, all_labels = babelon_file(study), study.target.code, study.translation.status, labels(study)
     preferred = all_labels[all_labels["is_name"]].set_index("concept")["term"]
@@ -162,4 +164,9 @@ def official(study: Study, vocabulary: pd.DataFrame) -> pd.DataFrame:
     there = f"{len(own):,} are in the file and have their preferred label in the vocabulary, {status} with another concept: dropped"
     counts = f"{len(found):,} of {vocabulary['concept'].nunique():,} concepts have a translation"
     print(f"{file.name}: {counts}; {there}; {own['slip'].sum()} known slips mended or dropped")
-    return found.assign(term=found["term"].str.lower(), kind=found["status"].str.lower())[["term", "translation", "kind"]]
+    said = read_names(file, code, allowed, DEFINITION).query("granted").set_index("concept")["translation"].to_dict()
+    if not said and "translated" in study.judging.references:
+        raise StudyError(f"{file.name}: no definition with status {' or '.join(allowed)}, and judging.references names translated")
+    said = [said.get(concept, "") for concept in found["concept"]]
+    found = found.assign(term=found["term"].str.lower(), kind=found["status"].str.lower(), definition_target=said)
+    return found[["term", "translation", "kind", "definition_target"]]
