@@ -27,7 +27,7 @@ def own_tasks(study: Study) -> dict[str, Path]:
     from lm_eval.tasks._yaml_loader import load_yaml
     from yaml import YAMLError
 
-    found, folder = {}, project_path(study.benchmarks.tasks)
+    found, folder = {}, project_path(study.benchmarks.tasks).resolve()
     for file in sorted(folder.glob("*.yaml")):
         try:
             config = load_yaml(file, resolve_func=False)
