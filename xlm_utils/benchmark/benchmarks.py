@@ -30,9 +30,8 @@ def evaluate(study: Study, prepared: Prepared, name: str, loaded: dict | None = 
     there are), held_out; ``columns``: column → value, low, high, stderr, n, chance, metric, sets; ``unavailable``: data set → why. An undefined
     number is None. A StudyError: the model or its chat template is not there.
     """
-    how = {"weights": digest(models.locate(study, name)), "chat_template": study.benchmarks.chat_template}
-    how |= study.generation.model_dump(include={"dtype", "quantization"})
-    how |= {"date": models.DATE.isoformat()} if study.benchmarks.chat_template else {}
+    how = study.generation.model_dump(include={"dtype", "quantization"}) | {"weights": digest(models.locate(study, name))}
+    how |= {"chat_template": (chat := study.benchmarks.chat_template)} | ({"date": models.DATE.isoformat()} if chat else {})
     folder = study.benchmarks_folder
     steps = [Step(folder / f"{name}{ending}", tasks=prepared.facts, columns=prepared.columns, **how) for ending in (".json", ".samples.jsonl")]
     with steps[0] as result_step, steps[1] as item_step:
@@ -100,8 +99,9 @@ def answer(lm: LM, prepared: Prepared, datasets: Iterable[str], chat_template: b
     truncated, parts = getattr(lm, "truncated", None), {}
     for task_name, dataset in named.items():
         task, facts = prepared.tasks[dataset], prepared.facts[dataset]
-        samples = [sample for sample in output["samples"][task_name] if sample["filter"] == output["samples"][task_name][0]["filter"]]
-        rows = [{"dataset": dataset, **item_row(task, sample, truncated)} for sample in samples]
+        metric, _, kept = next(key for key in output["results"][task_name] if "," in key and "_stderr" not in key).partition(",")  # "acc,none"
+        samples = [sample for sample in output["samples"][task_name] if sample["filter"] == kept]
+        rows = [{"dataset": dataset, **item_row(task, sample, metric, truncated)} for sample in samples]
         result = {"column": COLUMN_OF.get(dataset, dataset), **dataset_result(rows, output["results"][task_name]), "shots": task.config.num_fewshot}
         parts[dataset] = {"result": result | {key: facts[key] for key in ("version", "of", "held_out")}, "rows": rows}
     return parts
@@ -148,13 +148,13 @@ def rouge2(gold: str, answer: str) -> float:
     return rouge_scorer.RougeScorer(["rouge2"], tokenizer=MecabTokenizer()).score(gold, answer)["rouge2"].fmeasure
 
 
-def item_row(task: PreparedTask, sample: dict, truncated: set[str] | None) -> dict:
+def item_row(task: PreparedTask, sample: dict, metric: str, truncated: set[str] | None) -> dict:
     """One harness sample → item (row number in the reported split), score, gold, prediction, gold_logprob, logprobs, options, truncated.
 
     ``score`` is None for similarity, which is scored over all items; extractive answers also have
     ``normalised_em``. ``truncated`` is None where the language model does not tell.
     """
-    doc, answers, metric = sample["doc"], sample["filtered_resps"], next(iter(task.aggregation()))
+    doc, answers = sample["doc"], sample["filtered_resps"]
     row = {"item": sample["doc_id"], "score": None, "truncated": None if truncated is None else sample["arguments"][0][0] in truncated}
     if task.multiple_input:  # similarity by likelihood
         prediction, gold = sample["pearson"]
@@ -169,8 +169,8 @@ def item_row(task: PreparedTask, sample: dict, truncated: set[str] | None) -> di
     row |= {"gold": sample["target"], "prediction": answers[0], "gold_logprob": None}
     if metric == "rouge2":
         return row | {"score": rouge2(sample["target"], answers[0])}
-    golds = doc["answers"]["text"] if isinstance(doc.get("answers"), dict) else []
-    return row | {"score": float(sample[metric])} | ({"normalised_em": normalised_em(answers[0], golds)} if golds else {})
+    golds = (known := doc.get("answers")) and isinstance(known, dict) and known.get("text")
+    return row | {"score": float(sample[metric])} | ({"normalised_em": normalised_em(answers[0], golds)} if isinstance(golds, list) else {})
 
 
 def dataset_result(rows: list[dict], results: dict) -> dict:

@@ -2,23 +2,27 @@
 
 import contextlib
 import io
+import json
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xlm_utils.benchmark.tasks.data import DataError
 from xlm_utils.models.libraries import datasets
-from xlm_utils.study import Study, StudyError, project_path, short
+from xlm_utils.study import Study, StudyError, fingerprint, project_path, sha256, short
 from xlm_utils.study.inputs import NAME
 
 if TYPE_CHECKING:
     from xlm_utils.benchmark.harness import PreparedTask
 
 CHOICE, FREE = "multiple_choice", "generate_until"
-RAISED = (AssertionError, AttributeError, ImportError, LookupError, OSError, TypeError, ValueError)  # by a task's own code, which can be any
+GREEDY = {"until", "do_sample", "max_gen_toks", "temperature", "top_p", "top_k"}  # settings of a generation that change no greedy one, or are kept
+OFTEN = (AssertionError, AttributeError, ImportError, LookupError, NameError, OSError, TypeError, ValueError)  # raised by a task's own code:
+RAISED = (*OFTEN, ArithmeticError, RuntimeError, StopIteration, SyntaxError)  # it can be anything
 
 
-def own_tasks(study: Study) -> dict[str, Path]:
-    """Name of each task → its file; a file that names no task is there to be included.
+def own_tasks(study: Study) -> dict[str, tuple[Path, dict]]:
+    """Name of each task → its file and what that says, functions by name; groups, and files that name no task, are there for others.
 
     A StudyError: no such folder, no task in it, a file that can't be read, or a name that is no file's or there twice.
     """
@@ -28,24 +32,25 @@ def own_tasks(study: Study) -> dict[str, Path]:
     from yaml import YAMLError
 
     found, folder = {}, project_path(study.benchmarks.tasks).resolve()
-    for file in sorted(folder.glob("*.yaml")):
+    for file in sorted(folder.glob("*.y*ml")):
         try:
             config = load_yaml(file, resolve_func=False)
-        except (YAMLError, OSError, ValueError) as error:
+        except (YAMLError, OSError, ValueError, TypeError) as error:
             raise StudyError(f"benchmarks.tasks: {file.name}: {' '.join(str(error).split())[:200]}") from None
-        if "task" in config:
-            if not NAME.fullmatch(name := str(config["task"])) or name in found:
-                raise StudyError(f"benchmarks.tasks: {file.name}: task: {short(config['task'])} is there twice, or can't name a file and a column")
-            found[name] = file
+        if isinstance(name := config.get("task"), list | None):
+            continue
+        if not NAME.fullmatch(str(name)) or not isinstance(name, str) or name in found:
+            raise StudyError(f"benchmarks.tasks: {file.name}: task: {short(name)} is there twice, or can't name a file and a column")
+        found[name] = file, config
     if not found:
         raise StudyError(f"benchmarks.tasks: {short(study.benchmarks.tasks)} is no folder with a task file of the harness (.yaml with task: name)")
     return found
 
 
-def load_own(name: str, file: Path) -> "PreparedTask":
-    """A task with its rows, each put into words once; paths in its file are from its folder.
+def load_own(name: str, file: Path, said: dict, shots: int | None = None) -> tuple["PreparedTask", str]:
+    """A task with its rows, each put into words once, and a hash of all that it is made of; ``said``: see ``own_tasks``; ``shots``: at most so many.
 
-    A DataError: what the file, its functions, templates or rows raise, or that it is none of the tasks that a column can be made of.
+    Paths in the file are from its folder. A DataError: what the file, its functions, templates or rows raise, or that it can be no column.
     """
     from jinja2 import TemplateError
     from lm_eval.api.registry import get_aggregation
@@ -55,22 +60,29 @@ def load_own(name: str, file: Path) -> "PreparedTask":
 
     try:
         with contextlib.chdir(file.parent), contextlib.redirect_stderr(io.StringIO()):  # progress bars of an instant
-            task = PreparedTask(config=load_yaml(file))
+            config = load_yaml(file)
+            config["num_fewshot"] = min(config.get("num_fewshot") or 0, 10**6 if shots is None else shots)
+            task = PreparedTask(config=config)
             task.build_all_requests()
-        made, choice, (metric, mean) = task.config, task.OUTPUT_TYPE == CHOICE, next(iter(task.aggregation().items()))
-        unfit = {
-            f"output_type is {task.OUTPUT_TYPE}, neither {CHOICE} nor {FREE}": task.OUTPUT_TYPE not in (CHOICE, FREE),
-            "an item has several texts or right choices": task.multiple_input or (choice and task.multiple_target),
-            "answers are sampled": made.repeats != 1 or (made.generation_kwargs or {}).get("do_sample"),
-            f"{metric} is no mean over items, the higher the better": not (mean is get_aggregation("mean") and task.higher_is_better()[metric]),
-        }
+            made, choice, docs = task.config, task.OUTPUT_TYPE == CHOICE, task.eval_docs
+            rows = [list(docs), list(task.fewshot_docs() or []) if made.num_fewshot else []]
+            asked, metric, answer = made.generation_kwargs or {}, "", task.gold_index if choice else lambda doc: str(task.doc_to_target(doc))
+            unfit = {
+                f"output_type is {task.OUTPUT_TYPE}, neither {CHOICE} nor {FREE}": task.OUTPUT_TYPE not in (CHOICE, FREE),
+                "an item has several texts or right choices": task.multiple_input or (choice and task.multiple_target),
+                "answers are sampled": made.repeats != 1 or asked.get("do_sample") or (asked.get("temperature") or 0) > 0,
+                f"generation_kwargs may name {', '.join(sorted(GREEDY))} alone": {*asked} - GREEDY,
+                "it runs code, or takes pictures or sound": made.unsafe_code or made.doc_to_image or made.doc_to_audio}  # fmt: skip
+            for doc in docs if not any(unfit.values()) else ():
+                right = [(0.0, i == answer(doc)) for i, _ in enumerate(task.doc_to_choice(doc))] if choice else [answer(doc)]
+                metric, score = next(iter(task.process_results(doc, right).items()))
+                unfit[f"{metric} is no number, or no choice right, of {short(doc)}"] = not isinstance(score, Real) or (choice and not max(right)[1])
+        unfit[f"{metric} is no mean over items, the higher the better"] = not any(unfit.values()) and (
+            task.aggregation().get(metric) is not get_aggregation("mean") or not task.higher_is_better()[metric])  # fmt: skip
         if why := [reason for reason, holds in unfit.items() if holds]:
             raise DataError(f"task {name}: {file.name}: can't be a column, as {why[0]}")
-        for doc in task.eval_docs:
-            answers = [(0.0, number == task.gold_index(doc)) for number, _ in enumerate(task.doc_to_choice(doc))] if choice else [""]
-            if (choice and not any(right for _, right in answers)) or not isinstance(task.process_results(doc, answers)[metric], int | float):
-                raise DataError(f"task {name}: {file.name}: can't be a column, as {metric} is no number, or no choice is right, of {short(doc)}")
     except (*RAISED, TemplateError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(f"task {name}: {file.name}: {type(error).__name__}: {' '.join(str(error).split())[:200]}") from None
-    task._instances = None  # those of a model with a chat template are others
-    return task
+        raise DataError(f"task {name}: {file.name}: {type(error).__name__}: {' '.join(str(error.__cause__ or error).split())[:200]}") from None
+    # requests are another model's where it has a chat template; rows are processed once, in the folder
+    task._instances, made.process_docs, task.dataset[made.test_split or made.validation_split] = None, None, docs
+    return task, fingerprint([json.dumps(said, sort_keys=True).replace(str(file.parent), ""), [*map(sha256, sorted(file.parent.glob("*.py")))], rows])

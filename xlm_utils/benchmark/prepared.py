@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from xlm_utils.benchmark.own_tasks import load_own, own_tasks
 from xlm_utils.benchmark.tasks import data
-from xlm_utils.study import Study, StudyError, fingerprint, project_path, sha256
+from xlm_utils.study import Study, StudyError, fingerprint, project_path
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -80,8 +80,6 @@ def prepare(study: Study) -> Prepared:
     not exist, or no data set can be used at all.
     """
     prepared = Prepared(columns=columns(study))
-    if fewer := [f"{column}: {', '.join(sets)}" for column, sets in prepared.columns.items() if sets != COLUMNS.get(column, sets)]:
-        print(f"columns of other data sets than Table 2's: {'; '.join(fewer)}")
     for dataset in asked(study):
         try:
             config, splits = load_task(study, dataset)
@@ -99,17 +97,16 @@ def prepare(study: Study) -> Prepared:
             "version": config["metadata"]["version"], "of": of, "held_out": of - len(pool), "items": fingerprint(prepared.items[dataset]),
             "task": fingerprint(json.dumps(config, default=lambda function: function.__name__)),
             "rows": fingerprint({name: rows.to_list() for name, rows in splits.items()})}  # fmt: skip
-    for name, file in own_tasks(study).items():
+    for name, (file, said) in own_tasks(study).items():
         try:
-            prepared.tasks[name] = task = load_own(name, file)
+            prepared.tasks[name], made = load_own(name, file, said, study.benchmarks.shots)
         except data.DataError as error:
             prepared.unavailable[name] = str(error)
             print(error)
             continue
-        rows, made = list(task.eval_docs), sha256(file.parent)  # whatever stands beside the task
-        prepared.items[name] = spread([*range(len(rows))], study.benchmarks.items, (study.seed, name))
-        prepared.facts[name] = {"version": task.VERSION, "of": len(rows), "held_out": 0, "items": fingerprint(prepared.items[name]), "task": made,
-                                "rows": fingerprint(rows)}  # fmt: skip
+        of, version = len(prepared.tasks[name].eval_docs), prepared.tasks[name].VERSION
+        prepared.items[name] = spread([*range(of)], study.benchmarks.items, (study.seed, name))
+        prepared.facts[name] = {"version": version, "of": of, "held_out": 0, "items": fingerprint(prepared.items[name]), "task": made}
     if prepared.unavailable and not prepared.tasks:
         raise StudyError("no benchmark data set can be used; " + next(iter(prepared.unavailable.values())))
     return prepared

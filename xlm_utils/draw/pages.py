@@ -17,10 +17,9 @@ INTERVALS = {"mean": "low", "offset_off": "offset_off_low", "counted": "counted_
 BELOW = {"mean": "offset_off"}  # of a grouped table: in italics under the other, so that the table grows no wider
 DIGITS = {"median": 1} | dict.fromkeys(("value", "published", *P_VALUES), 3)  # after the point; other columns have two
 MARKED = ("median", "mean", "counted", "value", "published")  # columns whose best and worst are marked
-HEADERS = {
-    "low": "95 % interval", "cluster_low": "95 %, clusters", "p_holm": "p (Holm)", "rank_biserial": "rank-biserial",
-    "counted_low": "95 % interval", "counted_p_holm": "p (Holm)", "seen_low": "95 %", "unseen_low": "95 %", "value": "here",
-    "published": "publ."}  # fmt: skip
+HEADERS = {"cluster_low": "95 %, clusters", "rank_biserial": "rank-biserial", "value": "here", "published": "publ."}
+for _same, _header in {("low", "counted_low"): "95 % interval", ("p_holm", "counted_p_holm"): "p (Holm)", ("seen_low", "unseen_low"): "95 %"}.items():
+    HEADERS |= dict.fromkeys(_same, _header)
 
 
 def as_text(table: pd.DataFrame) -> pd.DataFrame:

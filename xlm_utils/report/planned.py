@@ -198,14 +198,6 @@ def column_differences(study: Study) -> pd.DataFrame:
     return captioned(frame, "column_differences", general=study.label(general), resamples=paired.RESAMPLES)
 
 
-def one_item(study: Study, dataset: str, item: int) -> pd.DataFrame:
-    """One item of a data set through every model that has answered it: index model; prediction, gold, score and the choices' log-probabilities."""
-    said = [(model, row) for model in study.models for row in read_jsonl(study.benchmarks_folder / f"{model}.samples.jsonl")]
-    rows = {row_label(study, model): row for model, row in said if (row["dataset"], row["item"]) == (dataset, item)}
-    shown = [{key: row[key] for key in ("prediction", "gold", "score")} | row.get("logprobs", {}) for row in rows.values()]
-    return pd.DataFrame(shown, pd.Index(rows, name="model"))
-
-
 def _items(study: Study) -> pd.DataFrame:
     """One row per item of the general model and the merges: model, dataset, item, score, gold, prediction; empty without samples."""
     models = (study.by_role("general"), *study.methods)

@@ -80,8 +80,8 @@ def preflight(study: Study, stages: Collection[str], here: bool = True, base_url
         attempt(lambda: _folder(study))
     elif needs_data and reachable:
         failures += _hub_data_sets(study)
-    for task, file in own_tasks(study).items() if "06" in numbers else ():
-        attempt(lambda task=task, file=file: f"task {task}: {len(load_own(task, file).eval_docs):,} items")
+    for task, found in own_tasks(study).items() if "06" in numbers else ():
+        attempt(lambda task=task, found=found: f"task {task}: {len(load_own(task, *found)[0].eval_docs):,} items")
     attempt(lambda: checks.cost(study, stages))
     if failures:
         raise StudyError("\n".join([f"{len(failures)} of the checks failed; nothing was downloaded or paid for", *failures]))
