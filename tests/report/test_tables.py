@@ -403,7 +403,7 @@ def test_an_item_is_read_where_a_trial_on_few_terms_has_its_benchmarks(tmp_path,
     monkeypatch.setenv("XLM_HOME", str(tmp_path))
     trial = open_study("demo", limit=4)
     assert trial.benchmarks_folder != trial.folder / "benchmarks"
-    row = {"dataset": "igakuqa", "item": 2, "prediction": "a", "gold": "b", "score": 0.0}
+    row = {"model": "japanese", "dataset": "igakuqa", "item": 2, "prediction": "a", "gold": "b", "score": 0.0}
     write_lines(trial.benchmarks_folder / "japanese.samples.jsonl", [row | {"item": 1}, row])
     assert planned._items(trial).loc[1, ["model", "item", "prediction", "gold"]].to_list() == ["japanese", 2, "a", "b"]
 
