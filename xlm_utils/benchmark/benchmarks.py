@@ -99,10 +99,10 @@ def answer(lm: LM, prepared: Prepared, datasets: Iterable[str], chat_template: b
     truncated, parts = getattr(lm, "truncated", None), {}
     for task_name, dataset in named.items():
         task, facts = prepared.tasks[dataset], prepared.facts[dataset]
-        metric, _, kept = next(key for key in output["results"][task_name] if "," in key and "_stderr" not in key).partition(",")  # "acc,none"
-        samples = [sample for sample in output["samples"][task_name] if sample["filter"] == kept]
-        rows = [{"dataset": dataset, **item_row(task, sample, metric, truncated)} for sample in samples]
-        result = {"column": COLUMN_OF.get(dataset, dataset), **dataset_result(rows, output["results"][task_name]), "shots": task.config.num_fewshot}
+        key, value = next(pair for pair in output["results"][task_name].items() if "," in pair[0] and "_stderr" not in pair[0])  # "acc,none"
+        samples = [sample for sample in output["samples"][task_name] if sample["filter"] == key.partition(",")[2]]
+        rows = [{"dataset": dataset, **item_row(task, sample, key.partition(",")[0], truncated)} for sample in samples]
+        result = {"column": COLUMN_OF.get(dataset, dataset), **dataset_result(rows, {key: value}), "shots": task.config.num_fewshot}
         parts[dataset] = {"result": result | {key: facts[key] for key in ("version", "of", "held_out")}, "rows": rows}
     return parts
 
@@ -182,8 +182,8 @@ def dataset_result(rows: list[dict], results: dict) -> dict:
     """
     from statsmodels.stats.proportion import proportion_confint
 
-    key = next(key for key in results if "," in key and "_stderr" not in key)  # "acc,none": metric, filter
-    metric, n, value = key.partition(",")[0], len(rows), float(results[key])
+    ((key, value),) = results.items()  # "acc,none": metric, filter
+    metric, n, value = key.partition(",")[0], len(rows), float(value)
     error, ends, chance = None, statistics.Interval(math.nan, math.nan), None if metric == "pearson" else 0.0
     if math.isnan(value):
         value = None
