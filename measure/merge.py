@@ -47,7 +47,7 @@ def preset(folder: Path, parents: dict[str, Path]) -> Path:
     import yaml
 
     study = yaml.safe_load((ROOT / "params" / "demo.yaml").read_text(encoding="utf-8"))
-    study.pop("why")  # earlier builds don't know it
+    del study["why"], study["repeats"]  # earlier builds don't know them
     for name, constituent in study["constituents"].items():
         constituent.pop("adapter", None)
         constituent.pop("tokens", None)

@@ -70,10 +70,8 @@ def save(fig: go.Figure, name: str, folder: Path) -> go.Figure:
 
     The page is small enough to commit because it holds no plotly.js (4.6 MB): it looks for ``plotly.min.js`` in the folder above, which is written
     here once and ignored by git, so the page works offline where it was made, and falls back on Plotly's CDN, so it works in a fresh clone. Pictures
-    of a figure that has not changed are kept.
-
-    A notebook that ends a cell with this shows the figure: interactive in JupyterLab and, where there is a Chrome, as a picture on GitHub too.
-    PLOTLY_RENDERER, where set, decides instead.
+    of a figure that has not changed are kept. A notebook that ends a cell with this shows the figure: interactive in JupyterLab and, where there is a
+    Chrome, as a picture on GitHub too. PLOTLY_RENDERER, where set, decides instead.
     """
     data, text = folder / f"{name}.json", fig.to_json()
     files = [folder / f"{name}.svg", folder / f"{name}.png", folder / "shown" / f"{name}.png"]

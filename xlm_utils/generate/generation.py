@@ -79,10 +79,8 @@ def define(study: Study, run: Run, table: pd.DataFrame, loaded: dict | None = No
     Finished batches of an earlier, killed run are kept; a finished run yields nothing. Two merges of one study with identical weights are generated
     once and copied, saying so; the expert's reference and its baseline are not, since whether they are the same is asked. A batch that the memory
     does not hold is halved, and so are the ones after it, saying so. ``loaded``: a dict that carries the loaded model from run to run, so that one
-    model is loaded once.
-
-    Yields rows: term_id, run, language, prompt, definition, tokens, finish, output_language, batch, batch_size (rows the batch was meant to have),
-    dtype. A StudyError: the backend or a chat template is missing, or one row alone is too large for the memory.
+    model is loaded once. Yields rows: term_id, run, language, prompt, definition, tokens, finish, output_language, batch, batch_size (rows the batch
+    was meant to have), dtype. A StudyError: the backend or a chat template is missing, or one row alone is too large for the memory.
     """
     languages = (study.source.code, study.target.code)
     language_of("a", languages)  # one that can't be told is an error now, not after the first batch

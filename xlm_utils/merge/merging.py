@@ -5,21 +5,19 @@ from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from itertools import pairwise
+from functools import partial
+from itertools import chain, pairwise
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import yaml
 
 from xlm_utils.merge.methods import DTYPES, RECIPE, check_specification, parents, render, resolve, written_out
 from xlm_utils.models.constituents import locate, source
+from xlm_utils.models.libraries import Tensor
 from xlm_utils.models.vocabularies import own_rows, token_tensors
 from xlm_utils.models.weights import FLOATING, Tensors, eos_ids, read_config, read_tokenizer, spell_rope_twice
 from xlm_utils.study import Step, Study, StudyError, digest, pick_device, read_manifest, relative, write_text
-
-if TYPE_CHECKING:
-    import torch
 
 TOGETHER, BEHIND = 20, 1 << 29  # merges in one pass over the parents; bytes that may be read ahead, and of results that may wait to be written
 
@@ -27,9 +25,7 @@ TOGETHER, BEHIND = 20, 1 << 29  # merges in one pass over the parents; bytes tha
 def merge(study: Study, name: str, values: Mapping[str, float] | None = None) -> Path:
     """Merge by a card and return the folder of the result; a merge that exists is not made again.
 
-    The general model donates config, tokenizer, chat template and generation config.
-
-    A StudyError: the card, the values or the parents don't fit, or the result holds NaN or Inf.
+    The general model donates config, tokenizer, chat template and generation config. A StudyError: what is asked does not fit, or makes NaN or Inf.
     """
     return merge_many(study, [name], {name: values or {}})[0]
 
@@ -51,9 +47,8 @@ def merge_many(study: Study, names: Sequence[str], values: Mapping[str, Mapping[
         for name in sorted(merges):  # in one order in every process, or two could wait for each other
             locks.enter_context(merges[name][0])
         due = [name for name, (step, *_) in merges.items() if not step.done]
-        for name in merges:
-            if name not in due:
-                print(f"{name}: already merged from the same parents with the same parameters")
+        for name in (name for name in merges if name not in due):
+            print(f"{name}: already merged from the same parents with the same parameters")
         for first in range(0, len(due), TOGETHER):
             _merge(study, {name: merges[name] for name in due[first : first + TOGETHER]}, values)
     return [merges[name][0].path for name in names]
@@ -73,10 +68,10 @@ def _merge(study: Study, merges: Mapping[str, tuple[Step, dict, dict[str, Path]]
     for named, merged in dict.fromkeys((tuple(folders), tuple(e["model"] for e in config["models"])) for _, config, folders in merges.values()):
         comparable({name: every[name] for name in named}, merged)
     tensors = {folder.resolve(): Tensors(folder) for folder in every.values()}
-    shapes, waiting, odd, dressed = tensors[donor.resolve()].shapes, deque(), [], None
+    shapes, waiting, odd = tensors[donor.resolve()].shapes, deque(), []
     chunked.forget()
 
-    def read(tensor: str) -> dict[Path, "torch.Tensor"]:
+    def read(tensor: str) -> dict[Path, Tensor]:
         return {folder: parent.read(tensor) for folder, parent in tensors.items()}
 
     with ExitStack() as stack:
@@ -92,13 +87,19 @@ def _merge(study: Study, merges: Mapping[str, tuple[Step, dict, dict[str, Path]]
         for tensor, following in pairwise([*shapes, None]):
             stored = (ahead or reader.submit(read, tensor)).result()
             ahead = reader.submit(read, following) if following and 2 * len(tensors) * prod(shapes[following]) <= BEHIND else None
-            for name, plan in plans.items():
-                merged = plan(tensor, stored.__getitem__).cpu()
+            few = len(plans) * 2 * prod(shapes[tensor]) <= BEHIND
+            beside, alone = ([name for name, plan in plans.items() if (plan.bare and few) == bare] for bare in (True, False))
+            made = partial(lambda tensor, stored, name: plans[name](tensor, stored.__getitem__).cpu(), tensor, stored)
+            for name, merged in chain(zip(beside, chunked.each(made, beside), strict=True), ((name, made(name)) for name in alone)):
                 waiting.append((writers[name].put(tensor, merged), merged.nbytes))
                 while sum(size for _, size in waiting) > BEHIND:
                     waiting.popleft()[0].result()
             chunked.forget()
-            del stored, merged  # before the next are read: an embedding of 8B has a GiB in every parent
+            del stored, merged, made  # before the next are read: an embedding of 8B has a GiB in every parent
+        first, *others = (step.partial for step, *_ in merges.values())
+        _dress(first, donor)  # while the last tensors are written
+        for other in others:
+            shutil.copytree(first, other, ignore=shutil.ignore_patterns("*.safetensors*"), dirs_exist_ok=True)
         while waiting:
             waiting.popleft()[0].result()
         for name, (step, config, folders) in merges.items():
@@ -106,13 +107,8 @@ def _merge(study: Study, merges: Mapping[str, tuple[Step, dict, dict[str, Path]]
             if writers[name].odd:
                 odd.append(f"method {name}: the merged tensor {writers[name].odd} holds NaN or Inf")
                 continue
-            if dressed:
-                shutil.copytree(dressed, step.partial, ignore=shutil.ignore_patterns("*.safetensors*"), dirs_exist_ok=True)
-            else:
-                _dress(step.partial, donor)
             _note(step, config, folders, values.get(name, {}))
             step.finish(hashes, weights_sha256=list(hashes.values()), device=device, sources={parent: source(study, parent) for parent in folders})
-            dressed = step.path
             print(f"{name}: merged into {relative(step.path)}")
     if odd:
         raise StudyError(odd[0])

@@ -141,13 +141,11 @@ def parents(study: Study, config: dict) -> dict[str, Path]:
 def written_out(study: Study, config: dict, folders: Mapping[str, Path]) -> dict:
     """A rendered configuration with MergeKit's values in the place of three kinds of others; by layer they are gradients with as many points.
 
-    ``{bottom: b, transition: t, top: p, inside: v}`` is 0 in the first b and the last p layers and v between them, v / 2 in the
-    t layers on either side. A count below 1 is that share of the layers, rounded down; a list v is a value for each of as many
-    groups of layers, nearly equal in size. ``{larger: name}``, under a filter, is 1 in the layers where that model's task vector in
-    the filter's tensors, over its own mean of all layers, is the largest of the configuration's models, and 0 elsewhere.
-    ``{language: source or target, terms: n}`` is a JSON list of the texts of n terms (``_texts``).
-
-    A StudyError: more layers are counted than there are, a count is a list, or there are no texts.
+    ``{bottom: b, transition: t, top: p, inside: v}`` is 0 in the first b and the last p layers and v between them, v / 2 in the t layers on either
+    side. A count below 1 is that share of the layers, rounded down; a list v is a value for each of as many groups of layers, nearly equal in size.
+    ``{larger: name}``, under a filter, is 1 in the layers where that model's task vector in the filter's tensors, over its own mean of all layers, is
+    the largest of the configuration's models, and 0 elsewhere. ``{language: source or target, terms: n}`` is a JSON list of the texts of n terms
+    (``_texts``). A StudyError: more layers are counted than there are, a count is a list, or there are no texts.
     """
     sizes = cache(lambda where: {entry["model"]: _sizes(folders[entry["model"]], folders[config["base_model"]], where) for entry in config["models"]})
 

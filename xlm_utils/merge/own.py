@@ -105,8 +105,7 @@ def forget() -> None:
     linear_layers.cache_clear()
 
 
-def _gram(read: torch.Tensor, alpha: float) -> torch.Tensor:
-    """Mean product of the inputs' entries over tokens, those off the diagonal times alpha; shape (inputs, inputs)."""
+def _gram(read: torch.Tensor, alpha: float) -> torch.Tensor:  # (inputs, inputs): mean products over tokens, off the diagonal times alpha
     read = read.double()
     return (read.T @ read).div_(len(read)).mul_(torch.eye(read.shape[1], dtype=read.dtype).mul_(1 - alpha).add_(alpha))
 

@@ -51,9 +51,10 @@ class Plan:
         self.base = folders[config["base_model"]].resolve()
         self.inputs = {folders[entry["model"]].resolve(): entry.get("parameters", {}) for entry in config["models"]}
         self.inputs.setdefault(self.base, {})  # a base that is none of the models comes last
-        self._shared, self._seed, self.state = config["parameters"], seed or 0, None
+        self._shared, self._seed, self._states = config["parameters"], seed or 0, []
         self._name, self._method = config["merge_method"], get(config["merge_method"])
-        self._faster = chunked.FASTER.get(self._name) if device == "cpu" else None
+        self._faster = device == "cpu" and self._name in chunked.FASTER
+        self.bare = self._faster and seed is None  # it may be called beside others: what draws shares torch's generators, and counts on its threads
         self._donor, self._own = next(iter(folders.values())).resolve(), own_rows([folders[entry["model"]] for entry in config["models"]])
         self._device = device if self._method.spec.uses_accelerator else "cpu"
         self._layers = 1 + max((int(found[1]) for found in map(LAYER.search, names) if found), default=-1)
@@ -62,20 +63,19 @@ class Plan:
         """The merged tensor in the dtype of the result, on the device; ``stored`` gives a parent's."""
         entries = [TensorEntry(id=folder, tensor=stored(folder).to(self._device), is_base=folder == self.base) for folder in self.inputs]
         group, out = TensorGroup(tuple(entries), TensorMetadata(name=name)), getattr(torch, DTYPES["out_dtype"])
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.no_grad():
-            generators = [torch.default_generator, *torch.cuda.default_generators]
-            if self.state is None:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count()), enabled=not self.bare), torch.no_grad():
+            generators = [] if self.bare else [torch.default_generator, *torch.cuda.default_generators]
+            if generators and not self._states:
                 torch.manual_seed(self._seed)
-            else:
-                for generator, state in zip(generators, self.state, strict=True):
-                    generator.set_state(state)
+            for generator, state in zip(generators, self._states, strict=False):
+                generator.set_state(state)
             if self._faster:
-                merged = self._faster(self._name, group, self.parameters(name)).to(out)
+                merged = chunked.merge(self._name, group, self.parameters(name)).to(out)
             else:
                 (merged,) = self._method((group,), parameters=self.parameters(name), dtype=getattr(torch, DTYPES["dtype"]), out_dtype=out)
             if rows := self._own.get(name):  # SLERP would stretch them, and a task vector move them
                 merged = merged.index_copy(0, rows := torch.tensor(rows, device=merged.device), stored(self._donor).to(merged)[rows])
-            self.state = [generator.get_state() for generator in generators]
+            self._states = [generator.get_state() for generator in generators]
         return merged
 
     def parameters(self, name: str) -> dict[str, Any]:

@@ -7,12 +7,10 @@ from hashlib import sha256
 from importlib import metadata
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    import torch
+from xlm_utils.models.libraries import Tensor, torch
 
 SHARD = 5_000_000_000  # bytes of tensors in a file, as MergeKit has it
 PIECE = 1 << 20  # bytes that are checked, hashed and written while they are in the CPU's cache
@@ -36,10 +34,8 @@ class Writer:
             index = {"metadata": about, "weight_map": {name: file for file, shard in zip(files, shards, strict=True) for name in shard}}
             (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
 
-    def put(self, name: str, tensor: "torch.Tensor") -> Future:
+    def put(self, name: str, tensor: Tensor) -> Future:
         """Hand over the next tensor, which must stay as it is until the future is done; an OSError there: the disk is full."""
-        import torch
-
         return self.thread.submit(self._write, name, memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
 
     def _write(self, name: str, data: memoryview) -> None:

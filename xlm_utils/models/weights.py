@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +108,7 @@ class Tensors:
     """
 
     def __init__(self, folder: Path):
-        files = {path: opened(path) for path in weight_files(folder)}
+        files, self._head = {path: opened(path) for path in weight_files(folder)}, cache(_head)
         self._path = {name: path for path, file in files.items() for name in file.keys() if not BUFFERS.search(name)}  # noqa: SIM118
         self._file = {name: files[path] for name, path in sorted(self._path.items())}
         about = {name: file.get_slice(name) for name, file in self._file.items()}
@@ -123,15 +124,20 @@ class Tensors:
 
     def read(self, name: str) -> Tensor:
         """A tensor in memory of its own: pages of a mapped file stay with the process for as long as it is open."""
-        with self._path[name].open("rb") as stream:
-            begin, end = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))[name]["data_offsets"]
-            data = torch.from_numpy(np.fromfile(stream, np.uint8, end - begin, offset=begin))
+        start, head = self._head(self._path[name])
+        begin, end = head[name]["data_offsets"]
+        data = torch.from_numpy(np.fromfile(self._path[name], np.uint8, end - begin, offset=start + begin))
         return data.view(self[name].dtype).view(self.shapes[name])
 
     @property
     def layers(self) -> int:
         """How many layers the tensors' names count."""
         return 1 + max((int(found[1]) for found in map(LAYER.search, self.shapes) if found), default=-1)
+
+
+def _head(file: Path) -> tuple[int, dict]:  # where its tensors begin, and where each lies from there on
+    with file.open("rb") as stream:
+        return 8 + (size := int.from_bytes(stream.read(8), "little")), json.loads(stream.read(size))
 
 
 def squared_distance(ours: Tensor, theirs: Tensor) -> float:

@@ -116,11 +116,9 @@ def published_differences(study: Study, table: pd.DataFrame) -> pd.DataFrame:
 def load_scores(study: Study) -> pd.DataFrame:
     """All scores of a study, one row per judge, reference, run and term, with the columns of ``terms.csv``.
 
-    ``score`` is NaN wherever ``status`` is not ``ok``; a term without a row gets status ``not judged``. ``unusable`` says why
-    an output is no definition (``generate.usable``; "" where it is one, or not there to look at); ``counted`` is the score with those at 0
-    where they were judged; ``written`` its language ("" where not known).
-
-    A StudyError: there are no scores, or a file is not of this study's terms.
+    ``score`` is NaN wherever ``status`` is not ``ok``; a term without a row gets status ``not judged``. ``unusable`` says why an output is no
+    definition (``generate.usable``; "" where it is one, or not there to look at); ``counted`` is the score with those at 0 where they were judged;
+    ``written`` its language ("" where not known). A StudyError: there are no scores, or a file is not of this study's terms.
     """
     folder = study.folder / "scores"
     there, known = sorted(folder.glob("*/*.jsonl")), row_order(study)

@@ -191,14 +191,12 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 def prediction_powered(people: Sequence[float], judge: Sequence[float], clusters: Sequence | None = None) -> dict:
     """Mean of people's values over all terms: λ·mean(judge) over all + mean(people − λ·judge) over the rated ones; arrays of shape (terms,).
 
-    λ from 0 to 1 makes the cluster-robust variance smallest; a judge that tells nothing gets 0, which leaves people's mean. Intervals are
-    Student's, with as many degrees of freedom as clusters are rated, less what is estimated (the mean, λ): they hold however biased the judge is
-    (Angelopoulos et al. 2023, Science 382, 669–674, tuned as in PPI++: Angelopoulos, Duchi & Zrnic 2023, arXiv 2311.01453).
-
-    ``people``, ``judge``: of two models, the paired differences; NaN where people did not rate, at random. Without the judge's, a term is left out.
-    ``clusters``: what each term belongs to; None: alone.
-
-    Returns n, n_rated, difference (the mean), low, high, p (that it is 0), lambda, classical_low and classical_high (people alone), reason.
+    λ from 0 to 1 makes the cluster-robust variance smallest; a judge that tells nothing gets 0, which leaves people's mean. Intervals are Student's,
+    with as many degrees of freedom as clusters are rated, less what is estimated (the mean, λ): they hold however biased the judge is (Angelopoulos
+    et al. 2023, Science 382, 669–674, tuned as in PPI++: Angelopoulos, Duchi & Zrnic 2023, arXiv 2311.01453). ``people``, ``judge``: of two models,
+    the paired differences; NaN where people did not rate, at random. Without the judge's, a term is left out. ``clusters``: what each term belongs
+    to; None: alone. Returns n, n_rated, difference (the mean), low, high, p (that it is 0), lambda, classical_low and classical_high (people alone),
+    reason.
     """
     judge = np.asarray(judge, float)
     known = ~np.isnan(judge)

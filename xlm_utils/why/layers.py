@@ -101,14 +101,12 @@ def first_tokens(tokenizer: PreTrainedTokenizerBase, word: str) -> set[int]:
 def read(study: Study, names: list[str], table: pd.DataFrame, texts: dict[str, list[str]]) -> pd.DataFrame:
     """Readings of some models, kept as ``why/<model>.jsonl``; a model is loaded only where they are not there.
 
-    ``table``: terms, with the columns term_id, term and translation; ``texts``: code of the source and of the target language → texts.
-
-    Returns model, reading, item, layer (from 1), value. Readings, with the languages' codes: ``lens ja en``: at the last token of the term asked in
-    Japanese, the probability of the English name's first token; no rows for a term without first tokens of its own in both languages. ``meet``: 1
-    where the two names are each other's nearest neighbours, else 0. ``from <parent>``: distance from the expert's states of a text in the source
-    language, from the general model's of one in the target language; at its last token alone where the parents' tokens differ.
-
-    A StudyError: a model is not there, or its layers can't be read.
+    ``table``: terms, with the columns term_id, term and translation; ``texts``: code of the source and of the target language → texts. Returns model,
+    reading, item, layer (from 1), value. Readings, with the languages' codes: ``lens ja en``: at the last token of the term asked in Japanese, the
+    probability of the English name's first token; no rows for a term without first tokens of its own in both languages. ``meet``: 1 where the two
+    names are each other's nearest neighbours, else 0. ``from <parent>``: distance from the expert's states of a text in the source language, from the
+    general model's of one in the target language; at its last token alone where the parents' tokens differ. A StudyError: a model is not there, or
+    its layers can't be read.
     """
     parents = {study.by_role("expert"): study.source.code, study.by_role("general"): study.target.code}
     words = {study.source.code: list(table["term"]), study.target.code: list(table["translation"])}

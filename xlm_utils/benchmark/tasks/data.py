@@ -67,10 +67,8 @@ def load(name: str, path: str, files: dict, needs: list, config: str | None = No
     """Rows of one data set as the harness wants them, which hands over more than is used; ``name`` picks the schema.
 
     Of a local ``data_dir`` they are the ``files`` (split → name; a split outside ``needs`` may be missing), else of the hub's repository ``path`` in
-    its configuration ``config``, or ``raw`` files of it (split → name) where it is no loadable data set.
-
-    Returns a ``datasets.DatasetDict`` with one checked ``datasets.Dataset`` per split found. A DataError: one sentence that names the data set, the
-    file and line, and where to get a good copy.
+    its configuration ``config``, or ``raw`` files of it (split → name) where it is no loadable data set. Returns a ``datasets.DatasetDict`` with one
+    checked ``datasets.Dataset`` per split found. A DataError: one sentence that names the data set, the file and line, and where to get a good copy.
     """
     found = {}
     source = _from_folder(name, path, files, needs, raw or {}, data_dir) if data_dir else _from_hub(name, path, files, needs, config, raw)
