@@ -1,9 +1,9 @@
 """The whole `paper` run on random siblings of Llama-3-8B's shape: seconds and peak memory a stage, extrapolated to the full study.
 
     python measure/paper_gpu.py --scratch FOLDER                    # on a GPU: 48 GB of siblings, 96 GB of merges in the folder
-    python measure/paper_gpu.py --scratch FOLDER --shape pico       # the same code at a size for any machine
+    python measure/paper_gpu.py --scratch FOLDER --shape pico --items 2 --tokens 16      # the same code at a size for any machine
 
-The real pipeline runs the real notebooks on the demo's terms (24) and item sets (20 items each), with all six methods and
+The real pipeline runs the real notebooks on the demo's terms (24) and item sets (20 items each, if not told otherwise), with all six methods and
 the paper's judges at the loopback address; the search tries four candidates of the paper's 200. What random weights write is
 noise and never stops by itself, so every definition has all its tokens. Seconds without a model (start-up, judges' limits) are
 not told apart: the extrapolation of a stage multiplies the whole of it, an upper bound. Generation against the bandwidth bound
@@ -30,16 +30,16 @@ sys.path.insert(0, str(ROOT))
 
 from tests.support.loopback import Loopback
 
-CANDIDATES, TERMS, ITEMS = 4, 24, 20
+CANDIDATES, TERMS = 4, 24
 SETS = 12  # data sets of the demo
-FULL = {"04_generate": 1782 / TERMS, "05_judge": 1782 / TERMS, "06_benchmark": 25_795 / (ITEMS * SETS)}  # the published study's size over this run's
+FULL = {"04_generate": 1782, "05_judge": 1782, "06_benchmark": 25_795}  # terms, and items a model, of the published study
 STAGES = ("01_curate", "02_translate", "03_merge", "04_generate", "05_judge", "06_benchmark", "07_figures")
 
 
-def preset(folder: Path, parents: dict[str, Path], candidates: int, tokens: int) -> Path:
+def preset(folder: Path, parents: dict[str, Path], candidates: int, tokens: int, items: int) -> Path:
     """The demo's terms and items under the paper's methods, judges and settings, over the parents in these folders."""
     study, paper = (yaml.safe_load((ROOT / "params" / f"{name}.yaml").read_text(encoding="utf-8")) for name in ("demo", "paper"))
-    for key in ("transfer", "sweep", "proxy"):
+    for key in ("transfer", "sweep", "proxy", "why"):
         study.pop(key, None)
     for name, constituent in study["constituents"].items():
         for key in ("adapter", "tokens"):
@@ -50,7 +50,7 @@ def preset(folder: Path, parents: dict[str, Path], candidates: int, tokens: int)
     study["translation"]["reviewed"] = str(ROOT / study["translation"]["reviewed"])
     study["generation"] = {"max_new_tokens": tokens, "chat_template": False}
     study["benchmarks"] = {
-        "items": ITEMS,
+        "items": items,
         "data_dir": str(ROOT / study["benchmarks"]["data_dir"]),
         "ending": "-demo",
         "sets": study["benchmarks"]["sets"],
@@ -95,6 +95,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="8b")
     parser.add_argument("--scratch", type=Path, required=True)
     parser.add_argument("--tokens", type=int, default=256, help="of a definition")
+    parser.add_argument("--items", type=int, default=20, help="of a data set")
     options = parser.parse_args()
     import pandas as pd
 
@@ -106,7 +107,7 @@ def main() -> None:
     folder = options.scratch.resolve() / f"paper_{options.shape}"
     shutil.rmtree(folder / "runs", ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    file = preset(folder, siblings(options.shape, SHAPES[options.shape][1], folder / "parents"), CANDIDATES, options.tokens)
+    file = preset(folder, siblings(options.shape, SHAPES[options.shape][1], folder / "parents"), CANDIDATES, options.tokens, options.items)
     peaks, started = Peaks(), dict[str, float]()
     with ExitStack() as stack:
         openai, gemini = (stack.enter_context(Loopback()) for _ in range(2))
@@ -130,10 +131,12 @@ def main() -> None:
         sys.exit("the run failed; its files are kept in the scratch folder")
     ends = [*list(started.values())[1:], ended]
     table = pd.DataFrame({"s": [end - start for start, end in zip(started.values(), ends, strict=True)]}, index=list(started))
-    table["full study h"] = [seconds * FULL.get(stage, 1) / 3600 for stage, seconds in table["s"].items()]
+    asked = {"04_generate": TERMS, "05_judge": TERMS, "06_benchmark": options.items * SETS}
+    table["full study h"] = [seconds * FULL.get(stage, 1) / asked.get(stage, 1) / 3600 for stage, seconds in table["s"].items()]
     table["GiB resident"], table["GiB on the GPU"] = pd.Series(peaks.memory), pd.Series(peaks.gpu)
     calls = len(openai.prompts) + len(gemini.prompts)
-    print(f"\n{options.shape} on {device} ({reason}), {TERMS} terms, {ITEMS} items a data set, {CANDIDATES} candidates, {calls} calls of two judges")
+    size = f"{TERMS} terms, {options.items} items a data set, {CANDIDATES} candidates"
+    print(f"\n{options.shape} on {device} ({reason}), {size}, {calls} calls of two judges")
     print(table.round(3).to_string())
     print(f"03_merge has {CANDIDATES} candidates where the paper's has 200; its hours hold for the six merges, not for the search")
 
