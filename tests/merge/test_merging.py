@@ -250,6 +250,26 @@ def test_slerp_is_mergekit_s_on_one_thread_on_however_many(shape, near):
         torch.set_num_threads(threads)
 
 
+@pytest.mark.parametrize("normalize", [True, False])
+def test_task_arithmetic_is_mergekit_s_normalised_or_not_and_knows_no_density(normalize):
+    from mergekit.merge_methods.base import PerInputValues, TensorEntry, TensorGroup, TensorMetadata
+    from mergekit.merge_methods.registry import get
+
+    from xlm_utils.merge import chunked
+
+    draw = torch.Generator().manual_seed(1)
+    base = torch.randn(300, 50, generator=draw).to(torch.bfloat16)
+    base[0] = -0.0
+    models = [base.clone(), (base.float() + torch.randn(300, 50, generator=draw)).to(torch.bfloat16)]  # one of them is the base's own
+    entries = [TensorEntry(id=str(n), tensor=tensor, is_base=n == 2) for n, tensor in enumerate([*models, base])]
+    group = TensorGroup(tuple(entries), TensorMetadata(name="w"))
+    shared = {"normalize": normalize, "rescale": False, "lambda": 0.7, "int8_mask": False}
+    values = shared | {"weight": PerInputValues([("0", 0.5), ("1", -0.3)]), "density": PerInputValues([("0", 0.5), ("1", 0.5)])}
+    (expected,) = get("task_arithmetic")((group,), parameters=values, dtype=torch.float32, out_dtype=torch.bfloat16)
+    chunked.forget()
+    assert torch.equal(chunked.merge("task_arithmetic", group, values).view(torch.int16), expected.view(torch.int16))
+
+
 def test_masks_are_those_that_torch_draws():
     from xlm_utils.merge import chunked
 
