@@ -270,6 +270,39 @@ def test_task_arithmetic_is_mergekit_s_normalised_or_not_and_knows_no_density(no
     assert torch.equal(chunked.merge("task_arithmetic", group, values).view(torch.int16), expected.view(torch.int16))
 
 
+@pytest.mark.parametrize("method", ["linear", "slerp", "task_arithmetic", "ties", "dare_ties"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("weight", [0.5, -0.5])
+def test_a_merge_has_mergekit_s_bits_and_leaves_the_parents_as_they_are(method, dtype, weight):
+    from mergekit.merge_methods.base import PerInputValues, TensorEntry, TensorGroup, TensorMetadata
+    from mergekit.merge_methods.registry import get
+
+    from xlm_utils.merge import chunked
+
+    draw, threads, pair = torch.Generator().manual_seed(1), torch.get_num_threads(), method in ("linear", "slerp")
+    base = torch.randn(301, 50, generator=draw)
+    base[::5] = -0.0
+    tensors = [(base + 0.1 * torch.randn(301, 50, generator=draw) * (torch.rand(301, 50, generator=draw) < 0.9)).to(dtype) for _ in range(2)]
+    tensors, before = [*tensors, base.to(dtype)], [tensor.clone() for tensor in (*tensors, base.to(dtype))]
+    entries = [TensorEntry(id=number, tensor=tensor, is_base=number == (0 if pair else 2)) for number, tensor in enumerate(tensors)]
+    group = TensorGroup(tuple(entries[:2] if pair else entries), TensorMetadata(name="w"))
+    each = {"weight": PerInputValues([(0, weight), (1, 0.8 * weight)]), "density": PerInputValues([(0, 0.5), (1, 0.7)])}
+    values = each | {"normalize": False, "rescale": method == "dare_ties", "lambda": 1.0, "int8_mask": False}
+    values = {"linear": {"weight": each["weight"], "normalize": True}, "slerp": {"t": 0.3}}.get(method, values)
+    try:
+        torch.set_num_threads(1)
+        torch.manual_seed(7)
+        (expected,) = get(method)((group,), parameters=values, dtype=torch.float32, out_dtype=torch.bfloat16)
+        torch.manual_seed(7)
+        chunked.forget()
+        merged = chunked.merge(method, group, values).to(torch.bfloat16)
+    finally:
+        torch.set_num_threads(threads)
+    if (method, dtype) != ("ties", torch.bfloat16):  # changes that tie at the threshold, which MergeKit does not keep in order
+        assert torch.equal(merged.view(torch.int16), expected.view(torch.int16))
+    assert all(torch.equal(tensor, old) for tensor, old in zip(tensors, before, strict=True))
+
+
 def test_masks_are_those_that_torch_draws():
     from xlm_utils.merge import chunked
 

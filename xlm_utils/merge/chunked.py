@@ -51,10 +51,10 @@ def slerp(method: str, group: TensorGroup, parameters: dict) -> Callable[[slice]
 
     lengths = (over(partial(torch.linalg.vector_norm, dim=1, keepdim=True), own) for own in pair)
     ours, theirs = (torch.where((norm := torch.linalg.vector_norm(parts, dim=0)) > 1e-8, norm, 1) for parts in lengths)
-    dot = over(lambda one, other: one.float().div_(ours).mul_(other.float().div_(theirs)).sum(dim=1, keepdim=True), *pair).sum(dim=0).clamp(-1, 1)
+    dot = over(lambda one, other: (one / ours).mul_(other / theirs).sum(dim=1, keepdim=True), *pair).sum(dim=0).clamp(-1, 1)
     theta = torch.acos(torch.where(linear := dot.abs() > 0.9995, 0, dot))
     ours, theirs = (torch.where(linear, share, torch.sin(share * theta) / torch.sin(theta)) for share in (1 - t, t))
-    return lambda part: pair[0][:, part].float().mul_(ours).add_(pair[1][:, part].float().mul_(theirs))[0]
+    return lambda part: (pair[0][:, part].float() * ours).add_(pair[1][:, part].float() * theirs)[0]
 
 
 def consensus(method: str, group: TensorGroup, parameters: dict) -> Callable[[slice], torch.Tensor] | None:
@@ -86,7 +86,7 @@ def consensus(method: str, group: TensorGroup, parameters: dict) -> Callable[[sl
             for change in changes:
                 change.view(signs).bitwise_xor_(sign)
                 change.clamp_(min=0)  # what disagrees becomes 0
-            change = changes[0].clone() if parameters["normalize"] else changes[0]
+            change = changes[0] + 0 if parameters["normalize"] or least <= 0 else changes[0]  # never -0, as MergeKit's sum
             for other in changes[1:]:
                 change.add_(other)
             if parameters["normalize"]:
