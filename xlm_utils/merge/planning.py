@@ -67,7 +67,7 @@ class Plan:
             generators = [] if self.bare else [torch.default_generator, *torch.cuda.default_generators]
             if generators and not self._states:
                 torch.manual_seed(self._seed)
-            for generator, state in zip(generators, self._states, strict=False):
+            for generator, state in zip(generators, self._states, strict=bool(self._states)):
                 generator.set_state(state)
             if self._faster:
                 merged = chunked.merge(self._name, group, self.parameters(name)).to(out)
