@@ -2,9 +2,11 @@
 
 import json
 import shutil
+import weakref
 
 import pytest
 import torch
+import transformers
 
 from tests.conftest import pico_tokenizer
 from xlm_utils import models
@@ -42,6 +44,21 @@ def writing(request, pico_study):
     assert longest + max(places[stop]) > 64, "and that outlast the pico Gemma's sliding window"
     model.generation_config.eos_token_id = [stop, 1]
     return model, tokenizer
+
+
+def test_a_model_that_holds_on_to_itself_is_gone_before_the_next_is_loaded(pico_study, monkeypatch):
+    """As one whose hooks hold it, over several devices, or whose first imports' frames do: two of 8B would not fit."""
+    study = pico_study("llama")
+    before, *_ = models.load(study, "japanese")
+    before.__dict__["hook"] = [before]
+    there = weakref.ref(before)
+    del before
+    assert there() is not None, "or nothing is tested"
+    gone = []
+    whole = transformers.AutoModelForCausalLM.from_pretrained
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", lambda *a, **k: gone.append(there() is None) or whole(*a, **k))
+    models.load(study, "expert")
+    assert gone == [True]
 
 
 def test_a_row_s_text_is_the_same_alone_and_in_any_batch(writing):

@@ -54,9 +54,7 @@ def number(value: object, column: str) -> str:
 def _marks(values: pd.Series, column: str, ranked: np.ndarray) -> dict[str, str]:
     """Printed number → tag, for the best and the worst of the ranked rows; nothing where all print the same."""
     shown = {number(value, column): value for value, counts in zip(values, ranked, strict=True) if counts and pd.notna(value)}
-    if len(shown) < 2:
-        return {}
-    return {max(shown, key=shown.__getitem__): "b", min(shown, key=shown.__getitem__): "u"}
+    return {} if len(shown) < 2 else {max(shown, key=shown.__getitem__): "b", min(shown, key=shown.__getitem__): "u"}
 
 
 def _cells(frame: pd.DataFrame, group: str, column: str, ranked: np.ndarray) -> list[str]:

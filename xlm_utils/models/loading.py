@@ -1,5 +1,6 @@
 """From a folder of weights to a loaded model that decodes greedily and knows where to stop; rows that have finished leave their batch."""
 
+import gc
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -54,6 +55,8 @@ def load(study: Study, name: str, dtype: str = "") -> tuple[PreTrainedModel, Pre
     the reasons.
     """
     quiet()
+    gc.get_freeze_count() or gc.freeze()  # what was there before any model is no garbage
+    gc.collect()  # but the model before may be, if frames of its imports or hooks for its devices hold it
     folder = locate(study, name)
     device, device_reason = pick_device()
     dtype, dtype_reason = (dtype, "asked for") if dtype else pick_dtype(study, device)

@@ -48,9 +48,7 @@ def describe(scores: Sequence[float], status: Sequence[str] | None = None) -> di
 
 def too_little(values: np.ndarray, what: str) -> str:
     """Why no interval or test can be had from these values, or an empty string."""
-    if len(values) < 2:
-        return f"fewer than two {what}s"
-    return f"all {len(values)} {what}s are equal" if np.ptp(values) == 0 else ""
+    return f"fewer than two {what}s" if len(values) < 2 else f"all {len(values)} {what}s are equal" if np.ptp(values) == 0 else ""
 
 
 def mean_interval(values: Sequence[float], seed: int = 0, what: str = "score") -> Interval:
