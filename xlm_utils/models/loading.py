@@ -55,8 +55,8 @@ def load(study: Study, name: str, dtype: str = "") -> tuple[PreTrainedModel, Pre
     the reasons.
     """
     quiet()
-    gc.get_freeze_count() or gc.freeze()  # what was there before any model is no garbage
-    gc.collect()  # but the model before may be, if frames of its imports or hooks for its devices hold it
+    gc.collect()  # the model before, if frames of its imports or hooks for its devices hold it
+    gc.freeze()  # what is left is no garbage, and to look at it again takes a second
     folder = locate(study, name)
     device, device_reason = pick_device()
     dtype, dtype_reason = (dtype, "asked for") if dtype else pick_dtype(study, device)
