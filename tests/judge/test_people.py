@@ -360,7 +360,7 @@ def test_the_page_keeps_what_was_rated_and_exports_what_the_reader_takes(study, 
         browser = Browser(tmp_path / "chrome")
         browser.call("Page.enable")
         browser.call("Page.navigate", url=(folder / "round1.html").as_uri())
-        for _ in range(100):
+        for _ in range(300):
             if browser.js("return document.readyState === 'complete' && location.protocol === 'file:'"):
                 return browser
             time.sleep(0.1)
@@ -389,7 +389,7 @@ def test_the_page_keeps_what_was_rated_and_exports_what_the_reader_takes(study, 
     assert browser.js("return performance.getEntriesByType('resource').length") == 0  # nothing is fetched
     browser.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(downloads))
     browser.js("document.getElementById('export').click()")
-    for _ in range(100):
+    for _ in range(300):
         if list(downloads.glob("*.csv")):
             break
         time.sleep(0.1)
