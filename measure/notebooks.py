@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     builds = {"before": options.before.resolve(), "now": ROOT}
-    names = sorted(path.stem for path in (ROOT / "notebooks").glob("0[1-8]_*.ipynb"))
+    names = sorted(path.stem for path in (ROOT / "notebooks").glob("0[1-9]_*.ipynb"))
     taken: dict[tuple[str, str], list] = {}
     os.environ |= {"XLM_SMOKE": "1", "XLM_CACHE": os.environ.get("XLM_CACHE", str(ROOT / "data" / "cache"))}
     for _ in range(options.repeats):

@@ -33,7 +33,7 @@ from tests.support.loopback import Loopback
 CANDIDATES, TERMS = 4, 24
 SETS = 12  # data sets of the demo
 FULL = {"04_generate": 1782, "05_judge": 1782, "06_benchmark": 25_795}  # terms, and items a model, of the published study
-STAGES = ("01_curate", "02_translate", "03_merge", "04_generate", "05_judge", "06_benchmark", "07_figures", "08_why")
+STAGES = sorted(path.stem for path in (ROOT / "notebooks").glob("0[1-9]_*.ipynb"))
 
 
 def preset(folder: Path, parents: dict[str, Path], candidates: int, tokens: int, items: int) -> Path:

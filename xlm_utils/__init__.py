@@ -6,4 +6,4 @@ Importing the package is cheap; each file imports its heavy libraries where it u
 import gc
 
 __version__ = "0.1.0"
-gc.set_threshold(*gc.get_threshold()[:2], 1000)  # a million objects of libraries and data are no garbage; to look took a quarter of a notebook's time
+gc.set_threshold(*gc.get_threshold()[:2], 1000)  # 700,000 objects of libraries and data are no garbage; to look took a third of a notebook's time
