@@ -78,7 +78,12 @@ def test_gold_log_probability_and_errors_are_worked_out_by_hand(item_study):
     assert result["datasets"]["jcsts"]["stderr"] == pytest.approx(0, abs=1e-6)
     halves = [{"score": float(i % 2), "truncated": False} for i in range(4)]
     assert benchmarks.dataset_result(halves, {"acc,none": 0.5})["stderr"] == pytest.approx(math.sqrt(1 / 3) / 2)
-    assert benchmarks.dataset_result(halves, {"pearson,none": 0.6})["stderr"] == pytest.approx(math.sqrt(0.64 / 2))
+    pairs = [{"prediction": x, "gold": y, "truncated": False} for x, y in zip((1, 2, 3, 4, 5), (2, 1, 4, 3, 5), strict=True)]
+    similarity = benchmarks.dataset_result(pairs, {"pearson,none": 0.8})
+    assert similarity["stderr"] == pytest.approx(math.sqrt(0.36 / 3))
+    ends = [math.tanh(math.atanh(0.8) + side * 1.959964 / math.sqrt(2)) for side in (-1, 1)]  # Fisher's z
+    assert [similarity["low"], similarity["high"]] == pytest.approx(ends, abs=1e-6)
+    assert benchmarks.dataset_result(pairs[:3], {"pearson,none": 0.5})["low"] is None
     nothing = dict.fromkeys(("value", "low", "high", "stderr", "chance"))
     assert benchmarks.dataset_result(halves, {"pearson,none": math.nan}) == {"metric": "pearson", **nothing, "n": 4, "truncated": 0}
 

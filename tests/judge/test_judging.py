@@ -491,7 +491,7 @@ def with_vocabulary(study):
 def test_forty_pairs_and_forty_details_ask_about_concepts_with_a_clinicians_definition(with_vocabulary):
     asked = Counter(q["control"] for q in controls.control_questions(with_vocabulary))
     assert {asked[name] for name in ("language_source", "language_target", "detail_right", "detail_wrong")} == {40}
-    halves = proxy.language_pairs(with_vocabulary, held_out=True), proxy.setting_pairs(with_vocabulary)
+    halves = proxy.language_pairs(with_vocabulary, proxy.HELD_OUT), proxy.language_pairs(with_vocabulary)
     assert not {q["concept"] for q in halves[0]} & {q["concept"] for q in halves[1]}
 
 

@@ -57,7 +57,8 @@ def control_questions(study: Study, held_out: bool = False) -> list[dict]:
             made[f"echo_{side}"] = ECHO.get(language, "{0}: {0}").format(name)
             made |= {f"generic_{side}": generic[language]} if language in generic else {}
         asked += [judging.question(row, column, definition) | said | {"control": control} for control, definition in made.items()]
-    return asked + [row | {"run": "controls"} for row in proxy.language_pairs(study, held_out) + proxy.details(study)]
+    pairs = proxy.language_pairs(study, proxy.HELD_OUT if held_out else slice(None))
+    return asked + [row | {"run": "controls"} for row in pairs + proxy.details(study)]
 
 
 def ask_controls(study: Study, name: str, base_url: str = "") -> pd.DataFrame:

@@ -115,7 +115,7 @@ def write_scores(study: Study, card: Card, output: str, asked: list[dict], base_
             return study.folder / "scores" / card.name / f"{output}.jsonl"
         made_from |= {"ratings": fingerprint(given.to_dict("records"))}
     elif card.proxy:
-        made_from |= proxy.open_encoder(card.model)[1] | {"right": fingerprint(proxy.setting_pairs(study)), "form": "term deleted, minus the others"}
+        made_from |= proxy.open_encoder(card.model)[1] | {"right": fingerprint(proxy.language_pairs(study)), "form": "term deleted, minus the others"}
     else:
         prompt = read_prompt(next((q["prompt"] for q in asked if "prompt" in q), study.judging.prompt))
         made_from |= {"judge": identity(card, SCHEMA, base_url), "model": card.model, "params": card.params, "prompt": fingerprint(prompt)}
@@ -153,7 +153,7 @@ def _llm(study: Study, card: Card, asked: list[dict], base_url: str) -> tuple[li
 
 def _proxy(study: Study, card: Card, asked: list[dict], *_: object) -> tuple[list[dict], dict]:
     encode, found = proxy.open_encoder(card.model)
-    right = pd.DataFrame(proxy.setting_pairs(study))
+    right = pd.DataFrame(proxy.language_pairs(study))
     ruler = proxy.Ruler(graded_terms(study), right, (study.source.code, study.target.code), encode)
     rated = ruler.rate(pd.DataFrame(asked)) if asked else []
     same = {"status": "ok", "served_model": found["encoder"], "tokens_in": 0, "tokens_out": 0}

@@ -30,6 +30,7 @@ FRAME = re.compile(r"^(an?|the) (type|form) of ", re.IGNORECASE)
 FEWEST = 10  # independent right definitions that set a 10
 FOLDER = ROOT / "data" / "demo" / "judge"
 LANGUAGES = {"language_source": "en", "language_target": "ja"}  # control → column of its text
+SETTING, HELD_OUT = slice(0, None, 2), slice(1, None, 2)
 
 
 @cache
@@ -144,14 +145,9 @@ def _asked(study: Study, file: str, texts: dict[str, str], rows: slice = slice(N
     return [question for row in found[rows] for question in row]
 
 
-def language_pairs(study: Study, held_out: bool = False) -> list[dict]:
-    """One content in both languages, twice a question; ``held_out``: only the pairs that are not ``setting_pairs``."""
-    return _asked(study, "language_pairs.jsonl", LANGUAGES, slice(1, None, 2) if held_out else slice(None))
-
-
-def setting_pairs(study: Study) -> list[dict]:
-    """Every other pair: right definitions in either language, by which the proxy's 10 is set."""
-    return _asked(study, "language_pairs.jsonl", LANGUAGES, slice(0, None, 2))
+def language_pairs(study: Study, rows: slice = SETTING) -> list[dict]:
+    """One content in both languages, twice a question: the right definitions by which the proxy's 10 is set, ``HELD_OUT`` others, or all."""
+    return _asked(study, "language_pairs.jsonl", LANGUAGES, rows)
 
 
 def details(study: Study) -> list[dict]:

@@ -1,11 +1,10 @@
 """MergeKit's methods on a CPU, a piece of a tensor at a time: the same weights in less time and memory.
 
-MergeKit sorts a whole tensor to find the changes that TIES keeps, draws DARE's mask the slow way, and pages in some
-ten copies of the tensor. Here a threshold is selected among the few changes near a sampled guess, a piece goes through
-everything else at once, and what several merges of a tensor need is computed once.
+MergeKit sorts a whole tensor to find the changes that TIES keeps, draws DARE's mask the slow way, and pages in some ten copies of the tensor. Here a
+threshold is selected among the few changes whose size has the same upper bits, and what several merges of a tensor need is computed once.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache, partial
@@ -15,9 +14,11 @@ import torch
 from mergekit.merge_methods import registry
 from mergekit.merge_methods.base import TensorGroup
 
-CHUNK, SAMPLE = 1 << 20, 1 << 16  # weights in a piece: less of them, and threads wait for Python; changes looked at to guess a threshold
-MINUS = -(1 << 31)  # the bit of the sign
-ROOM = 1 << 28  # bytes of what may be kept while a tensor is merged: the changes of 64 million weights
+from xlm_utils.merge import kernels
+
+CHUNK, SIZE = 1 << 20, 0x7FFFFFFF  # weights in a piece: less of them, and threads wait for Python; all bits of a number but its sign
+EVERY = np.ones(CHUNK, bool)
+ROOM = 1 << 28  # bytes of random numbers that may be kept while a tensor is merged
 
 
 def merge(method: str, group: TensorGroup, parameters: dict) -> torch.Tensor:
@@ -27,8 +28,9 @@ def merge(method: str, group: TensorGroup, parameters: dict) -> torch.Tensor:
     piece, first = FASTER[method](method, group, parameters), group.entries[0].tensor
     if not piece:
         return group.base.tensor.reshape(shape)
-    merged = _empty(len(first), torch.bfloat16 if first.dtype == torch.bfloat16 else torch.float32)  # rounded as MergeKit does at its end
-    _each(lambda part: merged[part].copy_(piece(part)), len(first))
+    dtype = torch.bfloat16 if first.dtype == torch.bfloat16 else torch.float32  # rounded as MergeKit does at its end
+    merged = torch.from_numpy(np.empty(len(first) * dtype.itemsize, np.uint8)).view(dtype)  # NumPy asks for huge pages: fewer page faults
+    _each(lambda part: merged[part].copy_(torch.as_tensor(piece(part))), len(first))
     return merged.reshape(shape)
 
 
@@ -42,22 +44,22 @@ def by_weight(method: str, group: TensorGroup, parameters: dict) -> Callable[[sl
     return piece
 
 
-def slerp(method: str, group: TensorGroup, parameters: dict) -> Callable[[slice], torch.Tensor]:
+def slerp(method: str, group: TensorGroup, parameters: dict) -> Callable[[slice], np.ndarray]:
     """MergeKit's formula in MergeKit's pieces, several at a time; nothing whole but the result."""
-    pair, t = [entry.tensor[None] for entry in (group.base, *group.non_base)], torch.tensor([[parameters["t"]]], dtype=torch.float32)
+    pair, t = [entry.tensor for entry in (group.base, *group.non_base)], torch.tensor(parameters["t"], dtype=torch.float32)
 
-    def over(function: Callable, *tensors: torch.Tensor) -> torch.Tensor:
-        return torch.stack(_each(lambda part: function(*(own[:, part].float() for own in tensors)), pair[0].shape[1], CHUNK))
+    def over(function: Callable, *tensors: torch.Tensor) -> torch.Tensor:  # floats: small tensors between the pieces would keep their memory
+        return torch.tensor(_each(lambda part: float(function(*(own[part] for own in tensors))), len(tensors[0]), CHUNK))
 
-    lengths = (over(partial(torch.linalg.vector_norm, dim=1, keepdim=True), own) for own in pair)
-    ours, theirs = (torch.where((norm := torch.linalg.vector_norm(parts, dim=0)) > 1e-8, norm, 1) for parts in lengths)
-    dot = over(lambda one, other: (one / ours).mul_(other / theirs).sum(dim=1, keepdim=True), *pair).sum(dim=0).clamp(-1, 1)
+    lengths = (torch.linalg.vector_norm(over(lambda part: torch.linalg.vector_norm(part.float()), own)) for own in pair)
+    by = [np.float32(length if length > 1e-8 else 1) for length in lengths]
+    dot = over(lambda *parts: torch.from_numpy(kernels.paired(*map(_bits, parts), *by, True)).sum(), *pair).sum().clamp(-1, 1)
     theta = torch.acos(torch.where(linear := dot.abs() > 0.9995, 0, dot))
-    ours, theirs = (torch.where(linear, share, torch.sin(share * theta) / torch.sin(theta)) for share in (1 - t, t))
-    return lambda part: (pair[0][:, part].float() * ours).add_(pair[1][:, part].float() * theirs)[0]
+    shares = [np.float32(torch.where(linear, share, torch.sin(share * theta) / torch.sin(theta))) for share in (1 - t, t)]
+    return lambda part: kernels.paired(*(_bits(own[part]) for own in pair), *shares, False)
 
 
-def consensus(method: str, group: TensorGroup, parameters: dict) -> Callable[[slice], torch.Tensor] | None:
+def consensus(method: str, group: TensorGroup, parameters: dict) -> Callable[[slice], np.ndarray] | None:
     """Task vectors added up; in TIES and DARE TIES trimmed before, and only what agrees with the sign that has more of the change."""
     dare, plain, base, kept = method == "dare_ties", method == "task_arithmetic", group.base.tensor, []
     if plain and parameters["normalize"]:
@@ -73,29 +75,11 @@ def consensus(method: str, group: TensorGroup, parameters: dict) -> Callable[[sl
             kept.append((trimmed, parameters["weight"][model.id]))
         elif mask:
             mask.result()
-    least, scale, signs = min((weight for _, weight in kept), default=0), parameters["lambda"], torch.int32
-
-    def piece(part: slice) -> torch.Tensor:
-        changes = [trimmed(part) * weight for trimmed, weight in kept]
-        if plain:
-            change = sum(changes[1:], changes[0].add_(0))
-        elif len(kept) == 1 and least > 0:  # one task vector agrees with itself
-            change = changes[0].div_(least) if parameters["normalize"] else changes[0]
-        else:
-            sign = sum(changes[1:], changes[0] + 0).view(signs).bitwise_and_(MINUS)  # of -0 it is never
-            for change in changes:
-                change.view(signs).bitwise_xor_(sign)
-                change.clamp_(min=0)  # what disagrees becomes 0
-            change = changes[0] + 0 if parameters["normalize"] or least <= 0 else changes[0]  # never -0, as MergeKit's sum
-            for other in changes[1:]:
-                change.add_(other)
-            if parameters["normalize"]:
-                divisor = sum(change.sign_().mul_(weight) for change, (_, weight) in zip(changes, kept, strict=True))
-                change.div_(divisor.clamp_(min=least) if least > 0 else divisor.add_(divisor == 0))
-            change.view(signs).bitwise_xor_(sign)
-        return (change if scale == 1 else change.mul_(scale)).add_(base[part])
-
-    return piece if kept else None
+    changes, weights = zip(*kept, strict=True) if kept else ((), ())
+    least = min(weights, default=0)
+    numbers = np.array(weights, np.float32), np.float32(parameters["lambda"])
+    election = not plain, bool(parameters["normalize"]), np.float32(least if least > 0 else -np.inf)
+    return (lambda part: kernels.added(tuple(change(part) for change in changes), *numbers, _bits(base[part]), *election)) if kept else None
 
 
 def _parts(n: int, size: int) -> Iterator[slice]:
@@ -103,18 +87,14 @@ def _parts(n: int, size: int) -> Iterator[slice]:
 
 
 def _each(function: Callable[[slice], object], n: int, size: int = 0) -> list:
-    """Results of ``function`` for each piece, of ``size`` if it matters."""
-    return each(function, list(_parts(n, size or min(CHUNK, max(CHUNK // 16, -(-n // (8 * torch.get_num_threads())) * 8)))))
-
-
-def each(function: Callable, items: Sequence) -> list:
-    """Results of ``function`` for each item: in as many threads as torch has, every operation, and what they call ``each`` for, in one."""
+    """Results of ``function`` for each piece, of ``size`` if it matters: in as many threads as torch has, every operation in one."""
     threads = torch.get_num_threads()
-    if threads == 1 or len(items) < 2:
-        return list(map(function, items))
+    parts = list(_parts(n, size or min(CHUNK, max(CHUNK // 16, -(-n // (8 * threads)) * 8))))
+    if threads == 1 or len(parts) < 2:
+        return list(map(function, parts))
     torch.set_num_threads(1)
     try:
-        return list(_pool(threads).map(function, items))
+        return list(_pool(threads).map(function, parts))
     finally:
         torch.set_num_threads(threads)
 
@@ -122,36 +102,23 @@ def each(function: Callable, items: Sequence) -> list:
 _pool = cache(ThreadPoolExecutor)  # threads that begin while torch has one of its own keep to one
 
 
-def _empty(n: int, dtype: torch.dtype) -> torch.Tensor:
-    return torch.from_numpy(np.empty(n * dtype.itemsize, np.uint8)).view(dtype)  # NumPy asks for huge pages: fewer page faults
+def _bits(piece: torch.Tensor) -> np.ndarray:
+    """As the kernels take weights."""
+    return piece.view(torch.uint16).numpy() if piece.dtype == torch.bfloat16 else piece.float().view(torch.uint32).numpy()
 
 
-def _change(model: torch.Tensor, base: torch.Tensor, part: slice) -> torch.Tensor:
-    """A piece of a task vector in float32, which may be shared: not to be changed in place."""
-    return model[part].float() - base[part].float() if (whole := _known(_changes, model, base)) is None else whole[part]
+def _change(model: torch.Tensor, base: torch.Tensor, part: slice, mask: Callable | None = None, scale: np.float32 = kernels.ONE) -> np.ndarray:
+    return kernels.changes(_bits(model[part]), _bits(base[part]), mask(part) if mask else EVERY, scale)
 
 
-def _changes(model: torch.Tensor, base: torch.Tensor) -> torch.Tensor | None:
-    if not _fits(4 * len(base)):
-        return None
-    changes = _empty(len(base), torch.float32)
-    _each(lambda part: torch.sub(model[part].float(), base[part].float(), out=changes[part]), len(base))
-    return changes
-
-
-def _fits(size: int) -> bool:
-    _room[0] -= size * (fits := size <= _room[0])
-    return fits
-
-
-_facts: dict[tuple, object] = {}  # of tensors in memory, by address: their difference, whether they are equal, thresholds, sums
-_numbers: dict[tuple[bytes, int], torch.Tensor] = {}  # by the generator's state before and how many: random numbers
+_facts: dict[tuple, object] = {}  # of tensors in memory, by address: whether they are equal, thresholds, sums
+_numbers: dict[tuple[bytes, int], np.ndarray] = {}  # by the generator's state before and how many: random numbers
 _states: dict[tuple[bytes, int], torch.Tensor] = {}  # by the same: the state behind
-_room = [ROOM]  # bytes of changes and random numbers that may still be kept
+_room = [ROOM]  # bytes of random numbers that may still be kept
 
 
 def forget(room: int = ROOM) -> None:
-    """Let go of what is known about tensors: others may stand at their addresses next time. ``room`` (bytes) is for changes and random numbers."""
+    """Let go of what is known about tensors: others may stand at their addresses next time. ``room`` (bytes) is for random numbers."""
     _facts.clear()
     _numbers.clear()
     _room[0] = room
@@ -164,76 +131,64 @@ def _known(find: Callable, model: torch.Tensor, base: torch.Tensor, *density: fl
     return _facts[key]
 
 
-def _trim(model: torch.Tensor, base: torch.Tensor, density: float) -> Callable[[slice], torch.Tensor]:
+def _trim(model: torch.Tensor, base: torch.Tensor, density: float) -> Callable[[slice], np.ndarray]:
     """The ``density`` largest changes of a piece, else 0. Of changes that tie at the threshold the first are kept."""
-    k, n = max(1, int(density * len(base))), len(base)
-    sample = _known(_sample, model, base)
-    place, spread = (n - k) / n * len(sample), 3 * len(sample) ** 0.5  # of the threshold in the sample; six standard deviations
-    ends = np.clip([place - spread, place + spread + 2], 0, len(sample) + 1).astype(int)
+    k, change = max(1, int(density * len(base))), partial(_change, model, base)
+    counts = sum(_each(lambda part: np.bincount((change(part).view(np.uint32) & SIZE) >> 15, minlength=1 << 16), len(base)))  # by the upper 16 bits
+    larger = counts[::-1].cumsum()  # from the largest on
+    place = np.searchsorted(larger, k)  # of the threshold among them
 
-    def collect(part: slice) -> tuple[int, np.ndarray, np.ndarray]:
-        size = _change(model, base, part).abs().numpy()
-        near = np.flatnonzero((size >= low) & (size <= high))
-        return np.count_nonzero(size > high), size[near], near + part.start
+    def near(part: slice) -> tuple[np.ndarray, np.ndarray]:
+        size = change(part).view(np.uint32) & SIZE
+        places = np.flatnonzero(size >> 15 == len(larger) - 1 - place)
+        return size[places], places + part.start
 
-    for low, high in (np.pad(sample, 1, constant_values=(0, np.inf))[ends], (0, np.inf)):  # noqa: B007  (collect reads them)
-        above, near, where = zip(*_each(collect, n), strict=True)
-        above, near = sum(above), np.concatenate(near)
-        if above < k <= above + len(near):
-            break
-    else:
-        return partial(_change, model, base)  # NaN, which the check of the result will name
-    threshold = float(np.partition(near, len(near) + above - k)[len(near) + above - k])
-    tied, below = np.concatenate(where)[near == threshold], float(np.nextafter(np.float32(threshold), np.float32(0)))
-    cut = tied[k - above - np.count_nonzero(near > threshold) - 1] + 1  # behind the last tied change that is kept
+    sizes, places = map(np.concatenate, zip(*_each(near, len(base)), strict=True))
+    rest = k - larger[place] + len(sizes)  # of these are kept
+    threshold = np.partition(sizes, len(sizes) - rest)[len(sizes) - rest]
+    cut = places[sizes == threshold][rest - np.count_nonzero(sizes > threshold) - 1] + 1  # behind the last tied change that is kept
 
-    def trimmed(part: slice) -> torch.Tensor:
-        early, late = _change(model, base, part).tensor_split([max(0, cut - part.start)])
-        shrunk = [torch.hardshrink(own, size) for own, size in ((early, below), (late, threshold)) if len(own)]
-        return torch.cat(shrunk) if len(shrunk) > 1 else shrunk[0]
+    def trimmed(part: slice) -> np.ndarray:
+        size = (kept := change(part)).view(np.uint32) & SIZE
+        size[: max(0, cut - part.start)] += 1  # at the threshold these are kept
+        np.putmask(kept, size <= threshold, 0)
+        return kept
 
     return trimmed
 
 
-def _sample(model: torch.Tensor, base: torch.Tensor) -> np.ndarray:  # sizes of changes at equal distances, sorted
-    return np.sort(_change(model, base, slice(0, len(base), len(base) // SAMPLE + 1)).abs().numpy())
-
-
-def _random(model: torch.Tensor, base: torch.Tensor, draw: Future) -> Callable[[slice], torch.Tensor]:
+def _random(model: torch.Tensor, base: torch.Tensor, draw: Future) -> Callable[[slice], np.ndarray]:
     """Changes kept by a Bernoulli mask and scaled to the L1 norm of them all."""
     before, mask = _known(_norm, model, base), draw.result()
     after = _norm(model, base, mask)
-    scale = before / after if before >= 1e-7 and after >= 1e-7 else 1.0
-    return lambda part: _kept(model, base, mask, part).mul_(scale)
+    scale = np.float32(before / after if before >= 1e-7 and after >= 1e-7 else 1.0)
+    return partial(_change, model, base, mask=mask, scale=scale)
 
 
 def _norm(model: torch.Tensor, base: torch.Tensor, mask: Callable | None = None) -> torch.Tensor:
-    size = _empty(len(base), torch.float32)
-    _each(lambda part: torch.abs(_kept(model, base, mask, part) if mask else _change(model, base, part), out=size[part]), len(base))
-    return size.sum()  # whole, as sums in another order differ in the last bit
+    size = np.empty(len(base), np.float32)
+    _each(lambda part: np.abs(_change(model, base, part, mask), out=size[part]), len(base))
+    return torch.from_numpy(size).sum()  # whole, as sums in another order differ in the last bit
 
 
-def _kept(model: torch.Tensor, base: torch.Tensor, mask: Callable, part: slice) -> torch.Tensor:  # bit by bit: to choose takes ten times as long
-    return (_change(model, base, part).view(torch.int32) & mask(part)).view(torch.float32)
-
-
-def _draw(n: int, density: float, moved: bool = True) -> Callable[[slice], torch.Tensor] | None:
-    """The mask that ``torch.bernoulli`` draws from the same generator, in a third of its time, to be read by the piece: -1 (all bits) or 0.
+def _draw(n: int, density: float, moved: bool = True) -> Callable[[slice], np.ndarray]:
+    """The mask that ``torch.bernoulli`` draws from the same generator, in a third of its time, to be read by the piece.
 
     Where nothing ``moved`` only the generator does, for later masks to stay MergeKit's; instantly from the second time on, as in a search.
     """
     key = (torch.get_rng_state().numpy().tobytes(), n)
-    if moved and key not in _numbers and _fits(4 * n):
-        _numbers[key], _states[key] = _empty(n, torch.float32).uniform_(), torch.get_rng_state()
+    if moved and key not in _numbers and 4 * n <= _room[0]:
+        _numbers[key], _states[key] = torch.from_numpy(np.empty(n, np.float32)).uniform_().numpy(), torch.get_rng_state()
+        _room[0] -= 4 * n
     if key in _states and (not moved or key in _numbers):
         torch.set_rng_state(_states[key])
         numbers = _numbers.get(key)
-        return lambda part: (numbers[part] - density).view(torch.int32).bitwise_right_shift_(31)
+        return lambda part: numbers[part] < np.float32(density)
     numbers, bits = torch.empty(min(n, CHUNK)), np.empty(-(-n // 8), np.uint8)
     for part in _parts(n, CHUNK):
         bits[part.start // 8 : -(-part.stop // 8)] = np.packbits(numbers[: part.stop - part.start].uniform_().numpy() < np.float32(density))
     _states[key] = torch.get_rng_state()
-    return lambda part: torch.from_numpy(np.unpackbits(bits[part.start // 8 :], count=part.stop - part.start).view(np.int8)).neg_().int()
+    return lambda part: np.unpackbits(bits[part.start // 8 :], count=part.stop - part.start).view(bool)
 
 
 # what makes a piece of a merged tensor, or nothing where it is the base's, by MergeKit's name of the method

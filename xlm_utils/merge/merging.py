@@ -3,10 +3,9 @@
 import shutil
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from functools import partial
-from itertools import chain, pairwise
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 
@@ -14,12 +13,11 @@ import yaml
 
 from xlm_utils.merge.methods import DTYPES, RECIPE, check_specification, parents, render, resolve, written_out
 from xlm_utils.models.constituents import locate, source
-from xlm_utils.models.libraries import Tensor
 from xlm_utils.models.vocabularies import own_rows, token_tensors
 from xlm_utils.models.weights import FLOATING, Tensors, eos_ids, read_config, read_tokenizer, spell_rope_twice
 from xlm_utils.study import Step, Study, StudyError, digest, pick_device, read_manifest, relative, write_text
 
-TOGETHER, BEHIND = 20, 1 << 29  # merges in one pass over the parents; bytes that may be read ahead, and of results that may wait to be written
+TOGETHER, HELD = 20, 1 << 30  # merges in one pass over the parents; bytes of tensors in memory, unless the largest alone takes more
 
 
 def merge(study: Study, name: str, values: Mapping[str, float] | None = None) -> Path:
@@ -71,8 +69,8 @@ def _merge(study: Study, merges: Mapping[str, tuple[Step, dict, dict[str, Path]]
     shapes, waiting, odd = tensors[donor.resolve()].shapes, deque(), []
     chunked.forget()
 
-    def read(tensor: str) -> dict[Path, Tensor]:
-        return {folder: parent.read(tensor) for folder, parent in tensors.items()}
+    def read(tensor: str) -> list[Future]:
+        return [readers.submit(parent.read, tensor) for parent in tensors.values()]
 
     with ExitStack() as stack:
         stack.callback(own.forget)
@@ -83,19 +81,19 @@ def _merge(study: Study, merges: Mapping[str, tuple[Step, dict, dict[str, Path]]
         writers = {name: Writer(step.partial, shapes) for name, (step, *_) in merges.items()}
         for writer in writers.values():
             stack.callback(writer.thread.shutdown, cancel_futures=True)
-        reader, ahead = stack.enter_context(ThreadPoolExecutor(1)), None
+        readers, ahead = stack.enter_context(ThreadPoolExecutor(len(tensors))), None
+        most = max(HELD, 2 * (len(tensors) + 1) * max(map(prod, shapes.values())))
         for tensor, following in pairwise([*shapes, None]):
-            stored = (ahead or reader.submit(read, tensor)).result()
-            ahead = reader.submit(read, following) if following and 2 * len(tensors) * prod(shapes[following]) <= BEHIND else None
-            few = len(plans) * 2 * prod(shapes[tensor]) <= BEHIND
-            beside, alone = ([name for name, plan in plans.items() if (plan.bare and few) == bare] for bare in (True, False))
-            made = partial(lambda tensor, stored, name: plans[name](tensor, stored.__getitem__).cpu(), tensor, stored)
-            for name, merged in chain(zip(beside, chunked.each(made, beside), strict=True), ((name, made(name)) for name in alone)):
-                waiting.append((writers[name].put(tensor, merged), merged.nbytes))
-                while sum(size for _, size in waiting) > BEHIND:
-                    waiting.popleft()[0].result()
+            stored, size = {folder: part.result() for folder, part in zip(tensors, ahead or read(tensor), strict=True)}, 2 * prod(shapes[tensor])
+            held = len(tensors) * (size + 2 * prod(shapes[following or tensor]))
+            ahead = read(following) if following and held + size <= most else None
+            held = held if ahead else len(tensors) * size
+            for name, plan in plans.items():
+                while waiting and sum(bytes for _, bytes in waiting) + held + size > most:
+                    waiting.popleft()[0].result()  # only now, as the parents were read meanwhile
+                waiting.append((writers[name].put(tensor, plan(tensor, stored.__getitem__).cpu()), size))
             chunked.forget()
-            del stored, merged, made  # before the next are read: an embedding of 8B has a GiB in every parent
+            del stored  # before the next are read: an embedding of 8B has a GiB in every parent
         first, *others = (step.partial for step, *_ in merges.values())
         _dress(first, donor)  # while the last tensors are written
         for other in others:
@@ -133,10 +131,8 @@ def _note(step: Step, config: dict, folders: Mapping[str, Path], values: Mapping
 def _with_folders(config: dict, folders: Mapping[str, Path]) -> dict:
     """The configuration as MergeKit reads it, folders for names."""
 
-    def model(name: str) -> str | dict:
-        path = str(folders[name].resolve())
-        # in a plain string MergeKit takes what follows + for an adapter, and what follows @ for a revision
-        return {"model": {"path": path}} if set("+@") & set(path) else path
+    def model(name: str) -> dict:  # in a plain string MergeKit takes what follows + for an adapter, and what follows @ for a revision
+        return {"model": {"path": str(folders[name].resolve())}}
 
     models = [{**entry, "model": model(entry["model"])} for entry in config["models"]]
     return {**config, "base_model": model(config["base_model"]), "models": models}

@@ -21,7 +21,7 @@ from xlm_utils.models.weights import EMBEDDINGS, LAYER, Tensors
 from xlm_utils.study import Study, pick_device
 
 COPIES = 17  # float32 copies of one tensor that MergeKit holds at once on a GPU: TIES sorts it, in about eleven times its size
-ROOM = 0.25  # of the memory that is available, for changes and random numbers
+ROOM = 0.25  # of the memory that is available, for random numbers
 
 
 def math_device(folders: Mapping[str, Path]) -> tuple[str, str]:
@@ -54,7 +54,6 @@ class Plan:
         self._shared, self._seed, self._states = config["parameters"], seed or 0, []
         self._name, self._method = config["merge_method"], get(config["merge_method"])
         self._faster = device == "cpu" and self._name in chunked.FASTER
-        self.bare = self._faster and seed is None  # it may be called beside others: what draws shares torch's generators, and counts on its threads
         self._donor, self._own = next(iter(folders.values())).resolve(), own_rows([folders[entry["model"]] for entry in config["models"]])
         self._device = device if self._method.spec.uses_accelerator else "cpu"
         self._layers = 1 + max((int(found[1]) for found in map(LAYER.search, names) if found), default=-1)
@@ -63,9 +62,9 @@ class Plan:
         """The merged tensor in the dtype of the result, on the device; ``stored`` gives a parent's."""
         entries = [TensorEntry(id=folder, tensor=stored(folder).to(self._device), is_base=folder == self.base) for folder in self.inputs]
         group, out = TensorGroup(tuple(entries), TensorMetadata(name=name)), getattr(torch, DTYPES["out_dtype"])
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count()), enabled=not self.bare), torch.no_grad():
-            generators = [] if self.bare else [torch.default_generator, *torch.cuda.default_generators]
-            if generators and not self._states:
+        generators = [torch.default_generator, *torch.cuda.default_generators]
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.no_grad():
+            if not self._states:
                 torch.manual_seed(self._seed)
             for generator, state in zip(generators, self._states, strict=bool(self._states)):
                 generator.set_state(state)
@@ -107,8 +106,8 @@ def _value(spec: ParameterSpec, sources: list[Mapping], tensor: str, depth: floa
 class Live:
     """A live model of the parents' architecture, in any dtype, that one method's merges are written into under one random mask, and nothing else.
 
-    Changes and random numbers are kept from the first merge on, 4 bytes a weight each, in at most a quarter of the memory that is available;
-    what does not fit is made again. Tensors that neither parent changed are written once. ``seed``: of the mask, if not the method's own.
+    Random numbers are kept from the first merge on, 4 bytes a weight, in at most a quarter of the memory that is available; others are drawn again.
+    Tensors that neither parent changed are written once. ``seed``: of the mask, if not the method's own.
     """
 
     def __init__(self, model: PreTrainedModel, study: Study, name: str, seed: int | None = None):

@@ -80,14 +80,6 @@ def _bootstrap(seed: int, *groups: bytes) -> tuple[float, float]:
     return (float(low), float(high)) if np.isfinite([low, high]).all() else (NAN, NAN)
 
 
-def correlation_interval(r: float, n: int) -> Interval:
-    """Interval of Pearson's r by Fisher's z (1921, Metron 1, 3–32)."""
-    if n < 4 or abs(r) > 1 - 1e-9:
-        return Interval(NAN, NAN, "fewer than four points" if n < 4 else "all points on a line")
-    width = scipy.stats.norm.ppf((1 + LEVEL) / 2) / np.sqrt(n - 3)
-    return Interval(*(float(np.tanh(np.arctanh(r) + side * width)) for side in (-1, 1)))
-
-
 def cluster_interval(values: Sequence[float], clusters: Sequence) -> tuple[Interval, int]:
     """Interval of a mean whose values belong together in clusters, and the number of clusters.
 
