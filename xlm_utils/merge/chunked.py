@@ -11,7 +11,6 @@ from functools import cache, partial
 
 import numpy as np
 import torch
-from mergekit.merge_methods import registry
 from mergekit.merge_methods.base import TensorGroup
 
 from xlm_utils.merge import kernels
@@ -34,14 +33,11 @@ def merge(method: str, group: TensorGroup, parameters: dict) -> torch.Tensor:
     return merged.reshape(shape)
 
 
-def by_weight(method: str, group: TensorGroup, parameters: dict) -> Callable[[slice], torch.Tensor]:
-    """A method in which a weight depends on its counterparts alone."""
-
-    def piece(part: slice) -> torch.Tensor:
-        cut = tuple(replace(entry, tensor=entry.tensor[part]) for entry in group.entries)
-        return registry.get(method)._execute_resolved((replace(group, entries=cut),), [parameters], dtype=torch.float32)[0]
-
-    return piece
+def linear(method: str, group: TensorGroup, parameters: dict) -> Callable[[slice], np.ndarray]:
+    """Weighted sums, or means."""
+    weights = np.array([parameters["weight"][model.id] for model in group.entries], np.float32)
+    total = np.float32(torch.from_numpy(weights).sum() if parameters["normalize"] else 1)
+    return lambda part: kernels.averaged(tuple(_bits(model.tensor[part]) for model in group.entries), weights, total)
 
 
 def slerp(method: str, group: TensorGroup, parameters: dict) -> Callable[[slice], np.ndarray]:
@@ -62,8 +58,6 @@ def slerp(method: str, group: TensorGroup, parameters: dict) -> Callable[[slice]
 def consensus(method: str, group: TensorGroup, parameters: dict) -> Callable[[slice], np.ndarray] | None:
     """Task vectors added up; in TIES and DARE TIES trimmed before, and only what agrees with the sign that has more of the change."""
     dare, plain, base, kept = method == "dare_ties", method == "task_arithmetic", group.base.tensor, []
-    if plain and parameters["normalize"]:
-        return by_weight(method, group, parameters)
     densities = [1.0 if plain else parameters["density"][model.id] for model in group.non_base]
     moved = [plain or not _known(torch.equal, model.tensor, base) for model in group.non_base]  # else it adds nothing and has no sign to elect
     masks = [_pool(1).submit(_draw, len(base), *of) if dare and of[0] < 1 else None for of in zip(densities, moved, strict=True)]  # beside all else
@@ -192,4 +186,4 @@ def _draw(n: int, density: float, moved: bool = True) -> Callable[[slice], np.nd
 
 
 # what makes a piece of a merged tensor, or nothing where it is the base's, by MergeKit's name of the method
-FASTER = dict(linear=by_weight, slerp=slerp, task_arithmetic=consensus, ties=consensus, dare_ties=consensus, nearswap=by_weight, ram=by_weight)
+FASTER = dict(linear=linear, slerp=slerp, task_arithmetic=consensus, ties=consensus, dare_ties=consensus)

@@ -8,7 +8,7 @@ from numba import config, njit
 
 from xlm_utils.study.records import cache_folder
 
-ZERO, ONE = np.float32(0), np.float32(1)
+ZERO, ONE, TINY = np.float32(0), np.float32(1), np.float32(1e-8)
 config.CACHE_DIR = config.CACHE_DIR or str(cache_folder() / "numba")  # a package's own folder may be read-only, and its user without a home
 compiled = njit(nogil=True, cache=True)
 
@@ -17,6 +17,18 @@ compiled = njit(nogil=True, cache=True)
 def wide(weights, j):
     """A weight as a number; bfloat16 is the upper half of float32."""
     return np.uint32(np.uint32(weights[j]) << np.uint32(32 - 8 * weights.itemsize)).view(np.float32)
+
+
+@compiled
+def averaged(models, weights, total):
+    """Sums of the weights of a tuple of models, each times its model's number and rounded once, as PyTorch's addcmul does; over ``total``."""
+    made = np.empty(len(models[0]), np.float32)
+    for j in range(len(made)):
+        found = ZERO
+        for i in range(len(models)):
+            found = np.float32(np.float64(found) + np.float64(wide(models[i], j)) * np.float64(weights[i]))
+        made[j] = found / total
+    return made
 
 
 @compiled
@@ -32,7 +44,7 @@ def changes(model, base, mask, scale):
 def added(changes, weights, scale, base, elect, normalize, least):
     """``base`` and the weighted ``changes``, a tuple of arrays, times ``scale``.
 
-    ``elect``: only changes with the sign of their sum; ``normalize``: divided by the weights of these, or by ``least`` if they are less.
+    ``elect``: only changes with the sign of their sum; ``normalize``: divided by the weights of what is added, or by ``least`` if they are less.
     """
     merged = np.empty(len(base), np.float32)
     for j in range(len(base)):
@@ -43,10 +55,10 @@ def added(changes, weights, scale, base, elect, normalize, least):
         for i in range(len(changes)):
             agreed = changes[i][j] * weights[i] * sign
             agreed = ZERO if elect and agreed < ZERO else agreed  # NaN stays, for the check of the result
-            divisor += weights[i] if agreed > ZERO else ZERO
+            divisor += weights[i] if agreed > ZERO or not elect else ZERO
             found += agreed
         divisor = max(divisor, least) if normalize else ONE
-        merged[j] = found / (ONE if divisor == ZERO else divisor) * sign * scale + wide(base, j)
+        merged[j] = found / (ONE if abs(divisor) < TINY else divisor) * sign * scale + wide(base, j)
     return merged
 
 
