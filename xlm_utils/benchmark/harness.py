@@ -84,8 +84,7 @@ class SharedPromptLM(HFLM):
     ``batch_tokens`` tokens, the beginning that a batch shares only once; each option then goes on from the prompt's key-value cache. The
     log-likelihoods are the same up to floating point; they are summed in float32, where the stock class rounds each one to the model's dtype.
 
-    ``truncated`` collects the prompts that were cut to the model's context length. ``pairs`` keeps tokenised requests; hand the same dict to models
-    that share a tokenizer.
+    ``truncated`` collects the prompts that were cut to the model's context length. ``pairs`` keeps tokenised requests, for models of one tokenizer.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_tokens: int, pairs: dict | None = None):

@@ -44,8 +44,7 @@ def ask_transfer(study: Study, table: pd.DataFrame, run: Any, groups: Mapping[st
     """``transfer/<run>.jsonl``: a row a term with margin (nats a token), correct (the own prompt is the likeliest), logp (nats a token), tokens.
 
     ``table``: the study's terms; ``run``: one of ``generate.runs``; ``loaded``: a dict that carries the model from run to run; ``control``: one of
-    ``CONTROLS``, asked in the place of the run itself: ``transfer/<run>.<control>.jsonl``. Where the terminology has too few definitions, nothing is
-    asked and a line says so.
+    ``CONTROLS``, asked in the place of the run itself: ``transfer/<run>.<control>.jsonl``. With too few definitions nothing is asked, as a line says.
     """
     try:
         asked = draw(table, groups, study.transfer.rivals, study.transfer.terms, study.seed)

@@ -17,7 +17,13 @@ from xlm_utils.merge import kernels
 
 CHUNK, SIZE = 1 << 20, 0x7FFFFFFF  # weights in a piece: less of them, and threads wait for Python; all bits of a number but its sign
 EVERY = np.ones(CHUNK, bool)
+np.empty(31 << 20, np.uint8)  # freed, it lets glibc keep 62 MiB a thread of what is freed later: else pieces are paged in anew
 ROOM = 1 << 28  # bytes of random numbers that may be kept while a tensor is merged
+_pool = cache(ThreadPoolExecutor)  # threads that begin while torch has one of its own keep to one
+_facts: dict[tuple, object] = {}  # of tensors in memory, by address: whether they are equal, thresholds, sums
+_numbers: dict[tuple[bytes, int], np.ndarray] = {}  # by the generator's state before and how many: random numbers
+_states: dict[tuple[bytes, int], torch.Tensor] = {}  # by the same: the state behind
+_room = [ROOM]  # bytes of random numbers that may still be kept
 
 
 def merge(method: str, group: TensorGroup, parameters: dict) -> torch.Tensor:
@@ -93,9 +99,6 @@ def _each(function: Callable[[slice], object], n: int, size: int = 0) -> list:
         torch.set_num_threads(threads)
 
 
-_pool = cache(ThreadPoolExecutor)  # threads that begin while torch has one of its own keep to one
-
-
 def _bits(piece: torch.Tensor) -> np.ndarray:
     """As the kernels take weights."""
     return piece.view(torch.uint16).numpy() if piece.dtype == torch.bfloat16 else piece.float().view(torch.uint32).numpy()
@@ -103,12 +106,6 @@ def _bits(piece: torch.Tensor) -> np.ndarray:
 
 def _change(model: torch.Tensor, base: torch.Tensor, part: slice, mask: Callable | None = None, scale: np.float32 = kernels.ONE) -> np.ndarray:
     return kernels.changes(_bits(model[part]), _bits(base[part]), mask(part) if mask else EVERY, scale)
-
-
-_facts: dict[tuple, object] = {}  # of tensors in memory, by address: whether they are equal, thresholds, sums
-_numbers: dict[tuple[bytes, int], np.ndarray] = {}  # by the generator's state before and how many: random numbers
-_states: dict[tuple[bytes, int], torch.Tensor] = {}  # by the same: the state behind
-_room = [ROOM]  # bytes of random numbers that may still be kept
 
 
 def forget(room: int = ROOM) -> None:
@@ -127,28 +124,29 @@ def _known(find: Callable, model: torch.Tensor, base: torch.Tensor, *density: fl
 
 def _trim(model: torch.Tensor, base: torch.Tensor, density: float) -> Callable[[slice], np.ndarray]:
     """The ``density`` largest changes of a piece, else 0. Of changes that tie at the threshold the first are kept."""
-    k, change = max(1, int(density * len(base))), partial(_change, model, base)
-    counts = sum(_each(lambda part: np.bincount((change(part).view(np.uint32) & SIZE) >> 15, minlength=1 << 16), len(base)))  # by the upper 16 bits
-    larger = counts[::-1].cumsum()  # from the largest on
+    k = max(1, int(density * len(base)))
+
+    def sizes(part: slice) -> np.ndarray:  # in the order of their bits, NaN last, which stays for the check of the result
+        return _change(model, base, part).view(np.uint32) & SIZE
+
+    larger = sum(_each(lambda part: kernels.counted(sizes(part)), len(base)))[::-1].cumsum()  # from the largest on
     place = np.searchsorted(larger, k)  # of the threshold among them
 
     def near(part: slice) -> tuple[np.ndarray, np.ndarray]:
-        size = change(part).view(np.uint32) & SIZE
-        places = np.flatnonzero(size >> 15 == len(larger) - 1 - place)
-        return size[places], places + part.start
+        places = np.flatnonzero((own := sizes(part)) >> 15 == len(larger) - 1 - place)
+        return own[places], places + part.start
 
-    sizes, places = map(np.concatenate, zip(*_each(near, len(base)), strict=True))
-    rest = k - larger[place] + len(sizes)  # of these are kept
-    threshold = np.partition(sizes, len(sizes) - rest)[len(sizes) - rest]
-    cut = places[sizes == threshold][rest - np.count_nonzero(sizes > threshold) - 1] + 1  # behind the last tied change that is kept
+    found, places = map(np.concatenate, zip(*_each(near, len(base)), strict=True))
+    rest = k - larger[place] + len(found)  # of these are kept
+    threshold = np.partition(found, len(found) - rest)[len(found) - rest]
+    cut = places[found == threshold][rest - np.count_nonzero(found > threshold) - 1] + 1  # behind the last tied change that is kept
 
-    def trimmed(part: slice) -> np.ndarray:
-        size = (kept := change(part)).view(np.uint32) & SIZE
-        size[: max(0, cut - part.start)] += 1  # at the threshold these are kept
-        np.putmask(kept, size <= threshold, 0)
-        return kept
+    def kept(part: slice) -> np.ndarray:
+        own = sizes(part)
+        own[: max(0, cut - part.start)] += 1  # at the threshold these are kept
+        return own > threshold
 
-    return trimmed
+    return partial(_change, model, base, mask=kept)
 
 
 def _random(model: torch.Tensor, base: torch.Tensor, draw: Future) -> Callable[[slice], np.ndarray]:

@@ -41,6 +41,15 @@ def changes(model, base, mask, scale):
 
 
 @compiled
+def counted(sizes):
+    """How many sizes, as bits, share their upper 16, shape (2 ** 16,)."""
+    counts = np.zeros(1 << 16, np.int64)
+    for size in sizes:
+        counts[size >> 15] += 1
+    return counts
+
+
+@compiled
 def added(changes, weights, scale, base, elect, normalize, least):
     """``base`` and the weighted ``changes``, a tuple of arrays, times ``scale``.
 

@@ -51,7 +51,8 @@ class Plan:
         self.base = folders[config["base_model"]].resolve()
         self.inputs = {folders[entry["model"]].resolve(): entry.get("parameters", {}) for entry in config["models"]}
         self.inputs.setdefault(self.base, {})  # a base that is none of the models comes last
-        self._shared, self._seed, self._states = config["parameters"], seed or 0, []
+        self._shared, self._generators = config["parameters"], [torch.default_generator, *torch.cuda.default_generators]
+        self._states = [torch.Generator(generator.device).manual_seed(seed or 0).get_state() for generator in self._generators]
         self._name, self._method = config["merge_method"], get(config["merge_method"])
         self._faster = device == "cpu" and self._name in chunked.FASTER
         self._donor, self._own = next(iter(folders.values())).resolve(), own_rows([folders[entry["model"]] for entry in config["models"]])
@@ -62,11 +63,8 @@ class Plan:
         """The merged tensor in the dtype of the result, on the device; ``stored`` gives a parent's."""
         entries = [TensorEntry(id=folder, tensor=stored(folder).to(self._device), is_base=folder == self.base) for folder in self.inputs]
         group, out = TensorGroup(tuple(entries), TensorMetadata(name=name)), getattr(torch, DTYPES["out_dtype"])
-        generators = [torch.default_generator, *torch.cuda.default_generators]
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.no_grad():
-            if not self._states:
-                torch.manual_seed(self._seed)
-            for generator, state in zip(generators, self._states, strict=bool(self._states)):
+            for generator, state in zip(self._generators, self._states, strict=True):
                 generator.set_state(state)
             if self._faster:
                 merged = chunked.merge(self._name, group, self.parameters(name)).to(out)
@@ -74,7 +72,7 @@ class Plan:
                 (merged,) = self._method((group,), parameters=self.parameters(name), dtype=getattr(torch, DTYPES["dtype"]), out_dtype=out)
             if rows := self._own.get(name):  # SLERP would stretch them, and a task vector move them
                 merged = merged.index_copy(0, rows := torch.tensor(rows, device=merged.device), stored(self._donor).to(merged)[rows])
-            self._states = [generator.get_state() for generator in generators]
+            self._states = [generator.get_state() for generator in self._generators]
         return merged
 
     def parameters(self, name: str) -> dict[str, Any]:

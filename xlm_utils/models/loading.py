@@ -51,8 +51,7 @@ def can_drop_rows(model: PreTrainedModel) -> bool:
 def load(study: Study, name: str, dtype: str = "") -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
     """Load a constituent or merge for inference.
 
-    Returns the model in evaluation mode on the picked device, its tokenizer (left-padding), and one line that says where and how it was loaded, with
-    the reasons.
+    Returns the model in evaluation mode on the picked device, its tokenizer (left-padding), and one line: where and how it was loaded, and why.
     """
     quiet()
     gc.collect()  # the model before, if frames of its imports or hooks for its devices hold it

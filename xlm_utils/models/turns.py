@@ -17,8 +17,7 @@ def chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict], add_generatio
     """Messages inside the tokenizer's chat template: with thinking off where the template can, and always on the same date.
 
     A system message that the template refuses or drops stands before the first user message instead; a thought that the template opens for the answer
-    is closed. ``messages``: turns with ``role`` and ``content``; ``of``: whose template it is, for the error. A StudyError: the template can't render
-    these messages.
+    is closed. ``messages``: turns with ``role`` and ``content``; ``of``: whose template it is, for the StudyError if it can't render them.
     """
     system = messages[0]["content"].strip() if messages[0]["role"] == "system" else ""
     try:

@@ -191,8 +191,7 @@ def moved(again: pd.DataFrame, first: pd.DataFrame) -> dict:
 def extremes(study: Study, run: str, judge: str = "") -> pd.DataFrame:
     """The three terms that gained and the three that lost most against the general model: term, translation, score before and after, both texts.
 
-    By the study's first reference, and its first judge, if none is named; a term that lacks a score is left out. A StudyError: the judge has
-    not scored both.
+    By the study's first reference and, if none is named, first judge; terms that lack a score are left out. A StudyError: the judge scored not both.
     """
     scores, models = load_scores(study), [study.by_role("general"), run]
     judge = judge or scores["judge"].iloc[0]
