@@ -90,7 +90,7 @@ def _each(function: Callable[[slice], object], n: int, size: int = 0) -> list:
     """Results of ``function`` for each piece, of ``size`` if it matters: in as many threads as torch has, every operation in one."""
     threads = torch.get_num_threads()
     parts = list(_parts(n, size or min(CHUNK, max(CHUNK // 16, -(-n // (8 * threads)) * 8))))
-    if threads == 1 or len(parts) < 2:
+    if threads == 1:
         return list(map(function, parts))
     torch.set_num_threads(1)
     try:
@@ -160,7 +160,7 @@ def _random(model: torch.Tensor, base: torch.Tensor, draw: Future) -> Callable[[
 def _norm(model: torch.Tensor, base: torch.Tensor, mask: Callable | None = None) -> torch.Tensor:
     size = np.empty(len(base), np.float32)
     _each(lambda part: np.abs(_change(model, base, part, mask), out=size[part]), len(base))
-    return torch.from_numpy(size).sum()  # whole, as sums in another order differ in the last bit
+    return _each(lambda part: torch.from_numpy(size[part]).sum(), len(base), len(base))[0]  # whole and in one thread: another order, other last bits
 
 
 def _draw(n: int, density: float, moved: bool = True) -> Callable[[slice], np.ndarray]:
