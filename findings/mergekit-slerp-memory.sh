@@ -2,7 +2,7 @@
 # MergeKit 0.1.5's SLERP works through a tensor in pieces to bound its memory, and needs several times the tensor's size all the same.
 #
 # Expected: beside both parents and the result a few pieces of 2^20 weights in float32, 4 MiB each, as its docstring says of its scratch.
-# Happens:  on Linux the process grows by some 4 MiB with every piece, beyond parents and result.
+# Happens:  on Linux the process grows by 4 MiB and more with every piece, beyond parents and result.
 # Where:    mergekit/merge_methods/slerp.py, slerp, collects the norm of each piece as a tensor of one number. PyTorch's CPU allocator asks the C
 #   library for aligned blocks, and for those it wants a little more room than the block of the piece before has left, once a number lies behind it:
 #   so every piece gets new memory, and the numbers keep the old from being given back. The same loop with Python's floats stays as it is.
