@@ -126,9 +126,7 @@ def measure(study_name: str, name: str, candidates: int, scratch: Path) -> None:
         rows.append(("in memory", candidate, merged - started, 0.0, ended - merged))
 
         config = methods.render(study, name, **values)
-        places = {model: {"model": {"path": str(folder.resolve())}} for model, folder in merging.parents(study, config).items()}
-        named = [{**entry, "model": places[entry["model"]]} for entry in config["models"]]
-        folders = {**config, "base_model": places[config["base_model"]], "models": named}
+        folders = merging.with_folders(config, merging.parents(study, config))
         started = now()
         out = scratch / f"candidate{candidate}"
         to_disk = MergeOptions(quiet=True, random_seed=1, write_model_card=False, device=device)

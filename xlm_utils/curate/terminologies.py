@@ -28,8 +28,7 @@ def hpo_labels(file: Path) -> pd.DataFrame:
     """Every name and exact synonym of the Human Phenotype Ontology; terms that are obsolete are none.
 
     Returns one row a label: concept (``HP:…``), term, definition ("" if none), is_name (the preferred label), in_snomed (the concept has a SNOMED CT
-    cross-reference), parent (first ``is_a``, which may lie outside the file). A StudyError: not an ontology of HPO's, with the line that shows it
-    where there is one.
+    cross-reference), parent (first ``is_a``, which may lie outside the file). A StudyError: not an ontology of HPO's, with the line if one shows it.
     """
     import fastobo
 

@@ -30,8 +30,7 @@ BARE = re.compile(rf"""\A\s*["']?{NUMBER}["']?\s*\Z""")
 def prompt_for(study: Study, asked: dict) -> str:
     """The judge's prompt; terms and definitions go in as JSON strings, so that each stays on its line, in its quotes.
 
-    A question may name another ``prompt`` file, or be ``turned``: the lines of reference and definition change places. A StudyError: a
-    template has no such lines.
+    A question may name another ``prompt`` file, or be ``turned``: the lines of reference and definition change places. A StudyError: it has none.
     """
     texts = {"term_source": "term", "term_target": "translation", "reference": "reference_text", "definition": "definition"}
     quoted = {field: json.dumps(asked[column], ensure_ascii=False) for field, column in texts.items()}

@@ -35,7 +35,7 @@ def merge(method: str, group: TensorGroup, parameters: dict) -> torch.Tensor:
         return group.base.tensor.reshape(shape)
     dtype = torch.bfloat16 if first.dtype == torch.bfloat16 else torch.float32  # rounded as MergeKit does at its end
     merged = torch.from_numpy(np.empty(len(first) * dtype.itemsize, np.uint8)).view(dtype)  # NumPy asks for huge pages: fewer page faults
-    _each(lambda part: merged[part].copy_(torch.as_tensor(piece(part))), len(first))
+    _each(lambda part: merged[part].copy_(torch.from_numpy(piece(part))), len(first))
     return merged.reshape(shape)
 
 
@@ -56,8 +56,8 @@ def slerp(method: str, group: TensorGroup, parameters: dict) -> Callable[[slice]
     lengths = (torch.linalg.vector_norm(over(lambda part: torch.linalg.vector_norm(part.float()), own)) for own in pair)
     by = [np.float32(length if length > 1e-8 else 1) for length in lengths]
     dot = over(lambda *parts: torch.from_numpy(kernels.paired(*map(_bits, parts), *by, True)).sum(), *pair).sum().clamp(-1, 1)
-    theta = torch.acos(torch.where(linear := dot.abs() > 0.9995, 0, dot))
-    shares = [np.float32(torch.where(linear, share, torch.sin(share * theta) / torch.sin(theta))) for share in (1 - t, t)]
+    theta = torch.acos(torch.where(straight := dot.abs() > 0.9995, 0, dot))
+    shares = [np.float32(torch.where(straight, share, torch.sin(share * theta) / torch.sin(theta))) for share in (1 - t, t)]
     return lambda part: kernels.paired(*(_bits(own[part]) for own in pair), *shares, False)
 
 

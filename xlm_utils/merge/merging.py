@@ -125,11 +125,14 @@ def _note(step: Step, config: dict, folders: Mapping[str, Path], values: Mapping
         note += "\n# and for rows of tokens that the general model alone has, which stay its own"
     if any(isinstance(value, list) for value in values.values()):
         note += "\n# and for what stands behind the last layer, which MergeKit gives the first value of a list"
-    # in a plain string MergeKit takes what follows + for an adapter, and what follows @ for a revision
+    write_text(step.path.with_name(f"{name}.mergekit.yml"), f"{note}\n{yaml.safe_dump(with_folders(config, folders), sort_keys=False)}")
+
+
+def with_folders(config: dict, folders: Mapping[str, Path]) -> dict:
+    """The configuration as MergeKit reads it; in a plain string a path's + would begin an adapter, and its @ a revision."""
     places = {model: {"model": {"path": str(folder.resolve())}} for model, folder in folders.items()}
     models = [{**entry, "model": places[entry["model"]]} for entry in config["models"]]
-    said = yaml.safe_dump({**config, "base_model": places[config["base_model"]], "models": models}, sort_keys=False)
-    write_text(step.path.with_name(f"{name}.mergekit.yml"), f"{note}\n{said}")
+    return {**config, "base_model": places[config["base_model"]], "models": models}
 
 
 def comparable(folders: Mapping[str, Path], merged: Collection[str]) -> None:

@@ -1,9 +1,8 @@
 """Merge methods as cards: from a YAML file and a study to a MergeKit configuration.
 
-A card (``params/methods/<card>.yaml``) describes one method and holds its MergeKit configuration as a
-template: models are named by role, ``$name`` stands for a parameter of the card. A method's name may
-carry arms: ``ties@ancestor`` (another base), ``dare_ties#3`` (another mask seed), ``ties~density=0.3`` (a point of a grid).
-Values that a card leaves to the study are written out for it: counted by layer, by the sizes of task vectors, or texts that models are to read.
+A card (``params/methods/<card>.yaml``) describes one method and holds its MergeKit configuration as a template: models are named by role, ``$name``
+stands for a parameter of the card. A method's name may carry arms: ``ties@ancestor`` (another base), ``dare_ties#3`` (another mask seed),
+``ties~density=0.3`` (a point of a grid). Values that a card leaves to the study are written out: counts by layer, sizes of task vectors, or texts.
 """
 
 import json
