@@ -221,14 +221,30 @@ def test_a_threshold_is_exact_among_ties_and_sizes_alike_in_their_upper_bits(mon
     model[::100] = 9
     model[:500:7] = 0.25  # ties, of which the first are kept
     model[600:700] = torch.linspace(0.25, 0.2509, 100)  # one in their upper 16 bits
+
+    def ours(density):
+        least, tied = chunked._threshold(model, base, density)
+        sizes = model.abs().view(torch.int32)
+        return torch.where((sizes > least) | (sizes == least) & (torch.arange(1000) < tied), model, 0)
+
     for density in (0.005, 0.3, 0.5, 0.9, 0.999):
-        trimmed = chunked._trim(model, base, density)
-        ours = torch.from_numpy(np.concatenate([trimmed(part) for part in chunked._parts(1000, 64)]))
-        assert torch.equal(ours, trim(model, density)[0]), density
+        assert torch.equal(ours(density), trim(model, density)[0]), density
     chunked.forget()
     model[600:] = 0  # a threshold of 0 keeps what is larger
-    trimmed = chunked._trim(model, base, 0.9)
-    assert torch.equal(torch.from_numpy(np.concatenate([trimmed(part) for part in chunked._parts(1000, 64)])), model)
+    assert torch.equal(ours(0.9), model)
+    assert chunked._threshold(model, base, 0.9)[1] == 900, "of the changes of 0 that tie the first are kept"
+    chunked.forget()
+
+
+def test_a_weight_that_is_no_number_stays_none_whatever_its_bits():
+    """Rounding adds to the bits, and 0x7FFF would become -0 by that."""
+    from xlm_utils.merge import kernels
+
+    odd = np.array([0x7FFF, 0xFFFF, 0x7F81, 0x7F80, 0x3F80], np.uint16)
+    made = np.empty_like(odd)
+    kernels.averaged(made, (odd, odd), np.array([0.5, 0.5], np.float32), np.float32(1))
+    values = torch.from_numpy(made).view(torch.bfloat16)
+    assert values[:3].isnan().all() and values[3].isinf() and values[4] == 1
 
 
 @pytest.mark.parametrize("shape", [(7,), (300, 300), (1000, 1040), (640, 2048), (3000, 2048)])
@@ -275,7 +291,7 @@ def test_task_arithmetic_is_mergekit_s_normalised_or_not_and_knows_no_density(no
 
 
 @pytest.mark.parametrize("method", ["linear", "slerp", "task_arithmetic", "ties", "dare_ties"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, None])  # none: one of each
 @pytest.mark.parametrize("weight", [0.5, -0.5])
 def test_a_merge_has_mergekit_s_bits_of_one_thread_on_however_many_and_leaves_the_parents_as_they_are(method, dtype, weight):
     from mergekit.merge_methods.base import PerInputValues, TensorEntry, TensorGroup, TensorMetadata
@@ -286,8 +302,10 @@ def test_a_merge_has_mergekit_s_bits_of_one_thread_on_however_many_and_leaves_th
     draw, threads, pair = torch.Generator().manual_seed(1), torch.get_num_threads(), method in ("linear", "slerp")
     base = torch.randn(301, 500, generator=draw)
     base[::5] = -0.0
-    tensors = [(base + 0.1 * torch.randn(301, 500, generator=draw) * (torch.rand(301, 500, generator=draw) < 0.9)).to(dtype) for _ in range(2)]
-    tensors, before = [*tensors, base.to(dtype)], [tensor.clone() for tensor in (*tensors, base.to(dtype))]
+    tensors = [(base + 0.1 * torch.randn(301, 500, generator=draw) * (torch.rand(301, 500, generator=draw) < 0.9)) for _ in range(2)]
+    dtypes = [dtype] * 3 if dtype else [torch.bfloat16, torch.float16, torch.float32]
+    tensors = [tensor.to(own) for tensor, own in zip([*tensors, base], dtypes, strict=True)]
+    before = [tensor.clone() for tensor in tensors]
     entries = [TensorEntry(id=number, tensor=tensor, is_base=number == (0 if pair else 2)) for number, tensor in enumerate(tensors)]
     group = TensorGroup(tuple(entries[:2] if pair else entries), TensorMetadata(name="w"))
     each = {"weight": PerInputValues([(0, weight), (1, 0.8 * weight)]), "density": PerInputValues([(0, 0.5), (1, 0.7)])}

@@ -4,10 +4,10 @@ MergeKit sorts a whole tensor to find the changes that TIES keeps, draws DARE's 
 threshold is selected among the few changes whose size has the same upper bits, and what several merges of a tensor need is computed once.
 """
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 
 import numpy as np
 import torch
@@ -15,8 +15,8 @@ from mergekit.merge_methods.base import TensorGroup
 
 from xlm_utils.merge import kernels
 
-CHUNK, SIZE = 1 << 20, 0x7FFFFFFF  # weights in a piece: less of them, and threads wait for Python; all bits of a number but its sign
-EVERY = np.ones(CHUNK, bool)
+CHUNK, ALL = 1 << 20, 1 << 40  # weights in a piece of MergeKit's; more than any tensor has
+Fill = Callable[[np.ndarray, slice], None]  # makes a piece of the merged tensor
 np.empty(31 << 20, np.uint8)  # freed, it lets glibc keep 62 MiB a thread of what is freed later: else pieces are paged in anew
 ROOM = 1 << 28  # bytes of random numbers that may be kept while a tensor is merged
 _pool = cache(ThreadPoolExecutor)  # threads that begin while torch has one of its own keep to one
@@ -30,82 +30,87 @@ def merge(method: str, group: TensorGroup, parameters: dict) -> torch.Tensor:
     """The tensor that one of ``FASTER``'s methods merges, in bfloat16 where the parents are, else in float32."""
     shape = group.entries[0].tensor.shape
     group = replace(group, entries=tuple(replace(entry, tensor=entry.tensor.reshape(-1)) for entry in group.entries))
-    piece, first = FASTER[method](method, group, parameters), group.entries[0].tensor
-    if not piece:
+    fill, first = FASTER[method](method, group, parameters), group.entries[0].tensor
+    if not fill:
         return group.base.tensor.reshape(shape)
-    dtype = torch.bfloat16 if first.dtype == torch.bfloat16 else torch.float32  # rounded as MergeKit does at its end
-    merged = torch.from_numpy(np.empty(len(first) * dtype.itemsize, np.uint8)).view(dtype)  # NumPy asks for huge pages: fewer page faults
-    _each(lambda part: merged[part].copy_(torch.from_numpy(piece(part))), len(first))
-    return merged.reshape(shape)
+    merged = np.empty(len(first), np.uint16 if first.dtype == torch.bfloat16 else np.uint32)  # NumPy asks for huge pages: fewer page faults
+    each(lambda part: fill(merged[part], part), _parts(len(first)))
+    return torch.from_numpy(merged).view(torch.bfloat16 if merged.itemsize == 2 else torch.float32).reshape(shape)
 
 
-def linear(method: str, group: TensorGroup, parameters: dict) -> Callable[[slice], np.ndarray]:
+def linear(method: str, group: TensorGroup, parameters: dict) -> Fill:
     """Weighted sums, or means."""
     weights = np.array([parameters["weight"][model.id] for model in group.entries], np.float32)
     total = np.float32(torch.from_numpy(weights).sum() if parameters["normalize"] else 1)
-    return lambda part: kernels.averaged(tuple(_bits(model.tensor[part]) for model in group.entries), weights, total)
+    return lambda made, part: kernels.averaged(made, _bits(part, *(model.tensor for model in group.entries)), weights, total)
 
 
-def slerp(method: str, group: TensorGroup, parameters: dict) -> Callable[[slice], np.ndarray]:
+def slerp(method: str, group: TensorGroup, parameters: dict) -> Fill:
     """MergeKit's formula in MergeKit's pieces, several at a time; nothing whole but the result."""
     pair, t = [entry.tensor for entry in (group.base, *group.non_base)], torch.tensor(parameters["t"], dtype=torch.float32)
 
-    def over(function: Callable, *tensors: torch.Tensor) -> torch.Tensor:  # floats: small tensors between the pieces would keep their memory
-        return torch.tensor(_each(lambda part: float(function(*(own[part] for own in tensors))), len(tensors[0]), CHUNK))
+    def over(function: Callable[[slice], torch.Tensor]) -> torch.Tensor:  # floats: small tensors between the pieces would keep their memory
+        return torch.tensor(each(lambda part: float(function(part)), _parts(len(pair[0]), CHUNK)))
 
-    lengths = (torch.linalg.vector_norm(over(lambda part: torch.linalg.vector_norm(part.float()), own)) for own in pair)
-    by = [np.float32(length if length > 1e-8 else 1) for length in lengths]
-    dot = over(lambda *parts: torch.from_numpy(kernels.paired(*map(_bits, parts), *by, True)).sum(), *pair).sum().clamp(-1, 1)
+    lengths = [torch.linalg.vector_norm(over(lambda part, own=own: torch.linalg.vector_norm(own[part].float()))) for own in pair]
+    by = [float(length if length > 1e-8 else 1) for length in lengths]
+    dot = over(lambda part: (pair[0][part].float() / by[0]).mul_(pair[1][part].float() / by[1]).sum()).sum().clamp(-1, 1)
     theta = torch.acos(torch.where(straight := dot.abs() > 0.9995, 0, dot))
     shares = [np.float32(torch.where(straight, share, torch.sin(share * theta) / torch.sin(theta))) for share in (1 - t, t)]
-    return lambda part: kernels.paired(*(_bits(own[part]) for own in pair), *shares, False)
+    return lambda made, part: kernels.paired(made, *_bits(part, *pair), *shares)
 
 
-def consensus(method: str, group: TensorGroup, parameters: dict) -> Callable[[slice], np.ndarray] | None:
+def consensus(method: str, group: TensorGroup, parameters: dict) -> Fill | None:
     """Task vectors added up; in TIES and DARE TIES trimmed before, and only what agrees with the sign that has more of the change."""
     dare, plain, base, kept = method == "dare_ties", method == "task_arithmetic", group.base.tensor, []
     densities = [1.0 if plain else parameters["density"][model.id] for model in group.non_base]
     moved = [plain or not _known(torch.equal, model.tensor, base) for model in group.non_base]  # else it adds nothing and has no sign to elect
-    masks = [_pool(1).submit(_draw, len(base), *of) if dare and of[0] < 1 else None for of in zip(densities, moved, strict=True)]  # beside all else
-    for model, density, changed, mask in zip(group.non_base, densities, moved, masks, strict=True):
-        trimmed = partial(_change, model.tensor, base)
-        if changed and density < 1:
-            trimmed = _random(model.tensor, base, mask) if dare else _known(_trim, model.tensor, base, density)
+    draws = [_pool(1).submit(_draw, len(base), *of) if dare and of[0] < 1 else None for of in zip(densities, moved, strict=True)]  # beside all else
+    for model, density, changed, draw in zip(group.non_base, densities, moved, draws, strict=True):
+        mask, scale, least, tied = draw.result() if draw else _every, 1.0, 0, ALL
+        if draw and changed:
+            scale = _scale(model.tensor, base, mask)
+        elif changed and density < 1:
+            least, tied = _known(_threshold, model.tensor, base, density)
         if changed:
-            kept.append((trimmed, parameters["weight"][model.id]))
-        elif mask:
-            mask.result()
-    changes, weights = zip(*kept, strict=True) if kept else ((), ())
-    least = min(weights, default=0)
-    numbers = np.array(weights, np.float32), np.float32(parameters["lambda"])
-    election = not plain, bool(parameters["normalize"]), np.float32(least if least > 0 else -np.inf)
-    return (lambda part: kernels.added(tuple(change(part) for change in changes), *numbers, _bits(base[part]), *election)) if kept else None
+            kept.append((model.tensor, parameters["weight"][model.id], mask, scale, least, tied))
+    if not kept:
+        return None
+    models, weights, masks, scales, leasts, tied = zip(*kept, strict=True)
+    floor = np.float32(min(weights) if min(weights) > 0 else -np.inf)
+    settings = np.array(weights, np.float32), np.float32(parameters["lambda"]), not plain, bool(parameters["normalize"]), floor
+    scales, leasts, tied = np.array(scales, np.float32), np.array(leasts, np.uint32), np.array(tied)
+
+    def fill(made: np.ndarray, part: slice) -> None:
+        own, *others = _bits(part, base, *models)
+        rooms = tuple(np.empty(kernels.BLOCK, np.float32) for _ in models)
+        kernels.added(made, tuple(others), own, tuple(mask(part) for mask in masks), rooms, scales, leasts, tied - part.start, *settings)
+
+    return fill
 
 
-def _parts(n: int, size: int) -> Iterator[slice]:
-    return (slice(start, min(n, start + size)) for start in range(0, n, size))
+def _parts(n: int, size: int = 0) -> list[slice]:
+    """Pieces, of ``size`` if it matters: with too few weights in one threads wait for Python."""
+    size = size or max(CHUNK // 16, -(-n // (64 * torch.get_num_threads())) * 8)
+    return [slice(start, min(n, start + size)) for start in range(0, n, size)]
 
 
-def _each(function: Callable[[slice], object], n: int, size: int = 0) -> list:
-    """Results of ``function`` for each piece, of ``size`` if it matters: in as many threads as torch has, every operation in one."""
-    threads = torch.get_num_threads()
-    parts = list(_parts(n, size or min(CHUNK, max(CHUNK // 16, -(-n // (8 * threads)) * 8))))
-    if threads == 1:
-        return list(map(function, parts))
+def each(function: Callable, items: Sequence) -> list:
+    """What a function makes of every item: in as many threads as torch has, in which torch's operations and ``each`` have none but their own."""
+    if (threads := torch.get_num_threads()) == 1:
+        return list(map(function, items))
     torch.set_num_threads(1)
     try:
-        return list(_pool(threads).map(function, parts))
+        return list(_pool(threads).map(function, items))
     finally:
         torch.set_num_threads(threads)
 
 
-def _bits(piece: torch.Tensor) -> np.ndarray:
-    """As the kernels take weights."""
-    return piece.view(torch.uint16).numpy() if piece.dtype == torch.bfloat16 else piece.float().view(torch.uint32).numpy()
-
-
-def _change(model: torch.Tensor, base: torch.Tensor, part: slice, mask: Callable | None = None, scale: np.float32 = kernels.ONE) -> np.ndarray:
-    return kernels.changes(_bits(model[part]), _bits(base[part]), mask(part) if mask else EVERY, scale)
+def _bits(part: slice, *tensors: torch.Tensor) -> tuple[np.ndarray, ...]:
+    """A piece of some tensors as the kernels take them: as bfloat16 if all of them are, else as float32."""
+    if all(tensor.dtype == torch.bfloat16 for tensor in tensors):
+        return tuple(tensor[part].view(torch.uint16).numpy() for tensor in tensors)
+    return tuple(tensor[part].float().view(torch.uint32).numpy() for tensor in tensors)
 
 
 def forget(room: int = ROOM) -> None:
@@ -122,45 +127,46 @@ def _known(find: Callable, model: torch.Tensor, base: torch.Tensor, *density: fl
     return _facts[key]
 
 
-def _trim(model: torch.Tensor, base: torch.Tensor, density: float) -> Callable[[slice], np.ndarray]:
-    """The ``density`` largest changes of a piece, else 0. Of changes that tie at the threshold the first are kept."""
-    k = max(1, int(density * len(base)))
-
-    def sizes(part: slice) -> np.ndarray:  # in the order of their bits, NaN last, which stays for the check of the result
-        return _change(model, base, part).view(np.uint32) & SIZE
-
-    larger = sum(_each(lambda part: kernels.counted(sizes(part)), len(base)))[::-1].cumsum()  # from the largest on
-    place = np.searchsorted(larger, k)  # of the threshold among them
-
-    def near(part: slice) -> tuple[np.ndarray, np.ndarray]:
-        places = np.flatnonzero((own := sizes(part)) >> 15 == len(larger) - 1 - place)
-        return own[places], places + part.start
-
-    found, places = map(np.concatenate, zip(*_each(near, len(base)), strict=True))
-    rest = k - larger[place] + len(found)  # of these are kept
-    threshold = np.partition(found, len(found) - rest)[len(found) - rest]
-    cut = places[found == threshold][rest - np.count_nonzero(found > threshold) - 1] + 1  # behind the last tied change that is kept
-
-    def kept(part: slice) -> np.ndarray:
-        own = sizes(part)
-        own[: max(0, cut - part.start)] += 1  # at the threshold these are kept
-        return own > threshold
-
-    return partial(_change, model, base, mask=kept)
+def _threshold(model: torch.Tensor, base: torch.Tensor, density: float) -> tuple[int, int]:
+    """What the ``density`` largest changes exceed, as bits of a size, and behind which weight none of those that tie there is kept."""
+    upper, rest = _place(_known(_counts, model, base, -1).sum(0), max(1, int(density * len(base))))
+    lower, rest = _place((counts := _counts(model, base, upper)).sum(0), rest)
+    later, rest = _place(counts[::-1, lower], rest)
+    part, least = _parts(len(base))[~later], upper << 15 | lower
+    tied = (model[part].float() - base[part].float()).abs_().view(torch.int32) == least
+    return least, part.start + int(tied.nonzero()[rest - 1]) + 1
 
 
-def _random(model: torch.Tensor, base: torch.Tensor, draw: Future) -> Callable[[slice], np.ndarray]:
-    """Changes kept by a Bernoulli mask and scaled to the L1 norm of them all."""
-    before, mask = _known(_norm, model, base), draw.result()
-    after = _norm(model, base, mask)
-    scale = np.float32(before / after if before >= 1e-7 and after >= 1e-7 else 1.0)
-    return partial(_change, model, base, mask=mask, scale=scale)
+def _place(counts: np.ndarray, k: int) -> tuple[int, int]:
+    """Where the ``k``th is counted, from the last on, and how many of those counted there are among the ``k``."""
+    larger = counts[::-1].cumsum()
+    place = int(np.searchsorted(larger, k))
+    return len(counts) - 1 - place, k - int(larger[place] - counts[::-1][place])
 
 
-def _norm(model: torch.Tensor, base: torch.Tensor, mask: Callable | None = None) -> torch.Tensor:
+def _counts(model: torch.Tensor, base: torch.Tensor, upper: int) -> np.ndarray:  # shape (pieces, 2 ** 16)
+    return np.stack(each(lambda part: kernels.counted(*_bits(part, model, base), upper), _parts(len(base))))
+
+
+def _every(part: slice) -> np.ndarray:
+    return np.ones(part.stop - part.start, bool)
+
+
+def _scale(model: torch.Tensor, base: torch.Tensor, mask: Callable) -> float:
+    """What brings the L1 norm of the changes that are kept to that of all."""
+    before, after = _known(_norm, model, base), _norm(model, base, mask)
+    return float(before / after) if before >= 1e-7 and after >= 1e-7 else 1.0
+
+
+def _norm(model: torch.Tensor, base: torch.Tensor, mask: Callable = _every) -> torch.Tensor:
     size = np.empty(len(base), np.float32)
-    _each(lambda part: np.abs(_change(model, base, part, mask), out=size[part]), len(base))
-    return _each(lambda part: torch.from_numpy(size[part]).sum(), len(base), len(base))[0]  # whole and in one thread: another order, other last bits
+
+    def fill(part: slice) -> None:
+        kernels.changed(size[part], *_bits(part, model, base), mask(part), kernels.ONE, np.uint32(0), np.uint32(0x7FFFFFFF))
+        np.abs(size[part], out=size[part])
+
+    each(fill, _parts(len(base)))
+    return each(torch.sum, [torch.from_numpy(size)])[0]  # whole and in one thread: another order, other last bits
 
 
 def _draw(n: int, density: float, moved: bool = True) -> Callable[[slice], np.ndarray]:

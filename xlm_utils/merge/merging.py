@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from itertools import pairwise
 from math import prod
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 
 from xlm_utils.merge.methods import DTYPES, RECIPE, check_specification, parents, render, resolve, written_out
 from xlm_utils.models.constituents import locate, source
+from xlm_utils.models.libraries import Tensor
 from xlm_utils.models.vocabularies import own_rows, token_tensors
 from xlm_utils.models.weights import FLOATING, Tensors, eos_ids, read_config, read_tokenizer, spell_rope_twice
 from xlm_utils.study import Step, Study, StudyError, digest, pick_device, read_manifest, relative, write_text
@@ -72,6 +74,9 @@ def _merge(study: Study, merges: Mapping[str, tuple[Step, dict, dict[str, Path]]
     def read(tensor: str) -> list[Future]:
         return [readers.submit(parent.read, tensor) for parent in tensors.values()]
 
+    def put(tensor: str, stored: dict[Path, Tensor], name: str) -> Future:
+        return writers[name].put(tensor, plans[name](tensor, stored.__getitem__).cpu())
+
     with ExitStack() as stack:
         stack.callback(own.forget)
         for step, *_ in merges.values():
@@ -88,10 +93,11 @@ def _merge(study: Study, merges: Mapping[str, tuple[Step, dict, dict[str, Path]]
             held = len(tensors) * (size + 2 * prod(shapes[following or tensor]))
             ahead = read(following) if following and held + size <= most else None
             held = held if ahead else len(tensors) * size
-            for name, plan in plans.items():
-                while waiting and sum(bytes for _, bytes in waiting) + held + size > most:
+            beside = [name for name, plan in plans.items() if plan.bare and held + len(plans) * size <= most]
+            for some in (beside, *([name] for name in plans if name not in beside)):
+                while waiting and sum(bytes for _, bytes in waiting) + held + len(some) * size > most:
                     waiting.popleft()[0].result()  # only now, as the parents were read meanwhile
-                waiting.append((writers[name].put(tensor, plan(tensor, stored.__getitem__).cpu()), size))
+                waiting.extend((written, size) for written in (chunked.each if len(some) > 1 else map)(partial(put, tensor, stored), some))
             chunked.forget()
             del stored  # before the next are read: an embedding of 8B has a GiB in every parent
         first, *others = (step.partial for step, *_ in merges.values())

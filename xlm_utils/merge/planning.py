@@ -51,10 +51,11 @@ class Plan:
         self.base = folders[config["base_model"]].resolve()
         self.inputs = {folders[entry["model"]].resolve(): entry.get("parameters", {}) for entry in config["models"]}
         self.inputs.setdefault(self.base, {})  # a base that is none of the models comes last
-        self._shared, self._generators = config["parameters"], [torch.default_generator, *torch.cuda.default_generators]
-        self._states = [torch.Generator(generator.device).manual_seed(seed or 0).get_state() for generator in self._generators]
-        self._name, self._method = config["merge_method"], get(config["merge_method"])
+        self._shared, self._name, self._method = config["parameters"], config["merge_method"], get(config["merge_method"])
         self._faster = device == "cpu" and self._name in chunked.FASTER
+        self.bare = self._faster and seed is None  # it may be called beside others: those that draw share torch's generators
+        self._generators = [] if self.bare else [torch.default_generator, *torch.cuda.default_generators]
+        self._states = [torch.Generator(generator.device).manual_seed(seed or 0).get_state() for generator in self._generators]
         self._donor, self._own = next(iter(folders.values())).resolve(), own_rows([folders[entry["model"]] for entry in config["models"]])
         self._device = device if self._method.spec.uses_accelerator else "cpu"
         self._layers = 1 + max((int(found[1]) for found in map(LAYER.search, names) if found), default=-1)
@@ -63,7 +64,7 @@ class Plan:
         """The merged tensor in the dtype of the result, on the device; ``stored`` gives a parent's."""
         entries = [TensorEntry(id=folder, tensor=stored(folder).to(self._device), is_base=folder == self.base) for folder in self.inputs]
         group, out = TensorGroup(tuple(entries), TensorMetadata(name=name)), getattr(torch, DTYPES["out_dtype"])
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.no_grad():
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count()), enabled=not self.bare), torch.no_grad():
             for generator, state in zip(self._generators, self._states, strict=True):
                 generator.set_state(state)
             if self._faster:
