@@ -24,8 +24,7 @@ from xlm_utils.ask.servers import HEADROOM, Fatal, Pacer, Retry, Void, shutdown_
 from xlm_utils.study import Progress, Study, StudyError, short
 from xlm_utils.study.thoughts import bare
 
-WORKERS = 32
-TRIES = 8
+WORKERS, TRIES = 32, 8
 LONGEST_WAIT = 120.0  # s; a server that asks for more is not waited for
 UNREAD = 20  # replies of which none can be read end the run
 PATIENCE = 300.0  # s without any reply before the run gives up (a fifth of it before the first reply)

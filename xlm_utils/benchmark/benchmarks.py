@@ -13,7 +13,8 @@ import pandas as pd
 import scipy  # loads its parts when they are used
 
 from xlm_utils import models
-from xlm_utils.benchmark.prepared import COLUMN_OF, LM, Prepared, PreparedTask
+from xlm_utils.benchmark.prepared import COLUMN_OF, Prepared
+from xlm_utils.models.libraries import LM, ConfigurableTask
 from xlm_utils.stats import statistics
 from xlm_utils.study import Step, Study, StudyError, digest, fingerprint, read_manifest, write_json, write_text
 
@@ -128,7 +129,7 @@ def datasets_table(study: Study, names: list[str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(("value", "low", "high", "stderr", "chance", "normalised_em"), float))
 
 
-def choice_scores(task: PreparedTask, doc: dict, likelihoods: list[float]) -> tuple[float, bool]:
+def choice_scores(task: ConfigurableTask, doc: dict, likelihoods: list[float]) -> tuple[float, bool]:
     """Log-probability of the gold choice, and whether it is the likeliest (the first of equals)."""
     gold = task.gold_index(doc)
     return float(scipy.special.log_softmax(likelihoods)[gold]), likelihoods.index(max(likelihoods)) == gold
@@ -148,7 +149,7 @@ def rouge2(gold: str, answer: str) -> float:
     return rouge_scorer.RougeScorer(["rouge2"], tokenizer=MecabTokenizer()).score(gold, answer)["rouge2"].fmeasure
 
 
-def item_row(task: PreparedTask, sample: dict, metric: str, truncated: set[str] | None) -> dict:
+def item_row(task: ConfigurableTask, sample: dict, metric: str, truncated: set[str] | None) -> dict:
     """One harness sample → item (row number in the reported split), score, gold, prediction, gold_logprob, logprobs, options, truncated.
 
     ``score`` is None for similarity, which is scored over all items; extractive answers also have
@@ -160,8 +161,7 @@ def item_row(task: PreparedTask, sample: dict, metric: str, truncated: set[str] 
         prediction, gold = sample["pearson"]
         return row | {"gold": gold, "prediction": prediction, "gold_logprob": None}
     if task.OUTPUT_TYPE == "multiple_choice":
-        likelihoods = [likelihood for likelihood, _ in answers]
-        choices = task.doc_to_choice(doc)
+        likelihoods, choices = [likelihood for likelihood, _ in answers], task.doc_to_choice(doc)
         row |= {"gold": choices[task.gold_index(doc)], "prediction": choices[likelihoods.index(max(likelihoods))]}
         row["gold_logprob"], _ = choice_scores(task, doc, likelihoods)
         row["logprobs"] = {choice: round(float(value), 4) for choice, value in zip(choices, scipy.special.log_softmax(likelihoods), strict=True)}

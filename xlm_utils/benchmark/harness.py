@@ -31,8 +31,7 @@ KEPT = 4  # times as many tokens in a batch that writes, where most are only kep
 for _name in ("evaluator", "api.task", "config.task", "models.huggingface"):
     logging.getLogger(f"lm_eval.{_name}").setLevel(logging.ERROR)
 
-Tokens = tuple[int, ...]
-Answer = tuple[float, bool]
+Tokens, Answer = tuple[int, ...], tuple[float, bool]
 
 
 def batches(rows: list, lengths: list[int], budget: int) -> Iterator[list]:

@@ -5,15 +5,11 @@ import io
 import json
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from xlm_utils.benchmark.tasks.data import DataError
-from xlm_utils.models.libraries import datasets
+from xlm_utils.models.libraries import ConfigurableTask, datasets
 from xlm_utils.study import Study, StudyError, fingerprint, project_path, sha256, short
 from xlm_utils.study.inputs import NAME
-
-if TYPE_CHECKING:
-    from xlm_utils.benchmark.harness import PreparedTask
 
 CHOICE, FREE = "multiple_choice", "generate_until"
 GREEDY = {"until", "do_sample", "max_gen_toks", "temperature", "top_p", "top_k"}  # settings of a generation that change no greedy one, or are kept
@@ -47,7 +43,7 @@ def own_tasks(study: Study) -> dict[str, tuple[Path, dict]]:
     return found
 
 
-def load_own(name: str, file: Path, said: dict, shots: int | None = None) -> tuple["PreparedTask", str]:
+def load_own(name: str, file: Path, said: dict, shots: int | None = None) -> tuple[ConfigurableTask, str]:
     """A task with its rows, each put into words once, and a hash of all that it is made of; ``said``: see ``own_tasks``; ``shots``: at most so many.
 
     Paths in the file are from its folder. A DataError: what the file, its functions, templates or rows raise, or that it can be no column.

@@ -5,19 +5,11 @@ import random
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from xlm_utils.benchmark.own_tasks import load_own, own_tasks
 from xlm_utils.benchmark.tasks import data
+from xlm_utils.models.libraries import ConfigurableTask, DatasetDict
 from xlm_utils.study import Study, StudyError, fingerprint, project_path
-
-if TYPE_CHECKING:
-    from datasets import DatasetDict
-    from lm_eval.api.model import LM
-
-    from xlm_utils.benchmark.harness import PreparedTask
-else:  # for annotations, without the seconds that importing them takes
-    DatasetDict = LM = PreparedTask = Any
 
 TASKS = Path(data.__file__).parent
 # column → its data sets, each a task file <data set>.yaml; a family is the unweighted mean of its data sets
@@ -33,7 +25,7 @@ NO_CHOICES = ("jaqket_v2", "jsquad", "xlsum_ja", "jcsts_likelihood")  # so nothi
 class Prepared:
     """Tasks with their requests, ready for any model; keys are data sets."""
 
-    tasks: dict[str, PreparedTask] = field(default_factory=dict)
+    tasks: dict[str, ConfigurableTask] = field(default_factory=dict)
     items: dict[str, list[int]] = field(default_factory=dict)  # rows of the reported split that are asked
     facts: dict[str, dict] = field(default_factory=dict)  # what a result is made from
     unavailable: dict[str, str] = field(default_factory=dict)  # why a data set is missing
@@ -68,8 +60,7 @@ def spread(pool: list[int], wanted: int, seed: object) -> list[int]:
     """``wanted`` of ``pool``, one from each of as many equal stretches (sets are often ordered by subject); 0: all."""
     if not wanted or wanted >= len(pool):
         return pool
-    draw = random.Random(str(seed))
-    edges = [len(pool) * k // wanted for k in range(wanted + 1)]
+    draw, edges = random.Random(str(seed)), [len(pool) * k // wanted for k in range(wanted + 1)]
     return [pool[draw.randrange(low, high)] for low, high in pairwise(edges)]
 
 
@@ -126,15 +117,14 @@ def load_task(study: Study, dataset: str) -> tuple[dict, DatasetDict]:
     """A task's configuration and its rows by split."""
     from lm_eval.tasks._yaml_loader import load_yaml  # the manager would also load the rows, without our checks
 
-    folder = data_folder(study)
-    config = load_yaml(TASKS / f"{dataset}.yaml")
+    folder, config = data_folder(study), load_yaml(TASKS / f"{dataset}.yaml")
     del config["custom_dataset"]
     if study.benchmarks.shots is not None:
         config["num_fewshot"] = min(config["num_fewshot"], study.benchmarks.shots)
     return config, data.load(**config["dataset_kwargs"], data_dir=folder and str(folder))
 
 
-def make_task(config: dict, splits: DatasetDict, **changes: object) -> PreparedTask:
+def make_task(config: dict, splits: DatasetDict, **changes: object) -> ConfigurableTask:
     """The harness task over rows that are already loaded; ``changes`` override its configuration."""
     from xlm_utils.benchmark.harness import PreparedTask
 

@@ -73,8 +73,7 @@ def score(lm: object, study: Study, table: pd.DataFrame, prompts: list[str], ask
     if study.generation.chat_template:
         prompts = [models.chat(lm.tokenizer, [{"role": "user", "content": prompt}]) for prompt in prompts]
     pairs = [(prompts[number], f" {table['definition'].iloc[row]}") for row, others in asked for number in (row, *others)]
-    answers = iter(lm.likelihoods(pairs))
-    rows = []
+    answers, rows = iter(lm.likelihoods(pairs)), []
     for row, others in asked:
         (total, tokens), *rest = [next(answers) for _ in range(1 + len(others))]
         behind = [other / tokens for other, _ in rest]

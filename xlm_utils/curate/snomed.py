@@ -116,8 +116,7 @@ def read(files: dict[str, tuple[Member, ...]], kind: str, wanted: list[str], kee
     ``keep``: rows to look at. It may use ``wanted`` columns that never change over a component's states (its concept, language, type or refset); else
     an old state could stand for the latest. A StudyError: with the file and the line that breaks the format.
     """
-    columns = list(dict.fromkeys(["id", "effectiveTime", "active", *wanted]))
-    tables = []
+    columns, tables = list(dict.fromkeys(["id", "effectiveTime", "active", *wanted])), []
     for member in files.get(kind, ()):
         try:
             tables += _stream(member, kind, columns, keep)

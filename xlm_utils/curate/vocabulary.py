@@ -141,8 +141,7 @@ def groups(study: Study) -> dict[str, str]:
 
 def _filter(study: Study, rule: str) -> tuple[list[tuple[str, pd.DataFrame]], dict[str, pd.Series]]:
     """Rows that each filter leaves, in order, by the filter's name; and frequency and part of speech of those that got so far; no rule: no filter."""
-    settings = study.vocabulary
-    table = labels(study)
+    settings, table = study.vocabulary, labels(study)
     first = {"hpo": "names and exact synonyms", "snomed": f"labels ({settings.labels})", "csv": "different terms of the list"}
     steps = [(first[settings.source], table)]
 
@@ -209,8 +208,7 @@ def curate(study: Study) -> Path:
 
     A StudyError: as ``rare_terms``, or a reference of the judges is the vocabulary's definition, and no term has one.
     """
-    settings = study.vocabulary
-    path = source_path(study)
+    settings, path = study.vocabulary, source_path(study)
     source = [sha256(file) for file in snomed.sources(path)] if settings.source == "snomed" else sha256(path)
     step = Step(study.folder / "vocabulary.csv", settings=settings.model_dump(exclude={"sample"}), source=source)
     with step:

@@ -39,8 +39,7 @@ def runs(study: Study) -> list[Run]:
 
     Its second, scored prompt is ``generation.baseline_prompt`` where the study names one. A sweep leaves the baseline and the control out.
     """
-    expert, general = study.by_role("expert"), study.by_role("general")
-    source, target = study.source, study.target
+    expert, general, source, target = study.by_role("expert"), study.by_role("general"), study.source, study.target
     scored = source.model_copy(update={"prompt": study.generation.baseline_prompt or source.prompt})
     first = [
         Run(f"{expert}.reference", expert, source, "term", "the reference definition that the judges see"),

@@ -20,8 +20,7 @@ from xlm_utils.draw.pages import as_text
 from xlm_utils.study import Study, StudyError, project_path, read_text, relative, short, write_text
 
 COLUMNS = ["row", "term", "translation", "reference", "definition", "rating"]
-KEY = ["row", "rater", "copy", "run", "term_id", "reference", "definition"]
-CANT_SAY, NOT_DRAWN = "can't say", "not drawn"
+KEY, CANT_SAY, NOT_DRAWN = ["row", "rater", "copy", "run", "term_id", "reference", "definition"], "can't say", "not drawn"
 
 
 def files(study: Study, card: Card) -> tuple[list[Path], list[Path]]:

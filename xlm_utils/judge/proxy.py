@@ -135,8 +135,7 @@ def _asked(study: Study, file: str, texts: dict[str, str], rows: slice = slice(N
         return []
     vocabulary = (study.sweep_of or study).folder / "vocabulary.csv"
     table = pd.read_csv(vocabulary, keep_default_na=False) if vocabulary.exists() else terms(study)
-    given = dict(zip(table["concept"], table["definition"], strict=True))
-    found = []
+    given, found = dict(zip(table["concept"], table["definition"], strict=True)), []
     for number, row in enumerate(read_jsonl(FOLDER / file)):
         if reference := given.get(row["concept"]):
             same = {"term_id": f"{file} {number}", "concept": row["concept"], "term": row["term_en"], "translation": row["term_ja"]}

@@ -16,13 +16,11 @@ from mergekit.merge_methods.base import TensorGroup
 from xlm_utils.merge import kernels
 
 CHUNK, ALL = 1 << 20, 1 << 40  # weights in a piece of MergeKit's; more than any tensor has
-Fill = Callable[[np.ndarray, slice], None]  # makes a piece of the merged tensor
 np.empty(31 << 20, np.uint8)  # freed, it lets glibc keep 62 MiB a thread of what is freed later: else pieces are paged in anew
 ROOM = 1 << 28  # bytes of random numbers that may be kept while a tensor is merged
 _pool = cache(ThreadPoolExecutor)  # threads that begin while torch has one of its own keep to one
 _facts: dict[tuple, object] = {}  # of tensors in memory, by address: whether they are equal, thresholds, sums
-_numbers: dict[tuple[bytes, int], np.ndarray] = {}  # by the generator's state before and how many: random numbers
-_states: dict[tuple[bytes, int], torch.Tensor] = {}  # by the same: the state behind
+_drawn: dict[tuple[bytes, int], tuple] = {}  # by the generator's state before and how many: random numbers, if they are kept, and the state behind
 _room = [ROOM]  # bytes of random numbers that may still be kept
 
 
@@ -38,14 +36,14 @@ def merge(method: str, group: TensorGroup, parameters: dict) -> torch.Tensor:
     return torch.from_numpy(merged).view(torch.bfloat16 if merged.itemsize == 2 else torch.float32).reshape(shape)
 
 
-def linear(method: str, group: TensorGroup, parameters: dict) -> Fill:
+def linear(method: str, group: TensorGroup, parameters: dict) -> Callable[[np.ndarray, slice], None]:
     """Weighted sums, or means."""
     weights = np.array([parameters["weight"][model.id] for model in group.entries], np.float32)
     total = np.float32(torch.from_numpy(weights).sum() if parameters["normalize"] else 1)
     return lambda made, part: kernels.averaged(made, _bits(part, *(model.tensor for model in group.entries)), weights, total)
 
 
-def slerp(method: str, group: TensorGroup, parameters: dict) -> Fill:
+def slerp(method: str, group: TensorGroup, parameters: dict) -> Callable[[np.ndarray, slice], None]:
     """MergeKit's formula in MergeKit's pieces, several at a time; nothing whole but the result."""
     pair, t = [entry.tensor for entry in (group.base, *group.non_base)], torch.tensor(parameters["t"], dtype=torch.float32)
 
@@ -60,7 +58,7 @@ def slerp(method: str, group: TensorGroup, parameters: dict) -> Fill:
     return lambda made, part: kernels.paired(made, *_bits(part, *pair), *shares)
 
 
-def consensus(method: str, group: TensorGroup, parameters: dict) -> Fill | None:
+def consensus(method: str, group: TensorGroup, parameters: dict) -> Callable[[np.ndarray, slice], None] | None:
     """Task vectors added up; in TIES and DARE TIES trimmed before, and only what agrees with the sign that has more of the change."""
     dare, plain, base, kept = method == "dare_ties", method == "task_arithmetic", group.base.tensor, []
     densities = [1.0 if plain else parameters["density"][model.id] for model in group.non_base]
@@ -69,7 +67,8 @@ def consensus(method: str, group: TensorGroup, parameters: dict) -> Fill | None:
     for model, density, changed, draw in zip(group.non_base, densities, moved, draws, strict=True):
         mask, scale, least, tied = draw.result() if draw else _every, 1.0, 0, ALL
         if draw and changed:
-            scale = _scale(model.tensor, base, mask)
+            before, after = _known(_norm, model.tensor, base), _norm(model.tensor, base, mask)
+            scale = float(before / after) if before >= 1e-7 and after >= 1e-7 else 1.0  # back to the L1 norm of them all
         elif changed and density < 1:
             least, tied = _known(_threshold, model.tensor, base, density)
         if changed:
@@ -116,7 +115,7 @@ def _bits(part: slice, *tensors: torch.Tensor) -> tuple[np.ndarray, ...]:
 def forget(room: int = ROOM) -> None:
     """Let go of what is known about tensors: others may stand at their addresses next time. ``room`` (bytes) is for random numbers."""
     _facts.clear()
-    _numbers.clear()
+    _drawn.clear()
     _room[0] = room
 
 
@@ -152,12 +151,6 @@ def _every(part: slice) -> np.ndarray:
     return np.ones(part.stop - part.start, bool)
 
 
-def _scale(model: torch.Tensor, base: torch.Tensor, mask: Callable) -> float:
-    """What brings the L1 norm of the changes that are kept to that of all."""
-    before, after = _known(_norm, model, base), _norm(model, base, mask)
-    return float(before / after) if before >= 1e-7 and after >= 1e-7 else 1.0
-
-
 def _norm(model: torch.Tensor, base: torch.Tensor, mask: Callable = _every) -> torch.Tensor:
     size = np.empty(len(base), np.float32)
 
@@ -175,18 +168,19 @@ def _draw(n: int, density: float, moved: bool = True) -> Callable[[slice], np.nd
     Where nothing ``moved`` only the generator does, for later masks to stay MergeKit's; instantly from the second time on, as in a search.
     """
     key = (torch.get_rng_state().numpy().tobytes(), n)
-    if moved and key not in _numbers and 4 * n <= _room[0]:
-        _numbers[key], _states[key] = torch.from_numpy(np.empty(n, np.float32)).uniform_().numpy(), torch.get_rng_state()
-        _room[0] -= 4 * n
-    if key in _states and (not moved or key in _numbers):
-        torch.set_rng_state(_states[key])
-        numbers = _numbers.get(key)
-        return lambda part: numbers[part] < np.float32(density)
-    numbers, bits = torch.empty(min(n, CHUNK)), np.empty(-(-n // 8), np.uint8)
-    for part in _parts(n, CHUNK):
-        bits[part.start // 8 : -(-part.stop // 8)] = np.packbits(numbers[: part.stop - part.start].uniform_().numpy() < np.float32(density))
-    _states[key] = torch.get_rng_state()
-    return lambda part: np.unpackbits(bits[part.start // 8 :], count=part.stop - part.start).view(bool)
+    numbers, state = _drawn.get(key, (None, None))
+    if moved and numbers is None and 4 * n <= _room[0]:
+        numbers = torch.from_numpy(np.empty(n, np.float32)).uniform_().numpy()
+        _drawn[key], _room[0] = (numbers, torch.get_rng_state()), _room[0] - 4 * n
+    elif state is not None and (numbers is not None or not moved):
+        torch.set_rng_state(state)
+    else:
+        few, bits = torch.empty(min(n, CHUNK)), np.empty(-(-n // 8), np.uint8)
+        for part in _parts(n, CHUNK):
+            bits[part.start // 8 : -(-part.stop // 8)] = np.packbits(few[: part.stop - part.start].uniform_().numpy() < np.float32(density))
+        _drawn[key] = None, torch.get_rng_state()
+        return lambda part: np.unpackbits(bits[part.start // 8 :], count=part.stop - part.start).view(bool)
+    return lambda part: numbers[part] < np.float32(density)
 
 
 # what makes a piece of a merged tensor, or nothing where it is the base's, by MergeKit's name of the method

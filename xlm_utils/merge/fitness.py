@@ -4,23 +4,17 @@ Prompts are built and tokenised as for Table 2 (room ``benchmarks``), and put to
 """
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from xlm_utils.benchmark import benchmarks, transfer
 from xlm_utils.benchmark.prepared import COLUMN_OF, COLUMNS, NO_CHOICES, columns, load_task, make_task, pools, spread
 from xlm_utils.curate.vocabulary import groups
+from xlm_utils.models.libraries import ConfigurableTask, DatasetDict, PreTrainedModel, PreTrainedTokenizerBase
 from xlm_utils.study import Study, StudyError
 from xlm_utils.translate.translation import terms, unreported
 
 TRANSFER = "transfer"  # as a column of evolution.columns: no benchmark, but the margin of room ``benchmark.transfer``
-
-if TYPE_CHECKING:
-    from datasets import DatasetDict
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from xlm_utils.benchmark.harness import PreparedTask
 
 
 def check_columns(study: Study) -> None:
@@ -31,7 +25,7 @@ def check_columns(study: Study) -> None:
             raise StudyError(f"evolution.columns: {column!r} has no choices to search on; there are {', '.join(valid)}")
 
 
-def _searched(study: Study) -> "Iterator[tuple[str, dict, DatasetDict, str, list[int], tuple[str, list[int]]]]":
+def _searched(study: Study) -> Iterator[tuple[str, dict, DatasetDict, str, list[int], tuple[str, list[int]]]]:
     """Data set, its configuration and splits, the split and the items that a search looks at, and (split, rows) that are reported.
 
     A StudyError: a column is unknown or scored by generation, or its data can't be used.
@@ -61,14 +55,14 @@ def fitness_rows(study: Study) -> pd.DataFrame:
     return pd.DataFrame(found, columns=["column", "data set", "split", "searched on", "left to report", "both"])
 
 
-def scorer(study: Study) -> "Callable[[PreTrainedModel, PreTrainedTokenizerBase], dict[str, float]]":
+def scorer(study: Study) -> Callable[[PreTrainedModel, PreTrainedTokenizerBase], dict[str, float]]:
     """What a search maximises, on ``evolution.items`` items of each data set of ``evolution.columns``.
 
     Returns a function of (model, tokenizer) → ``objective``: mean log-probability of the gold answer among the choices (smooth, where accuracies tie;
     of ``transfer`` the margin), and ``accuracy``; both are means over items, then over data sets, then over columns. Prompts are built and tokenised
     once, so all candidates must share one tokenizer. A StudyError: a column is unknown or scored by generation, or its data can't be used.
     """
-    tasks: dict[str, list[tuple[PreparedTask, list[int]]]] = {}
+    tasks: dict[str, list[tuple[ConfigurableTask, list[int]]]] = {}
     for dataset, config, splits, split, items, _ in _searched(study):
         tasks.setdefault(COLUMN_OF[dataset], []).append((make_task(config, splits, test_split=split), items))
     every = [pair for own in tasks.values() for pair in own]
@@ -76,7 +70,7 @@ def scorer(study: Study) -> "Callable[[PreTrainedModel, PreTrainedTokenizerBase]
     others, tied = spare(study, study.evolution.items) if TRANSFER in study.evolution.columns else (None, [])
     prompts = [study.prompt(study.target, term) for term in others["translation"]] if tied else []
 
-    def score(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> dict[str, float]:
+    def score(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
         from xlm_utils.benchmark.harness import SharedPromptLM
 
         lm = SharedPromptLM(model, tokenizer, study.benchmarks.batch_tokens, pairs)
@@ -99,7 +93,7 @@ def spare(study: Study, items: int) -> tuple[pd.DataFrame, list[tuple[int, list[
     return rest, transfer.draw(rest, groups(study), study.transfer.rivals, items, study.seed)
 
 
-def _gold_scores(task: "PreparedTask", answers: Iterator[tuple[float, bool]]) -> dict[str, float]:
+def _gold_scores(task: ConfigurableTask, answers: Iterator[tuple[float, bool]]) -> dict[str, float]:
     """Means over a task's items, taking the task's share of the answers."""
     docs, likelihoods = {}, {}
     for instance in task.instances:

@@ -28,9 +28,8 @@ def wide(weights, j):
 def put(made, j, value):
     """A number as a weight, to the nearest, halves to even."""
     bits = np.float32(value).view(np.uint32)
-    carry = (
-        np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1)) if made.itemsize == 2 and bits & SIZE <= np.uint32(0x7F800000) else np.uint32(0)
-    )  # NaN stays one
+    rounded = made.itemsize == 2 and bits & SIZE <= np.uint32(0x7F800000)  # NaN stays one
+    carry = np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1)) if rounded else np.uint32(0)
     made[j] = np.uint32(bits + carry) >> np.uint32(32 - 8 * made.itemsize)
 
 

@@ -11,11 +11,14 @@ if TYPE_CHECKING:
     import safetensors
     import torch
     import transformers
+    from datasets import DatasetDict
+    from lm_eval.api.model import LM
+    from lm_eval.api.task import ConfigurableTask
     from safetensors import safe_open
     from torch import Tensor
     from transformers import DynamicCache, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 else:
-    safe_open = Tensor = DynamicCache = PretrainedConfig = PreTrainedModel = PreTrainedTokenizerBase = Any
+    DatasetDict = LM = ConfigurableTask = safe_open = Tensor = DynamicCache = PretrainedConfig = PreTrainedModel = PreTrainedTokenizerBase = Any
 
     class _Later:
         def __init__(self, library: str):

@@ -20,8 +20,7 @@ from xlm_utils.models.weights import EMBEDDINGS, HEAD, Tensors, opened, read_con
 from xlm_utils.study import StudyError, cached_step, digest, sha256, write_json
 
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
-EOS = ("bos_token_id", "eos_token_id", "pad_token_id")
-OWN = "own_rows.json"
+EOS, OWN = ("bos_token_id", "eos_token_id", "pad_token_id"), "own_rows.json"
 NEW = "vocabulary.safetensors"  # of two files' tensors of a name ``Tensors`` takes the later file's, as the index says here, which MergeKit goes by
 
 
@@ -54,8 +53,7 @@ def cut(base: Path, folder: Path, tokens: Path) -> None:
     if unknown := [token for token in kept if token not in vocabulary]:
         raise StudyError(f"{tokens.name}: {base.name} has no token {unknown[0]!r}")
     print(f"trimming {base.name} to {len(kept):,} of its {len(vocabulary):,} tokens (once)")
-    old = [vocabulary[token] for token in kept]
-    new = {token: number for number, token in enumerate(kept)}
+    old, new = [vocabulary[token] for token in kept], {token: number for number, token in enumerate(kept)}
     state["model"]["vocab"] = new
     state["model"]["merges"] = [[a, b] for a, b in state["model"]["merges"] if a in new and b in new and a + b in new]
     state["added_tokens"] = [{**added, "id": new[added["content"]]} for added in state["added_tokens"] if added["content"] in new]

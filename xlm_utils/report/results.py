@@ -132,8 +132,7 @@ def load_scores(study: Study) -> pd.DataFrame:
         rows += own
     if not rows:
         raise StudyError(f"no scores in {relative(folder)}; run 05_judge.ipynb with {study.options()}")
-    table = terms(study).astype({"term_id": str})
-    scores = pd.DataFrame(rows)
+    table, scores = terms(study).astype({"term_id": str}), pd.DataFrame(rows)
     scores["score"] = scores["score"].astype(float).where(scores["status"] == "ok")
     if unknown := set(scores["term_id"]) - set(table["term_id"]):
         raise StudyError(f"{relative(folder)}: {len(unknown)} scored terms, such as {min(unknown)}, are not in terms.csv; run 05_judge.ipynb again")

@@ -216,8 +216,7 @@ def save_table(study: Study, frame: pd.DataFrame, name: str):
     flat = frame.copy()
     if isinstance(frame.columns, pd.MultiIndex):
         flat.columns = [": ".join(filter(None, pair)) for pair in frame.columns]
-    html = table_html(frame, study.proxy)
-    flat = as_text(flat)
+    html, flat = table_html(frame, study.proxy), as_text(flat)
     write_text(study.figures / f"{name}.csv", flat.to_csv(index=not isinstance(frame.index, pd.RangeIndex), float_format="%.6g", lineterminator="\n"))
     write_text(study.figures / f"{name}.html", page(frame.attrs.get("title", name), html))
     return HTML(html)

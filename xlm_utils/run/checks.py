@@ -124,8 +124,7 @@ def answers(card: Card, base_url: str = "") -> str:
         open_encoder(card.model)
         return f"judge {card.name}: its encoder is installed"
     url = address(card, base_url)
-    key = find_key(card, url)
-    at = f" at {shown(url)}" if url else ""
+    key, at = find_key(card, url), f" at {shown(url)}" if url else ""
     open_client(card, base_url)  # its SDK knows the card's parameters
     until = served(card, key, url)
     warning = f"; warning: to be shut down on {until}" if until[:1].isdigit() else ""

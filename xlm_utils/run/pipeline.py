@@ -47,8 +47,7 @@ def outputs(study: Study) -> dict[str, list[Path]]:
         "05_judge": [file for card in map(load_card, study.judges) for file in judged(card)],
         "06_benchmark": [study.benchmarks_folder / f"{model}.json" for model in chosen(study.models)],
         "07_figures": [study.figures / name for name in ("table1.csv", "table1.html", *table2, "figure1.html")],
-        "08_why": [study.figures / f"{name}.html" for name in ("lens", "meeting", "knockout", "kept", "lost")],
-    }
+        "08_why": [study.figures / f"{name}.html" for name in ("lens", "meeting", "knockout", "kept", "lost")]}  # fmt: skip
 
 
 def code_of(notebook: Path) -> list[str]:

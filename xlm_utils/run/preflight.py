@@ -120,8 +120,7 @@ def _memory(study: Study, facts: Facts) -> str:
         free = int(subprocess.run([sys.executable, "-c", FREE], capture_output=True, text=True, check=True).stdout)
     else:
         free = psutil.virtual_memory().available
-    needed = largest(facts) * size + ROOM
-    where = "GPU memory" if device == "cuda" else "memory (no GPU is visible)"
+    needed, where = largest(facts) * size + ROOM, "GPU memory" if device == "cuda" else "memory (no GPU is visible)"
     if free < needed:
         raise StudyError(f"{where}: {in_gib(free)} are free, and a model with a batch needs {in_gib(needed)}; with generation.quantization nf4, less")
     slow = "; warning: on a CPU, models of this size take days" if device == "cpu" and largest(facts) > LARGE else ""

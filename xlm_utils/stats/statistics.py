@@ -13,8 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy  # loads its parts when they are used
 
-LEVEL = 0.95
-RESAMPLES = 9999
+LEVEL, RESAMPLES = 0.95, 9999
 SCALE = range(11)  # judges give whole numbers from 0 to 10
 NAN = float("nan")
 
@@ -143,8 +142,7 @@ def compare(a: Sequence[float], b: Sequence[float], clusters: Sequence | None = 
     paired = ~np.isnan(differences)
     differences = differences[paired]
     groups = np.arange(len(paired)) if clusters is None else np.asarray(clusters, dtype=object)
-    interval = mean_interval(differences, seed, "difference")
-    robust, count = cluster_interval(differences, groups[paired])
+    interval, (robust, count) = mean_interval(differences, seed, "difference"), cluster_interval(differences, groups[paired])
     moved = np.any(differences != 0)
     return {
         "n": len(differences), "ties": int((differences == 0).sum()),

@@ -124,8 +124,7 @@ def grid(name: str) -> list[str]:
     if method.card not in listed("sweeps"):
         raise StudyError(f"sweep.grids: {short(method.card)} has no file in params/sweeps; there are {', '.join(listed('sweeps'))}")
     file = f"params/sweeps/{method.card}.yaml"
-    axes = read_yaml(PARAMS / "sweeps" / f"{method.card}.yaml")
-    card = read_card(method.card)["parameters"]
+    axes, card = read_yaml(PARAMS / "sweeps" / f"{method.card}.yaml"), read_card(method.card)["parameters"]
     for parameter, values in axes.items():
         if parameter not in card:
             raise StudyError(f"{file}: the card has no parameter {parameter!r}; it has {', '.join(card) or 'none'}")

@@ -180,8 +180,7 @@ def open_study(
     path = Path(study) if is_file(study) else PARAMS / f"{study}.yaml"
     if not path.is_file():
         raise StudyError(f"study {short(study)} is not one of {', '.join(listed('.'))}, nor a YAML file")
-    preset = read_yaml(path)
-    smoke = os.environ.get("XLM_SMOKE") == "1"
+    preset, smoke = read_yaml(path), os.environ.get("XLM_SMOKE") == "1"
     changed = named | given(overrides)
     apply(preset, (SMOKE if smoke else {}) | changed)
     settings = checked(Settings, preset, path.name, {OVERRIDES[name]: name for name in changed})

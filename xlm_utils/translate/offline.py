@@ -88,8 +88,7 @@ def reviewed(study: Study, vocabulary: pd.DataFrame) -> pd.DataFrame:
     is broken, or a term of it is no label of the study's terminology.
     """
     file = project_path(study.translation.reviewed)
-    rows = read_list(file)
-    all_labels = labels(study)
+    rows, all_labels = read_list(file), labels(study)
     known = set(all_labels["concept"] + ":" + all_labels["term"].str.lower())
     if unknown := [term for term in rows["term_id"] if term not in known]:
         raise StudyError(f"{file.name}: {len(unknown)} of its terms are no labels of the study's terminology, such as {unknown[0]}")

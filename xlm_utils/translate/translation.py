@@ -113,8 +113,7 @@ def translate(study: Study, base_url: str = "") -> Path:
     See ``reviewed``, ``official`` and ``by_llm``. A vocabulary's own translations are kept; only terms without one are looked up. Does nothing if the
     file is there. A StudyError if an LLM can't go on, or nobody is to translate.
     """
-    source = study.folder / "vocabulary.csv"
-    translator = study.translation.translator
+    source, translator = study.folder / "vocabulary.csv", study.translation.translator
     made_from: dict = {}
     if translator == "jmdict":
         dictionary = f"jamdict-data {metadata.version('jamdict-data')}"
