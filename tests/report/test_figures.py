@@ -170,7 +170,7 @@ def test_a_chrome_that_does_not_start_costs_one_line_and_no_figure(tmp_path, mon
     broken.chmod(broken.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("BROWSER_PATH", str(broken))
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(canvas, "PATIENCE", 3)
+    monkeypatch.setattr(canvas, "PATIENCE", 1)
     canvas.chrome.cache_clear()
     canvas._chrome_open.cache_clear()  # an earlier test's
     before = pio.renderers.default
@@ -191,7 +191,7 @@ def test_a_chrome_that_hangs_midway_costs_one_line_and_the_next_figure_has_anoth
     ]
     chromium = max(browsers, key=psutil.Process.create_time)  # an earlier test's may still be open
     chromium.suspend()
-    monkeypatch.setattr(canvas, "PATIENCE", 3)
+    monkeypatch.setattr(canvas, "PATIENCE", 1)
     canvas.save(figures.funnel(FUNNEL), "second", tmp_path / "demo")
     assert "second: html and json are written, svg and png are not (Chrome failed with TimeoutError)" in capsys.readouterr().out
     monkeypatch.undo()

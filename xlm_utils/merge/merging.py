@@ -14,7 +14,7 @@ import yaml
 
 from xlm_utils.merge.methods import DTYPES, RECIPE, check_specification, parents, render, resolve, written_out
 from xlm_utils.models.constituents import locate, source
-from xlm_utils.models.libraries import Tensor
+from xlm_utils.models.libraries import Tensor, torch
 from xlm_utils.models.vocabularies import own_rows, token_tensors
 from xlm_utils.models.weights import FLOATING, Tensors, eos_ids, read_config, read_tokenizer, spell_rope_twice
 from xlm_utils.study import Step, Study, StudyError, digest, pick_device, read_manifest, relative, write_text
@@ -97,7 +97,8 @@ def _merge(study: Study, merges: Mapping[str, tuple[Step, dict, dict[str, Path]]
             for some in (beside, *([name] for name in plans if name not in beside)):
                 while waiting and sum(bytes for _, bytes in waiting) + held + len(some) * size > most:
                     waiting.popleft()[0].result()  # only now, as the parents were read meanwhile
-                waiting.extend((written, size) for written in (chunked.each if len(some) > 1 else map)(partial(put, tensor, stored), some))
+                way = chunked.each if len(some) >= torch.get_num_threads() else map  # with fewer each has all of the threads
+                waiting.extend((written, size) for written in way(partial(put, tensor, stored), some))
             chunked.forget()
             del stored  # before the next are read: an embedding of 8B has a GiB in every parent
         first, *others = (step.partial for step, *_ in merges.values())
