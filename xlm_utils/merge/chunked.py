@@ -1,7 +1,7 @@
 """MergeKit's methods on a CPU, a piece of a tensor at a time: the same weights in less time and memory.
 
 MergeKit sorts a whole tensor to find the changes that TIES keeps, draws DARE's mask the slow way, and pages in some ten copies of the tensor. Here a
-threshold is selected among the few changes whose size has the same upper bits, and what several merges of a tensor need is computed once.
+threshold is counted, by the upper and then the lower bits of the changes' sizes, and what several merges of a tensor need is computed once.
 """
 
 from collections.abc import Callable, Sequence
