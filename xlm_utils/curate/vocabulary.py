@@ -46,8 +46,7 @@ def spelling(term: str) -> str:
 
 @cache
 def _by_spelling() -> dict[str, int]:
-    counts = pd.Series({word: count for word, count in brown_counts().items() if word[-1].isalpha()})
-    return counts.groupby(spelling).max().to_dict()
+    return pd.Series({word: count for word, count in brown_counts().items() if word[-1].isalpha()}).groupby(spelling).max().to_dict()
 
 
 def frequency(word: str) -> int:

@@ -197,8 +197,7 @@ def plan(study: Study, name: str, runs: list[str], base_url: str = "", more: Seq
             people.announce(study, card, [q for name in names for q in questions(study, name)] if done else [])
         return {"calls": 0, "usd": 0.0}
     asked = [q for run in runs for q in questions(study, run)] + list(more)
-    calls = [(prompt_for(study, q), q.get("repeat", 0)) for q in asked if q["reference_text"]]
-    return announce(study, card, calls, SCHEMA, base_url)
+    return announce(study, card, [(prompt_for(study, q), q.get("repeat", 0)) for q in asked if q["reference_text"]], SCHEMA, base_url)
 
 
 def send(study: Study, name: str, runs: list[str], base_url: str = "", more: Sequence[dict] = ()) -> None:

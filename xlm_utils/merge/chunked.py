@@ -20,7 +20,7 @@ np.empty(31 << 20, np.uint8)  # freed, it lets glibc keep 62 MiB a thread of wha
 ROOM = 1 << 28  # bytes of random numbers that may be kept while a tensor is merged
 _pool = cache(ThreadPoolExecutor)  # threads that begin while torch has one of its own keep to one
 _facts: dict[tuple, object] = {}  # of tensors in memory, by address: whether they are equal, thresholds, sums
-_drawn: dict[tuple[bytes, int], tuple] = {}  # by the generator's state before and how many: random numbers, if they are kept, and the state behind
+_drawn: dict[tuple[bytes, int], tuple] = {}  # by the generator's state before and how many: random numbers, and the state behind
 _room = [ROOM]  # bytes of random numbers that may still be kept
 
 
@@ -63,7 +63,7 @@ def consensus(method: str, group: TensorGroup, parameters: dict) -> Callable[[np
     dare, plain, base, kept = method == "dare_ties", method == "task_arithmetic", group.base.tensor, []
     densities = [1.0 if plain else parameters["density"][model.id] for model in group.non_base]
     moved = [plain or not _known(torch.equal, model.tensor, base) for model in group.non_base]  # else it adds nothing and has no sign to elect
-    draws = [_pool(1).submit(_draw, len(base), *of) if dare and of[0] < 1 else None for of in zip(densities, moved, strict=True)]  # beside all else
+    draws = [_pool(1).submit(_draw, len(base), density) if dare and density < 1 else None for density in densities]  # beside all else
     for model, density, changed, draw in zip(group.non_base, densities, moved, draws, strict=True):
         mask, scale, least, tied = draw.result() if draw else _every, 1.0, 0, ALL
         if draw and changed:
@@ -75,17 +75,10 @@ def consensus(method: str, group: TensorGroup, parameters: dict) -> Callable[[np
             kept.append((model.tensor, parameters["weight"][model.id], mask, scale, least, tied))
     if not kept:
         return None
-    models, weights, masks, scales, leasts, tied = zip(*kept, strict=True)
-    floor = np.float32(min(weights) if min(weights) > 0 else -np.inf)
-    settings = np.array(weights, np.float32), np.float32(parameters["lambda"]), not plain, bool(parameters["normalize"]), floor
-    scales, leasts, tied = np.array(scales, np.float32), np.array(leasts, np.uint32), np.array(tied)
-
-    def fill(made: np.ndarray, part: slice) -> None:
-        own, *others = _bits(part, base, *models)
-        rooms = tuple(np.empty(kernels.BLOCK, np.float32) for _ in models)
-        kernels.added(made, tuple(others), own, tuple(mask(part) for mask in masks), rooms, scales, leasts, tied - part.start, *settings)
-
-    return fill
+    models, weights, masks, scales, leasts, ends = zip(*kept, strict=True)
+    numbers = np.array(scales, np.float32), np.array(weights, np.float32), np.array(leasts, np.uint32)
+    settings, ends = (np.float32(parameters["lambda"]), not plain, bool(parameters["normalize"])), np.array(ends)
+    return lambda made, part: kernels.added(made, _bits(part, base, *models), tuple(at(part) for at in masks), *numbers, ends - part.start, *settings)
 
 
 def _parts(n: int, size: int = 0) -> list[slice]:
@@ -129,7 +122,7 @@ def _known(find: Callable, model: torch.Tensor, base: torch.Tensor, *density: fl
 def _threshold(model: torch.Tensor, base: torch.Tensor, density: float) -> tuple[int, int]:
     """What the ``density`` largest changes exceed, as bits of a size, and behind which weight none of those that tie there is kept."""
     upper, rest = _place(_known(_counts, model, base, -1).sum(0), max(1, int(density * len(base))))
-    lower, rest = _place((counts := _counts(model, base, upper)).sum(0), rest)
+    lower, rest = _place((counts := _counts(model, base, upper)[:, : 1 << 15]).sum(0), rest)
     later, rest = _place(counts[::-1, lower], rest)
     part, least = _parts(len(base))[~later], upper << 15 | lower
     tied = (model[part].float() - base[part].float()).abs_().view(torch.int32) == least
@@ -152,35 +145,29 @@ def _every(part: slice) -> np.ndarray:
 
 
 def _norm(model: torch.Tensor, base: torch.Tensor, mask: Callable = _every) -> torch.Tensor:
-    size = np.empty(len(base), np.float32)
+    size = torch.from_numpy(np.empty(len(base), np.float32))
 
     def fill(part: slice) -> None:
-        kernels.changed(size[part], *_bits(part, model, base), mask(part), kernels.ONE, np.uint32(0), np.uint32(0x7FFFFFFF))
-        np.abs(size[part], out=size[part])
+        torch.sub(model[part].float(), base[part].float(), out=size[part]).abs_().mul_(torch.from_numpy(mask(part)))
 
     each(fill, _parts(len(base)))
-    return each(torch.sum, [torch.from_numpy(size)])[0]  # whole and in one thread: another order, other last bits
+    return each(torch.sum, [size])[0]  # whole and in one thread: another order, other last bits
 
 
-def _draw(n: int, density: float, moved: bool = True) -> Callable[[slice], np.ndarray]:
-    """The mask that ``torch.bernoulli`` draws from the same generator, in a third of its time, to be read by the piece.
-
-    Where nothing ``moved`` only the generator does, for later masks to stay MergeKit's; instantly from the second time on, as in a search.
-    """
+def _draw(n: int, density: float) -> Callable[[slice], np.ndarray]:
+    """The mask that ``torch.bernoulli`` draws from the same generator, in a third of its time, to be read by the piece; known when drawn again."""
     key = (torch.get_rng_state().numpy().tobytes(), n)
-    numbers, state = _drawn.get(key, (None, None))
-    if moved and numbers is None and 4 * n <= _room[0]:
+    if key not in _drawn and 4 * n <= _room[0]:
         numbers = torch.from_numpy(np.empty(n, np.float32)).uniform_().numpy()
         _drawn[key], _room[0] = (numbers, torch.get_rng_state()), _room[0] - 4 * n
-    elif state is not None and (numbers is not None or not moved):
+    if key in _drawn:
+        numbers, state = _drawn[key]
         torch.set_rng_state(state)
-    else:
-        few, bits = torch.empty(min(n, CHUNK)), np.empty(-(-n // 8), np.uint8)
-        for part in _parts(n, CHUNK):
-            bits[part.start // 8 : -(-part.stop // 8)] = np.packbits(few[: part.stop - part.start].uniform_().numpy() < np.float32(density))
-        _drawn[key] = None, torch.get_rng_state()
-        return lambda part: np.unpackbits(bits[part.start // 8 :], count=part.stop - part.start).view(bool)
-    return lambda part: numbers[part] < np.float32(density)
+        return lambda part: numbers[part] < np.float32(density)
+    few, bits = torch.empty(min(n, CHUNK)), np.empty(-(-n // 8), np.uint8)
+    for part in _parts(n, CHUNK):
+        bits[part.start // 8 : -(-part.stop // 8)] = np.packbits(few[: part.stop - part.start].uniform_().numpy() < np.float32(density))
+    return lambda part: np.unpackbits(bits[part.start // 8 :], count=part.stop - part.start).view(bool)
 
 
 # what makes a piece of a merged tensor, or nothing where it is the base's, by MergeKit's name of the method

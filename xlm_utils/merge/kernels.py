@@ -13,9 +13,8 @@ from xlm_utils.study.records import cache_folder
 ZERO, ONE, TINY = np.float32(0), np.float32(1), np.float32(1e-8)
 SIZE = np.uint32(0x7FFFFFFF)  # all bits of a float32 but its sign: in the order of their sizes, NaN last
 BLOCK = 1 << 12  # weights that stay in a core's own cache from one loop to the next
-EVERY = np.ones(BLOCK, bool)
 config.CACHE_DIR = config.CACHE_DIR or str(cache_folder() / "numba")  # a package's own folder may be read-only, and its user without a home
-compiled = njit(nogil=True, cache=True)
+compiled = njit(nogil=True, cache=True, error_model="numpy")
 
 
 @compiled
@@ -42,66 +41,82 @@ def fused(context, weight, share, total):
 @compiled
 def averaged(made, models, weights, total):
     """Sums of the weights of a tuple of models, each times its model's number; over ``total``."""
-    for j in range(len(made)):
-        found = ZERO
+    sums = np.empty(BLOCK, np.float32)
+    for start in range(0, len(made), BLOCK):
+        own = made[start : start + BLOCK]
+        sums[:] = ZERO
         for i in range(len(models)):
-            found = fused(wide(models[i], j), weights[i], found)
-        put(made, j, found / total)
-
-
-@compiled
-def changed(made, model, base, mask, scale, least, tied):
-    """The task vector times ``scale`` where ``mask`` keeps it and its size, as bits, is above ``least``, or that in the first ``tied``; else 0."""
-    for j in range(len(base)):
-        change = np.float32(wide(model, j) - wide(base, j))
-        size = np.uint32((change.view(np.uint32) & SIZE) + np.uint32(np.uint32(j) < tied))
-        made[j] = (change if mask[j] and size > least else ZERO) * scale
+            model = models[i][start : start + BLOCK]
+            for j in range(len(model)):
+                sums[j] = fused(wide(model, j), weights[i], sums[j])
+        for j in range(len(own)):
+            put(own, j, sums[j] / total)
 
 
 @compiled
 def counted(model, base, upper):
-    """How many changes have which upper 16 bits of their size's 31, shape (2 ** 16,); or, of those that have ``upper``, which lower 15."""
-    counts, sizes = np.zeros(1 << 16, np.uint32), np.empty(BLOCK, np.float32)
+    """How many changes have which upper 16 bits of their size's 31; or, of those that have ``upper``, which lower 15. Shape (2 ** 16,)."""
+    counts, bits = np.zeros(1 << 16, np.uint32), np.empty(BLOCK, np.uint32)
     for start in range(0, len(base), BLOCK):
-        own = base[start : start + BLOCK]
-        changed(sizes, model[start : start + BLOCK], own, EVERY, ONE, np.uint32(0), np.uint32(BLOCK))
-        for size in sizes[: len(own)].view(np.uint32):
-            if upper < 0:
-                counts[(size & SIZE) >> np.uint32(15)] += np.uint32(1)
-            elif (size & SIZE) >> np.uint32(15) == upper:
-                counts[size & np.uint32(0x7FFF)] += np.uint32(1)
+        own, other = base[start : start + BLOCK], model[start : start + BLOCK]
+        for j in range(len(own)):
+            bits[j] = np.float32(wide(other, j) - wide(own, j)).view(np.uint32) & SIZE
+        for j in range(len(own)):
+            place = bits[j] >> np.uint32(15)
+            if upper >= 0:  # what has another goes to places behind, so that no branch is guessed
+                place = bits[j] & np.uint32(0x7FFF) if place == upper else np.uint32(1 << 15 | j & 0xFF)
+            counts[place] += np.uint32(1)
     return counts
 
 
 @compiled
-def added(made, models, base, masks, rooms, scales, leasts, tied, weights, scale, elect, normalize, floor):
-    """``base`` and what ``changed`` keeps of ``models``, a tuple, each times its own of ``weights``, times ``scale``; ``rooms`` are for a block each.
+def added(made, models, masks, scales, weights, leasts, tied, scale, elect, normalize):
+    """The first of ``models``, a tuple, and what ``changed`` keeps of the others, added up, times ``scale``.
 
-    ``elect``: only changes with the sign of their sum; ``normalize``: divided by the weights of what is added, or by ``floor`` if they are less.
+    ``elect``: only changes with the sign of their sum; ``normalize``: divided by the weights of what is added.
     """
-    for start in range(0, len(base), BLOCK):
-        block = slice(start, min(len(base), start + BLOCK))
-        for i in range(len(models)):
+    changes, total = np.empty((len(masks), BLOCK), np.float32), np.empty(BLOCK, np.float32)
+    found, divisor = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    for start in range(0, len(made), BLOCK):
+        block = slice(start, start + BLOCK)
+        base = models[0][block]
+        total[:], found[:], divisor[:] = ZERO, ZERO, ZERO
+        for i in range(len(masks)):
             first = np.uint32(min(max(tied[i] - start, 0), BLOCK))
-            changed(rooms[i], models[i][block], base[block], masks[i][block], scales[i], leasts[i], first)
-        elected(made[block], rooms, base[block], weights, scale, elect, normalize, floor)
+            changed(changes[i], total, models[i + 1][block], base, masks[i][block], scales[i], weights[i], leasts[i], first)
+        for i in range(len(masks)):
+            elected(found, divisor, total, changes[i], weights[i], elect)
+        ended(made[block], found, divisor, total, base, scale, elect, normalize)
 
 
 @compiled
-def elected(made, changes, base, weights, scale, elect, normalize, floor):
-    """A block of ``added``; ``changes``: a tuple of arrays."""
+def changed(made, total, model, base, mask, scale, weight, least, tied):
+    """The task vector, times numbers, where ``mask`` keeps it and its size, as bits, is above ``least``, or that in the first ``tied``; else 0."""
     for j in range(len(base)):
-        total = found = divisor = ZERO
-        for i in range(len(changes)):
-            total += changes[i][j] * weights[i]
-        sign = -ONE if elect and total < ZERO else ONE
-        for i in range(len(changes)):
-            agreed = changes[i][j] * weights[i] * sign
-            agreed = ZERO if elect and agreed < ZERO else agreed  # NaN stays, for the check of the result
-            divisor += weights[i] if agreed > ZERO or not elect else ZERO
-            found += agreed
-        divisor = max(divisor, floor) if normalize else ONE
-        put(made, j, found / (ONE if abs(divisor) < TINY else divisor) * sign * scale + wide(base, j))
+        change = np.float32(wide(model, j) - wide(base, j))
+        size = np.uint32((change.view(np.uint32) & SIZE) + np.uint32(np.uint32(j) < tied))
+        made[j] = (change if mask[j] and size > least else ZERO) * scale * weight
+        total[j] += made[j]
+
+
+@compiled
+def elected(found, divisor, total, change, weight, elect):
+    """Add a model's part."""
+    for j in range(len(total)):
+        agreed = change[j] * (-ONE if elect and total[j] < ZERO else ONE)
+        agreed = ZERO if elect and agreed < ZERO else agreed  # NaN stays, for the check of the result
+        divisor[j] += weight if agreed > ZERO or not elect else ZERO
+        found[j] += agreed
+
+
+@compiled
+def ended(made, found, divisor, total, base, scale, elect, normalize):
+    """Give what was added its sign and size, and the base."""
+    for j in range(len(base)):
+        over = ONE if not normalize or abs(divisor[j]) < TINY else divisor[j]
+        found[j] = found[j] / over * (-ONE if elect and total[j] < ZERO else ONE) * scale + wide(base, j)
+    for j in range(len(base)):
+        put(made, j, found[j])
 
 
 @compiled

@@ -86,6 +86,7 @@ def _merge(study: Study, merges: Mapping[str, tuple[Step, dict, dict[str, Path]]
         writers = {name: Writer(step.partial, shapes) for name, (step, *_) in merges.items()}
         for writer in writers.values():
             stack.callback(writer.thread.shutdown, cancel_futures=True)
+        dressed = stack.enter_context(ThreadPoolExecutor(1)).submit(_dress, [step.partial for step, *_ in merges.values()], donor)
         readers, ahead = stack.enter_context(ThreadPoolExecutor(len(tensors))), None
         most = max(HELD, 2 * (len(tensors) + 1) * max(map(prod, shapes.values())))
         for tensor, following in pairwise([*shapes, None]):
@@ -101,12 +102,9 @@ def _merge(study: Study, merges: Mapping[str, tuple[Step, dict, dict[str, Path]]
                 waiting.extend((written, size) for written in way(partial(put, tensor, stored), some))
             chunked.forget()
             del stored  # before the next are read: an embedding of 8B has a GiB in every parent
-        first, *others = (step.partial for step, *_ in merges.values())
-        _dress(first, donor)  # while the last tensors are written
-        for other in others:
-            shutil.copytree(first, other, ignore=shutil.ignore_patterns("*.safetensors*"), dirs_exist_ok=True)
         while waiting:
             waiting.popleft()[0].result()
+        dressed.result()
         for name, (step, config, folders) in merges.items():
             hashes = writers[name].finish()
             if writers[name].odd:
@@ -164,10 +162,11 @@ def comparable(folders: Mapping[str, Path], merged: Collection[str]) -> None:
                 raise StudyError(f"{first} and {name} can't be merged: the shape of {tensor} is {ours} in one, {other} in the other")
 
 
-def _dress(folder: Path, donor: Path) -> None:
-    """Give merged weights the donor's config, tokenizer, chat templates and generation config."""
+def _dress(folders: Sequence[Path], donor: Path) -> None:
+    """Give merges the donor's config, tokenizer, chat templates and generation config, beside the arithmetic."""
     from transformers import GenerationConfig
 
+    folder, *others = folders
     config = read_config(donor / "config.json", donor.name)
     config.dtype = DTYPES["out_dtype"]
     config.save_pretrained(folder)
@@ -182,6 +181,8 @@ def _dress(folder: Path, donor: Path) -> None:
         GenerationConfig.from_model_config(config).save_pretrained(folder)
     if eos_ids(folder) != eos_ids(donor):
         raise StudyError(f"the merged model would stop at the tokens {eos_ids(folder)}, but its donor {donor.name} at {eos_ids(donor)}")
+    for other in others:
+        shutil.copytree(folder, other, ignore=shutil.ignore_patterns("*.safetensors*"), dirs_exist_ok=True)
 
 
 def is_searched(study: Study, name: str) -> bool:

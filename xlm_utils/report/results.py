@@ -109,8 +109,7 @@ def published_differences(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     Levels of scores differ between judges, vocabularies and item sets; differences can be compared.
     """
     keys = {model: kept_key(study, model) for model in study.models if model != study.by_role("general")}
-    found = {model: table.loc[key] - table.loc["general"] for model, key in keys.items() if key in table.index}
-    return pd.DataFrame(found, index=table.columns).T
+    return pd.DataFrame({model: table.loc[key] - table.loc["general"] for model, key in keys.items() if key in table.index}, index=table.columns).T
 
 
 def load_scores(study: Study) -> pd.DataFrame:
