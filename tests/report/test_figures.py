@@ -2,9 +2,13 @@
 
 import json
 import os
+import re
 import stat
 import struct
 import warnings
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import pandas as pd
 import plotly.io as pio
@@ -207,3 +211,5 @@ def test_with_chrome_pictures_have_the_figures_own_size_twice(tmp_path):
     picture = (tmp_path / "demo" / "funnel.png").read_bytes()
     assert struct.unpack(">II", picture[16:24]) == (2 * 800, 2 * fig.layout.height)
     assert "39,065" in (tmp_path / "demo" / "funnel.svg").read_text(encoding="utf-8")
+    page = Path(url2pathname(urlsplit(canvas._chrome_open()._index).path)).read_text(encoding="utf-8")
+    assert not re.search(r"src=.https?:", page), "kaleido would wait for the network before each picture"

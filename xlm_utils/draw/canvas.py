@@ -138,7 +138,7 @@ def _chrome_open():
     from kaleido import Kaleido
 
     logging.getLogger("choreographer").setLevel(logging.ERROR)  # "Wait expired, Browser is being closed": nothing to act on
-    drawing = Kaleido()
+    drawing = Kaleido(mathjax=False)  # else every picture fetches it from its CDN, or waits seconds for that where there is no network
     _in_loop(drawing.open())
 
     def close() -> None:
