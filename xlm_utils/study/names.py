@@ -149,7 +149,7 @@ MERGING = ("evaluations", "seed", "smoke")  # these change merges without changi
 BENCHMARKING = (*MERGING, "base", "items", "data_dir", "chat_template")  # all that a benchmark's result depends on
 ADDING = ("apart", "block")  # these add results and change none, so they need no folder of their own
 TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-SMOKE = {"limit": 4, "items": 1, "max_new_tokens": 12, "evaluations": 2, "apart": 4, "block": 9}  # XLM_SMOKE=1: the size of the tests
+SMOKE = {"limit": 4, "items": 1, "max_new_tokens": 12, "evaluations": 2, "apart": 2, "block": 9}  # XLM_SMOKE=1: the size of the tests
 
 
 def split_name(study: str) -> tuple[str, dict[str, object]]:
