@@ -170,8 +170,10 @@ def test_one_vocabulary_is_no_copy_and_moved_tokens_of_as_many_rows_are(pico_sib
     assert own_rows([copy]) == {EMBEDDING: [], "lm_head.weight": []}
 
 
-def test_a_config_that_says_another_size_than_the_embedding_has_is_told(pico_study, pico_siblings, tmp_path):
+def test_a_config_that_says_another_size_than_the_embedding_has_is_told(pico_study, pico_siblings, tmp_path, monkeypatch):
+    monkeypatch.setenv("XLM_CACHE", str(tmp_path / "cache"))
     odd = shutil.copytree(pico_siblings["llama"] / "expert", tmp_path / "odd")
     (odd / "config.json").write_text(json.dumps(json.loads((odd / "config.json").read_text()) | {"vocab_size": 308}))
     with pytest.raises(StudyError, match=r"config\.json says that vocab_size is 308, and no embedding has as many rows"):
         merge.merge(pico_study(weights={"expert": odd}), "linear")
+    assert not list((tmp_path / "cache").glob("expert-by-token*")), "nothing is left of a refused model"

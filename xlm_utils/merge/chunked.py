@@ -65,7 +65,7 @@ def consensus(method: str, group: TensorGroup, parameters: dict) -> Callable[[np
     moved = [plain or not _known(torch.equal, model.tensor, base) for model in group.non_base]  # else it adds nothing and has no sign to elect
     draws = [_pool(1).submit(_draw, len(base), density) if dare and density < 1 else None for density in densities]  # beside all else
     for model, density, changed, draw in zip(group.non_base, densities, moved, draws, strict=True):
-        mask, scale, least, tied = draw.result() if draw else _every, 1.0, 0, ALL
+        mask, scale, least, tied = (draw.result() if draw else lambda part: kernels.EVERY), 1.0, 0, ALL
         if draw and changed:
             before, after = _known(_norm, model.tensor, base), _norm(model.tensor, base, mask)
             scale = float(before / after) if before >= 1e-7 and after >= 1e-7 else 1.0  # back to the L1 norm of them all
@@ -140,17 +140,15 @@ def _counts(model: torch.Tensor, base: torch.Tensor, upper: int) -> np.ndarray: 
     return np.stack(each(lambda part: kernels.counted(*_bits(part, model, base), upper), _parts(len(base))))
 
 
-def _every(part: slice) -> np.ndarray:
-    return np.ones(part.stop - part.start, bool)
-
-
-def _norm(model: torch.Tensor, base: torch.Tensor, mask: Callable = _every) -> torch.Tensor:
+def _norm(model: torch.Tensor, base: torch.Tensor, mask: Callable | None = None) -> torch.Tensor:
     size = torch.from_numpy(np.empty(len(base), np.float32))
 
     def fill(part: slice) -> None:
-        torch.sub(model[part].float(), base[part].float(), out=size[part]).abs_().mul_(torch.from_numpy(mask(part)))
+        torch.sub(model[part].float(), base[part].float(), out=size[part]).abs_()
+        if mask:
+            size[part].mul_(torch.from_numpy(mask(part)))
 
-    each(fill, _parts(len(base)))
+    each(fill, _parts(len(base), CHUNK))  # floats again: small pieces
     return each(torch.sum, [size])[0]  # whole and in one thread: another order, other last bits
 
 

@@ -13,6 +13,7 @@ from xlm_utils.study.records import cache_folder
 ZERO, ONE, TINY = np.float32(0), np.float32(1), np.float32(1e-8)
 SIZE = np.uint32(0x7FFFFFFF)  # all bits of a float32 but its sign: in the order of their sizes, NaN last
 BLOCK = 1 << 12  # weights that stay in a core's own cache from one loop to the next
+EVERY = np.ones(BLOCK, bool)  # a mask that keeps all, of every block
 config.CACHE_DIR = config.CACHE_DIR or str(cache_folder() / "numba")  # a package's own folder may be read-only, and its user without a home
 compiled = njit(nogil=True, cache=True, error_model="numpy")
 
@@ -82,8 +83,8 @@ def added(made, models, masks, scales, weights, leasts, tied, scale, elect, norm
         base = models[0][block]
         total[:], found[:], divisor[:] = ZERO, ZERO, ZERO
         for i in range(len(masks)):
-            first = np.uint32(min(max(tied[i] - start, 0), BLOCK))
-            changed(changes[i], total, models[i + 1][block], base, masks[i][block], scales[i], weights[i], leasts[i], first)
+            first, at = np.uint32(min(max(tied[i] - start, 0), BLOCK)), start % len(masks[i])
+            changed(changes[i], total, models[i + 1][block], base, masks[i][at : at + BLOCK], scales[i], weights[i], leasts[i], first)
         for i in range(len(masks)):
             elected(found, divisor, total, changes[i], weights[i], elect)
         ended(made[block], found, divisor, total, base, scale, elect, normalize)

@@ -139,7 +139,6 @@ def _order(folder: Path, donor: Path) -> list[int] | None:
 
 
 def _write(copy: Path, folder: Path, donor: Path, order: "torch.Tensor", own: list[int]) -> None:
-    copy.mkdir(parents=True, exist_ok=True)
     ours, theirs, changed = Tensors(folder), Tensors(donor), {}
     for name in token_tensors(folder, ours):
         if theirs.shapes.get(name, ())[1:] == ours.shapes[name][1:]:  # else the parents differ in more, which is told when they are compared
@@ -149,6 +148,7 @@ def _write(copy: Path, folder: Path, donor: Path, order: "torch.Tensor", own: li
     places = {name: file.name for file in weight_files(folder) for name in opened(file).keys()}  # noqa: SIM118
     if HEAD in places and HEAD not in ours.shapes:  # stored although it is the embedding
         changed[HEAD] = next(rows for name, rows in changed.items() if EMBEDDINGS.search(name)).clone()
+    copy.mkdir(parents=True, exist_ok=True)
     safetensors.torch.save_file(changed, copy / NEW, metadata={"format": "pt"})
     write_json(copy / "model.safetensors.index.json", {"metadata": {}, "weight_map": places | dict.fromkeys(changed, NEW)})
     read_tokenizer(donor, donor.name).save_pretrained(copy)
