@@ -293,8 +293,8 @@ def test_task_arithmetic_is_mergekit_s_normalised_or_not_and_knows_no_density(no
 
 @pytest.mark.parametrize("method", ["linear", "slerp", "task_arithmetic", "ties", "dare_ties"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, None])  # none: one of each
-@pytest.mark.parametrize("weight", [0.5, -0.5])
-def test_a_merge_has_mergekit_s_bits_of_one_thread_on_however_many_and_leaves_the_parents_as_they_are(method, dtype, weight):
+@pytest.mark.parametrize(("weight", "density"), [(0.5, 0.7), (-0.5, 1.0)])
+def test_a_merge_has_mergekit_s_bits_of_one_thread_on_however_many_and_leaves_the_parents_as_they_are(method, dtype, weight, density):
     from mergekit.merge_methods.base import PerInputValues, TensorEntry, TensorGroup, TensorMetadata
     from mergekit.merge_methods.registry import get
 
@@ -309,7 +309,7 @@ def test_a_merge_has_mergekit_s_bits_of_one_thread_on_however_many_and_leaves_th
     before = [tensor.clone() for tensor in tensors]
     entries = [TensorEntry(id=number, tensor=tensor, is_base=number == (0 if pair else 2)) for number, tensor in enumerate(tensors)]
     group = TensorGroup(tuple(entries[:2] if pair else entries), TensorMetadata(name="w"))
-    each = {"weight": PerInputValues([(0, weight), (1, 0.8 * weight)]), "density": PerInputValues([(0, 0.5), (1, 0.7)])}
+    each = {"weight": PerInputValues([(0, weight), (1, 0.8 * weight)]), "density": PerInputValues([(0, 0.5), (1, density)])}
     values = each | {"normalize": False, "rescale": method == "dare_ties", "lambda": 1.0, "int8_mask": False}
     values = {"linear": {"weight": each["weight"], "normalize": True}, "slerp": {"t": 0.3}}.get(method, values)
     try:
