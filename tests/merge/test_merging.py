@@ -329,6 +329,23 @@ def test_a_merge_has_mergekit_s_bits_of_one_thread_on_however_many_and_leaves_th
     assert all(torch.equal(tensor, old) for tensor, old in zip(tensors, before, strict=True))
 
 
+@pytest.mark.parametrize("odd", [float("inf"), float("nan")])
+def test_a_weight_that_is_no_number_is_in_dare_s_result_even_if_the_mask_drops_it(odd):
+    from mergekit.merge_methods.base import PerInputValues, TensorEntry, TensorGroup, TensorMetadata
+
+    from xlm_utils.merge import chunked
+
+    torch.manual_seed(7)
+    model = torch.ones(8, dtype=torch.bfloat16)
+    model[int((torch.bernoulli(torch.full((8,), 0.5)) == 0).nonzero()[0])] = odd
+    entries = [TensorEntry(id=number, tensor=own, is_base=number == 0) for number, own in enumerate([torch.zeros(8, dtype=torch.bfloat16), model])]
+    values = {"weight": PerInputValues([(1, 1.0)]), "density": PerInputValues([(1, 0.5)]), "normalize": False, "rescale": True, "lambda": 1.0}
+    torch.manual_seed(7)
+    chunked.forget()
+    merged = chunked.merge("dare_ties", TensorGroup(tuple(entries), TensorMetadata(name="w")), values)
+    assert not merged.isfinite().all(), "or the merge would be written, without the rescaling"
+
+
 def test_masks_are_those_that_torch_draws():
     from xlm_utils.merge import chunked
 

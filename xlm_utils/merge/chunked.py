@@ -68,7 +68,7 @@ def consensus(method: str, group: TensorGroup, parameters: dict) -> Callable[[np
         mask, scale, least, tied = (draw.result() if draw else lambda part: kernels.EVERY), 1.0, 0, ALL
         if draw and changed:
             before, after = _known(_norm, model.tensor, base), _norm(model.tensor, base, mask)
-            scale = float(before / after) if before >= 1e-7 and after >= 1e-7 else 1.0  # back to the L1 norm of them all
+            scale = 1.0 if before < 1e-7 or after < 1e-7 else float(before / after)  # back to the L1 norm of them all; NaN is passed on
         elif changed and density < 1:
             least, tied = _known(_threshold, model.tensor, base, density)
         if changed:
