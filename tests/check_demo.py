@@ -3,7 +3,7 @@
 Tolerance: the demo computes in float32, where processors differ in the last digits, and greedy decoding then now and
 again picks another token. Under AVX2 and the plain kernels of torch instead of AVX-512 the log-probabilities of the search
 differ from the sixth digit on, and no definition, score or searched model did; with 160 terms one other definition moves a mean by at most 10/160.
-On another maker's processor the proxy judge's encoder gives other vectors: means moved by .02, medians by .09, with every definition the same.
+On another processor the proxy judge's encoder gave other vectors: means moved by .02, medians by .09, with every definition the same.
 """
 
 import os

