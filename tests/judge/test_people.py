@@ -361,8 +361,12 @@ def test_the_page_keeps_what_was_rated_and_exports_what_the_reader_takes(study, 
         browser.call("Page.enable")
         for _ in range(30):  # one start in ten of Chromium 150 lends its first page a storage that no other page ever sees
             browser.call("Page.navigate", url=(folder / "round1.html").as_uri())
-            while not browser.js("return document.readyState === 'complete' && location.protocol === 'file:'"):
+            for _ in range(300):
+                if browser.js("return document.readyState === 'complete' && location.protocol === 'file:'"):
+                    break
                 time.sleep(0.1)
+            else:
+                raise AssertionError("the page did not load")
             if browser.js("return localStorage.getItem('seen')"):
                 return browser
             browser.js("localStorage.setItem('seen', 'before')")

@@ -329,6 +329,19 @@ def test_a_merge_has_mergekit_s_bits_of_one_thread_on_however_many_and_leaves_th
     assert all(torch.equal(tensor, old) for tensor, old in zip(tensors, before, strict=True))
 
 
+def test_linear_weights_that_sum_to_nothing_make_no_number_as_mergekit_s_do():
+    from mergekit.merge_methods.base import PerInputValues, TensorEntry, TensorGroup, TensorMetadata
+    from mergekit.merge_methods.registry import get
+
+    from xlm_utils.merge import chunked
+
+    entries = [TensorEntry(id=number, tensor=torch.full((5,), 1.0 + number), is_base=number == 0) for number in range(2)]
+    group, values = TensorGroup(tuple(entries), TensorMetadata(name="w")), {"weight": PerInputValues([(0, 1.0), (1, -1.0)]), "normalize": True}
+    (expected,) = get("linear")((group,), parameters=values, dtype=torch.float32, out_dtype=torch.float32)
+    assert torch.equal(chunked.merge("linear", group, values), expected)
+    assert not expected.isfinite().any()
+
+
 @pytest.mark.parametrize("odd", [float("inf"), float("nan")])
 def test_a_weight_that_is_no_number_is_in_dare_s_result_even_if_the_mask_drops_it(odd):
     from mergekit.merge_methods.base import PerInputValues, TensorEntry, TensorGroup, TensorMetadata

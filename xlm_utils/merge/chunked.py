@@ -65,14 +65,14 @@ def consensus(method: str, group: TensorGroup, parameters: dict) -> Callable[[np
     moved = [plain or not _known(torch.equal, model.tensor, base) for model in group.non_base]  # else it adds nothing and has no sign to elect
     draws = [_pool(1).submit(_draw, len(base), density) if dare and density < 1 else None for density in densities]  # beside all else
     for model, density, changed, draw in zip(group.non_base, densities, moved, draws, strict=True):
-        mask, scale, least, tied = (draw.result() if draw else lambda part: kernels.EVERY), 1.0, 0, ALL
+        mask, scale, least, end = (draw.result() if draw else lambda part: kernels.EVERY), 1.0, 0, ALL
         if draw and changed:
             before, after = _known(_norm, model.tensor, base), _norm(model.tensor, base, mask)
             scale = 1.0 if before < 1e-7 or after < 1e-7 else float(before / after)  # back to the L1 norm of them all; NaN is passed on
         elif changed and density < 1:
-            least, tied = _known(_threshold, model.tensor, base, density)
+            least, end = _known(_threshold, model.tensor, base, density)
         if changed:
-            kept.append((model.tensor, parameters["weight"][model.id], mask, scale, least, tied))
+            kept.append((model.tensor, parameters["weight"][model.id], mask, scale, least, end))
     if not kept:
         return None
     models, weights, masks, scales, leasts, ends = zip(*kept, strict=True)

@@ -73,7 +73,7 @@ def counted(model, base, upper):
 
 @compiled
 def added(made, models, masks, scales, weights, leasts, tied, scale, elect, normalize):
-    """The first of ``models``, a tuple, and what ``changed`` keeps of the others, added up, times ``scale``.
+    """The first of ``models``, a tuple, and what ``changed`` keeps of the others, added up, times ``scale``; ``masks`` are as long, or ``EVERY``.
 
     ``elect``: only changes with the sign of their sum; ``normalize``: divided by the weights of what is added.
     """
@@ -103,7 +103,7 @@ def changed(made, total, model, base, mask, scale, weight, least, tied):
 
 @compiled
 def elected(found, divisor, total, change, weight, elect):
-    """Add a model's part."""
+    """Add what a model's ``change`` has of the sign of ``total`` to ``found``, without the sign, and its weight to ``divisor``."""
     for j in range(len(total)):
         agreed = change[j] * (-ONE if elect and total[j] < ZERO else ONE)
         agreed = ZERO if elect and agreed < ZERO else agreed  # NaN stays, for the check of the result
@@ -113,7 +113,7 @@ def elected(found, divisor, total, change, weight, elect):
 
 @compiled
 def ended(made, found, divisor, total, base, scale, elect, normalize):
-    """Give what was added its sign and size, and the base."""
+    """``base`` and what ``elected`` found, over its divisor and with its sign, times ``scale``; ``found`` is used up."""
     for j in range(len(base)):
         over = ONE if not normalize or abs(divisor[j]) < TINY else divisor[j]
         found[j] = found[j] / over * (-ONE if elect and total[j] < ZERO else ONE) * scale + wide(base, j)
