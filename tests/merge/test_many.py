@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import os
+import shutil
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +18,7 @@ from transformers import AutoModelForCausalLM
 from tests.merge.test_merging import _stock, copy_model, files
 from xlm_utils.merge import chunked, merging, methods, planning, writing
 from xlm_utils.models.constituents import locate
+from xlm_utils.models.weights import Tensors
 from xlm_utils.study import PARAMS, StudyError, inputs
 from xlm_utils.study.names import parse, read_card
 from xlm_utils.study.records import read_manifest, sha256
@@ -87,6 +93,21 @@ def test_nan_in_one_result_stops_no_other(pico_study, pico_siblings, tmp_path):
     assert sorted(path.name for path in study.models_folder.glob("*.safetensors")) == []
     assert [(study.models_folder / name).is_dir() for name in ("linear", "ties@ancestor", "slerp")] == [True, False, True]
     assert not list(study.models_folder.glob("*.partial"))
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this system takes no such advice")
+def test_where_memory_is_scarce_the_files_leave_the_systems_cache_and_are_the_same(pico_study, monkeypatch):
+    study, names, told = pico_study("llama"), ["linear", "ties@ancestor"], []
+    roomy = [files(folder) for folder in merging.merge_many(study, names)]
+    shutil.rmtree(study.models_folder)
+    monkeypatch.setattr(merging, "virtual_memory", lambda: SimpleNamespace(available=0))
+    fadvise = os.posix_fadvise
+    monkeypatch.setattr(os, "posix_fadvise", lambda *asked: (told.append(asked[1:]), fadvise(*asked)))
+    assert [files(folder) for folder in merging.merge_many(study, names)] == roomy
+    shapes = Tensors(locate(study, "ancestor")).shapes
+    written, read = told.count((0, 0, os.POSIX_FADV_DONTNEED)), [length for start, length, _ in told if start]
+    assert written == 2 * len(shapes)
+    assert sorted(read) == sorted(3 * [2 * math.prod(shape) for shape in shapes.values()])
 
 
 def test_shards_and_their_index_are_those_of_mergekits_writer(tmp_path, monkeypatch):

@@ -236,6 +236,34 @@ def test_a_threshold_is_exact_among_ties_and_sizes_alike_in_their_upper_bits(mon
     chunked.forget()
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("kind", ["even", "unlike the sample", "two values", "few values", "one value", "no number"])
+def test_a_threshold_is_that_of_a_whole_sort_whatever_the_sample_says(monkeypatch, kind, threads):
+    """Bounds come from every third change: the threshold may lie between them, on either, or where no sample is."""
+    from xlm_utils.merge import chunked
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    n = 200_000
+    base, model = torch.zeros(n), torch.randn(n, generator=torch.Generator().manual_seed(3))
+    assert n >> 16 | 1 == 3
+    if kind == "unlike the sample":
+        model[::3] *= 1e-6
+    elif kind == "two values":
+        model = torch.where(model > 0.5, 2.0, -1.0)
+    elif kind == "few values":
+        model = (2 * model).round() / 2
+    elif kind == "one value":
+        model = torch.full((n,), -0.25)
+    elif kind == "no number":
+        model[5:500], model[7:900:5] = float("nan"), float("inf")
+    sizes = model.view(torch.int32).bitwise_and(0x7FFFFFFF)
+    order = sizes.sort(descending=True, stable=True).indices
+    for density in (1 / n, 0.001, 0.1, 1 / 3, 0.5, 0.66, 0.67, 0.9, 0.9999):
+        least, tied = chunked._threshold(model, base, density)
+        kept = (sizes > least) | (sizes == least) & (torch.arange(n) < tied)
+        assert torch.equal(kept.nonzero().ravel(), order[: max(1, int(density * n))].sort().values), density
+
+
 def test_a_weight_that_is_no_number_stays_none_whatever_its_bits():
     """Rounding adds to the bits, and 0x7FFF would become -0 by that."""
     from xlm_utils.merge import kernels

@@ -84,8 +84,7 @@ def address(card: Card, base_url: str = "") -> str:
 
 def rate(card: Card, base_url: str = "") -> float:
     """Requests a minute that the judge's server is asked at."""
-    here = urlsplit(address(card, base_url)).hostname in ("localhost", "127.0.0.1", "::1")
-    return card.requests_per_minute or (10**6 if here else 60)
+    return card.requests_per_minute or (10**6 if urlsplit(address(card, base_url)).hostname in ("localhost", "127.0.0.1", "::1") else 60)
 
 
 def find_key(card: Card, url: str) -> str:

@@ -74,8 +74,7 @@ def openai_told(card: Card, key: str, url: str) -> Iterator[None]:
         yield
     except sdk.APIStatusError as error:
         told = error.body.get("detail", "") if isinstance(error.body, dict) else ""  # FastAPI's
-        text = f"{error.code or ''} {error.message} {told}"
-        raise failure(card, key, error.status_code, text, error.response.headers, url, error.code) from None
+        raise failure(card, key, error.status_code, f"{error.code or ''} {error.message} {told}", error.response.headers, url, error.code) from None
     except (sdk.APIError, json.JSONDecodeError, *transport_errors()) as error:
         raise Retry(clean(f"{type(error).__name__}: {error}", key)) from None
 

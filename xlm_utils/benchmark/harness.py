@@ -235,6 +235,5 @@ class SharedPromptLM(HFLM):
             longest = max(lengths.values()) + new  # as large as the memory holds: the steps are one row's, however many rows there are
             for batch in batches(ordered, [longest] * len(ordered), KEPT * self.batch_tokens):
                 self.batch_size_per_gpu = len(batch)
-                texts = super().generate_until([distinct[key] for key in batch], disable_tqdm=True)
-                answers.update(zip(batch, texts, strict=True))
+                answers.update(zip(batch, super().generate_until([distinct[key] for key in batch], disable_tqdm=True), strict=True))
         return [answers[key] for key in keys]

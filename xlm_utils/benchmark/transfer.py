@@ -35,8 +35,7 @@ def draw(table: pd.DataFrame, groups: Mapping[str, str], rivals: int, terms: int
     for row in np.sort(generator.permutation(defined)[: terms or None]):
         once = {concepts[number]: number for number in generator.permutation(defined)}  # a concept one of its terms
         others = np.array([number for concept, number in once.items() if concept != concepts[row]])
-        order = np.argsort(group[others] != group[row], kind="stable")
-        found.append((int(row), others[order][:rivals].tolist()))
+        found.append((int(row), others[np.argsort(group[others] != group[row], kind="stable")][:rivals].tolist()))
     return found
 
 

@@ -99,8 +99,7 @@ def counted_words(term: str, rule: str) -> list[str]:
     """
     words = term.split()
     counted = words[-1:] if rule == "head_word" else words
-    left_out = (rule == "single_word" and len(words) > 1) or not all(map(WORD.fullmatch, counted))
-    return [] if left_out else counted
+    return [] if (rule == "single_word" and len(words) > 1) or not all(map(WORD.fullmatch, counted)) else counted
 
 
 def source_path(study: Study) -> Path:

@@ -83,8 +83,7 @@ def save(fig: go.Figure, name: str, folder: Path) -> go.Figure:
     head = (
         f'<script charset="utf-8" src="../{library.name}"></script>\n'
         f"<script>window.Plotly || document.write('<script charset=\"utf-8\" src=\"{cdn}\"><\\/script>')</script>\n")  # fmt: skip
-    drawing = fig.to_html(full_html=False, include_plotlyjs=False, config=CONFIG, div_id=name)
-    alt = (fig.layout.meta or {}).get("alt", name)
+    drawing, alt = fig.to_html(full_html=False, include_plotlyjs=False, config=CONFIG, div_id=name), (fig.layout.meta or {}).get("alt", name)
     write_text(folder / f"{name}.html", page(name, f'<div role="img" aria-label="{escape(alt)}">\n{drawing}\n</div>', head))
     if not kept and (reason := _export(fig, files)):
         print(f"{name}: html and json are written, svg and png are not ({reason})")

@@ -82,10 +82,8 @@ def pick_batch_size(study: Study, model: PreTrainedModel, tokenizer: PreTrainedT
     if study.generation.batch_size:
         return study.generation.batch_size, "set by the study"
     device = model.device.type
-    longest = max(len(ids) for ids in tokenizer(texts)["input_ids"])
-    free, row = free_memory(device), row_bytes(model, longest, study.generation.max_new_tokens)
-    fits = max(1, int(SHARE[device] * free / row))
-    size = min(MOST_ROWS[device], 2 ** (fits.bit_length() - 1))
+    free, row = free_memory(device), row_bytes(model, max(map(len, tokenizer(texts)["input_ids"])), study.generation.max_new_tokens)
+    size = min(MOST_ROWS[device], 2 ** (max(1, int(SHARE[device] * free / row)).bit_length() - 1))
     why = f"{free / 2**30:.1f} GiB free on {device}, at most {row / 2**20:.1f} MiB a row"
     if size >= len(texts):
         return len(texts), f"all at once: {why}"

@@ -118,8 +118,7 @@ def define(study: Study, run: Run, table: pd.DataFrame, loaded: dict | None = No
             rows += batch
             progress.update(len(batch))
             yield batch
-        every = {key: sorted({row[key] for row in rows}) for key in ("batch_size", "dtype")}
-        step.finish(made_by=writer.facts | every)
+        step.finish(made_by=writer.facts | {key: sorted({row[key] for row in rows}) for key in ("batch_size", "dtype")})
 
 
 def load(study: Study, model: str, loaded: dict) -> decoding.Writer:
@@ -178,9 +177,8 @@ def usable(row: Mapping, language: str) -> tuple[bool, str]:
 
     What it says is another question. A row of a study that does not stop at loops is cut off where it loops.
     """
-    reason = "empty" if not row["definition"] else ENDINGS.get(row["finish"], "")
-    if not reason and row["output_language"] != language:
-        reason = "another language"
+    elsewhere = "" if row["output_language"] == language else "another language"
+    reason = (ENDINGS.get(row["finish"], "") or elsewhere) if row["definition"] else "empty"
     return not reason, reason
 
 

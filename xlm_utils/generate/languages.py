@@ -47,14 +47,12 @@ def _is_japanese(text: str) -> bool:
     text = without if any(_counts(without)) else text
     hiragana, katakana, kanji, latin = _counts(text)
     chinese = sum(char in OLD or not char.encode("euc_jis_2004", "ignore") for char in KANJI.findall(text)) + len(CHINESE.findall(text))
-    if not hiragana + katakana + kanji or chinese > hiragana:
-        return False
-    if not hiragana and re.search(f"(?:{KANJI.pattern}){{{LONGEST_TERM + 1}}}", text):
+    long = re.search(f"(?:{KANJI.pattern}){{{LONGEST_TERM + 1}}}", text)
+    if not hiragana + katakana + kanji or chinese > hiragana or (long and not hiragana):
         return False
     mostly = 3 * (hiragana + katakana + kanji) >= latin  # a kanji or kana carries about as much as three Latin letters
-    if hiragana and (mostly or PARTICLE.search(text)):
-        return True
-    return not ENGLISH.search(text) and (mostly or not re.search(r"[a-z]\W*$", text))
+    own = hiragana and (mostly or PARTICLE.search(text))
+    return bool(own) or (not ENGLISH.search(text) and (mostly or not re.search(r"[a-z]\W*$", text)))
 
 
 def _counts(text: str) -> list[int]:

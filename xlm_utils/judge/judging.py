@@ -152,8 +152,7 @@ def _llm(study: Study, card: Card, asked: list[dict], base_url: str) -> tuple[li
 
 def _proxy(study: Study, card: Card, asked: list[dict], *_: object) -> tuple[list[dict], dict]:
     encode, found = proxy.open_encoder(card.model)
-    right = pd.DataFrame(proxy.language_pairs(study))
-    ruler = proxy.Ruler(graded_terms(study), right, (study.source.code, study.target.code), encode)
+    ruler = proxy.Ruler(graded_terms(study), pd.DataFrame(proxy.language_pairs(study)), (study.source.code, study.target.code), encode)
     rated = ruler.rate(pd.DataFrame(asked)) if asked else []
     same = {"status": "ok", "served_model": found["encoder"], "tokens_in": 0, "tokens_out": 0}
     anchors = {code: round(high, 4) for code, high in ruler.high.items()} | {"set_by": ruler.set_by}

@@ -120,5 +120,4 @@ def answers(study: Study, card: Card, asked: list[dict], base_url: str = "") -> 
         ratings = dict(part.loc[part["status"] == "ok", ["row", "rating"]].itertuples(index=False))
         mean, status = (round(sum(ratings.values()) / len(ratings), 2), "ok") if ratings else (None, min(part["status"]))  # cant_say before not rated
         found[text] = {"score": mean, "status": status, "reply": json.dumps(ratings)}
-    take = found.pop if repeat else found.get
-    return [none | take((q["term_id"], q["reference"], q["definition"]), {}) for q in asked], {}
+    return [none | (found.pop if repeat else found.get)((q["term_id"], q["reference"], q["definition"]), {}) for q in asked], {}

@@ -124,8 +124,7 @@ class Ruler:
         for reference, places in rows.groupby("reference").indices.items():
             found[places] = self.closeness(rows.iloc[places], reference)
         silent = [not without_term(*row) for row in rows[["definition", "term", "translation"]].itertuples(index=False)]
-        high = rows["definition"].map(self.language).map(self.high)
-        scores = np.where(silent, 0, 10 * np.clip(found / high, 0, 1))
+        scores = np.where(silent, 0, 10 * np.clip(found / rows["definition"].map(self.language).map(self.high), 0, 1))
         return [(round(float(score), 2), round(float(close), 4)) for score, close in zip(scores, found, strict=True)]
 
 

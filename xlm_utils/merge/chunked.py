@@ -1,7 +1,7 @@
 """MergeKit's methods on a CPU, a piece of a tensor at a time: the same weights in less time and memory.
 
-MergeKit sorts a whole tensor to find the changes that TIES keeps, draws DARE's mask the slow way, and pages in some ten copies of the tensor. Here a
-threshold is counted, by the upper and then the lower bits of the changes' sizes, and what several merges of a tensor need is computed once.
+MergeKit sorts a whole tensor to find the changes that TIES keeps, draws DARE's mask the slow way, and pages in some ten copies of the tensor. Here
+only changes between two bounds are sorted, which a sample gives, and what several merges of a tensor need is computed once.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +14,7 @@ import torch
 from mergekit.merge_methods.base import TensorGroup
 
 from xlm_utils.merge import kernels
+from xlm_utils.models.buffers import room
 
 CHUNK, ALL = 1 << 20, 1 << 40  # weights in a piece of MergeKit's; more than any tensor has
 np.empty(31 << 20, np.uint8)  # freed, it lets glibc keep 62 MiB a thread of what is freed later: else pieces are paged in anew
@@ -31,7 +32,8 @@ def merge(method: str, group: TensorGroup, parameters: dict) -> torch.Tensor:
     fill, first = FASTER[method](method, group, parameters), group.entries[0].tensor
     if not fill:
         return group.base.tensor.reshape(shape)
-    merged = np.empty(len(first), np.uint16 if first.dtype == torch.bfloat16 else np.uint32)  # NumPy asks for huge pages: fewer page faults
+    kind = np.dtype(np.uint16 if first.dtype == torch.bfloat16 else np.uint32)
+    merged = room(kind.itemsize * len(first)).view(kind)
     each(lambda part: fill(merged[part], part), _parts(len(first)))
     return torch.from_numpy(merged).view(torch.bfloat16 if merged.itemsize == 2 else torch.float32).reshape(shape)
 
@@ -51,8 +53,8 @@ def slerp(method: str, group: TensorGroup, parameters: dict) -> Callable[[np.nda
         return torch.tensor(each(lambda part: float(function(part)), _parts(len(pair[0]), CHUNK)))
 
     lengths = [torch.linalg.vector_norm(over(lambda part, own=own: torch.linalg.vector_norm(own[part].float()))) for own in pair]
-    by = [float(length if length > 1e-8 else 1) for length in lengths]
-    dot = over(lambda part: (pair[0][part].float() / by[0]).mul_(pair[1][part].float() / by[1]).sum()).sum().clamp(-1, 1)
+    by = [np.float32(length if length > 1e-8 else 1) for length in lengths]
+    dot = over(lambda part: torch.from_numpy(kernels.multiplied(*_bits(part, *pair), *by)).sum()).sum().clamp(-1, 1)
     theta = torch.acos(torch.where(straight := dot.abs() > 0.9995, 0, dot))
     shares = [np.float32(torch.where(straight, share, torch.sin(share * theta) / torch.sin(theta))) for share in (1 - t, t)]
     return lambda made, part: kernels.paired(made, *_bits(part, *pair), *shares)
@@ -121,35 +123,34 @@ def _known(find: Callable, model: torch.Tensor, base: torch.Tensor, *density: fl
 
 def _threshold(model: torch.Tensor, base: torch.Tensor, density: float) -> tuple[int, int]:
     """What the ``density`` largest changes exceed, as bits of a size, and behind which weight none of those that tie there is kept."""
-    upper, rest = _place(_known(_counts, model, base, -1).sum(0), max(1, int(density * len(base))))
-    lower, rest = _place((counts := _counts(model, base, upper)[:, : 1 << 15]).sum(0), rest)
-    later, rest = _place(counts[::-1, lower], rest)
-    part, least = _parts(len(base))[~later], upper << 15 | lower
-    tied = (model[part].float() - base[part].float()).abs_().view(torch.int32) == least
-    return least, part.start + int(tied.nonzero()[rest - 1]) + 1
+    n, parts, k = len(base), _parts(len(base)), max(1, int(density * len(base)))
+    few = np.sort(_sizes(model[:: n >> 16 | 1], base[:: n >> 16 | 1]))
+    for margin in (0.01, 0.1, 1):
+        first, last = (int(len(few) * (1 - k / n + by)) for by in (-margin, margin))
+        low, high = few[first] if first > 0 else np.uint32(0), few[last] if last < len(few) else kernels.SIZE
+        inside, *counts = zip(*each(lambda part, ends=(low, high): kernels.between(*_bits(part, model, base), *ends), parts), strict=True)
+        every, (larger, highs, lows) = np.concatenate(inside), np.array(counts)
+        if 0 < (rest := k - larger.sum()) <= highs.sum() + len(every) + lows.sum():
+            break
+    if rest <= highs.sum():
+        least, ties = high, highs
+    elif (rest := rest - highs.sum()) <= len(every):
+        least = np.partition(every, -rest)[-rest]
+        rest, ties = rest - (every > least).sum(), np.array([(sizes == least).sum() for sizes in inside])
+    else:
+        rest, least, ties = rest - len(every), low, lows
+    part = parts[place := int(np.searchsorted(ties.cumsum(), rest))]
+    return int(least), part.start + int(np.flatnonzero(_sizes(model[part], base[part]) == least)[rest - ties[:place].sum() - 1]) + 1
 
 
-def _place(counts: np.ndarray, k: int) -> tuple[int, int]:
-    """Where the ``k``th is counted, from the last on, and how many of those counted there are among the ``k``."""
-    larger = counts[::-1].cumsum()
-    place = int(np.searchsorted(larger, k))
-    return len(counts) - 1 - place, k - int(larger[place] - counts[::-1][place])
+def _sizes(model: torch.Tensor, base: torch.Tensor) -> np.ndarray:
+    return (model.float() - base.float()).abs_().view(torch.int32).numpy().view(np.uint32)
 
 
-def _counts(model: torch.Tensor, base: torch.Tensor, upper: int) -> np.ndarray:  # shape (pieces, 2 ** 16)
-    return np.stack(each(lambda part: kernels.counted(*_bits(part, model, base), upper), _parts(len(base))))
-
-
-def _norm(model: torch.Tensor, base: torch.Tensor, mask: Callable | None = None) -> torch.Tensor:
-    size = torch.from_numpy(np.empty(len(base), np.float32))
-
-    def fill(part: slice) -> None:
-        torch.sub(model[part].float(), base[part].float(), out=size[part]).abs_()
-        if mask:
-            size[part].mul_(torch.from_numpy(mask(part)))
-
-    each(fill, _parts(len(base), CHUNK))  # floats again: small pieces
-    return each(torch.sum, [size])[0]  # whole and in one thread: another order, other last bits
+def _norm(model: torch.Tensor, base: torch.Tensor, mask: Callable[[slice], np.ndarray] = lambda part: np.ones(1, bool)) -> torch.Tensor:
+    sizes, parts = torch.from_numpy(room(4 * len(base))).view(torch.float32), _parts(len(base), CHUNK)  # floats again: small pieces
+    each(lambda p: torch.mul((model[p].float() - base[p].float()).abs_(), torch.from_numpy(mask(p)), out=sizes[p]), parts)
+    return each(torch.sum, [sizes])[0]  # whole and in one thread: another order, other last bits
 
 
 def _draw(n: int, density: float) -> Callable[[slice], np.ndarray]:

@@ -47,11 +47,9 @@ def fitness_rows(study: Study) -> pd.DataFrame:
     """
     found = []
     for dataset, _, _, split, items, (test, reported) in _searched(study):
-        both = len(set(items) & set(reported)) if split == test else 0
-        found.append((COLUMN_OF[dataset], dataset, split, len(items), len(reported), both))
+        found.append((COLUMN_OF[dataset], dataset, split, len(items), len(reported), len(set(items) & set(reported)) if split == test else 0))
     if TRANSFER in study.evolution.columns:
-        asked = spare(study, study.evolution.items)[1]
-        found.append((TRANSFER, "terms", "not run by the study", len(asked), len(terms(study)), 0))
+        found.append((TRANSFER, "terms", "not run by the study", len(spare(study, study.evolution.items)[1]), len(terms(study)), 0))
     return pd.DataFrame(found, columns=["column", "data set", "split", "searched on", "left to report", "both"])
 
 

@@ -56,69 +56,59 @@ def averaged(made, models, weights, total):
 
 
 @compiled
-def counted(model, base, upper):
-    """How many changes have which upper 16 bits of their size's 31; or, of those that have ``upper``, which lower 15. Shape (2 ** 16,)."""
-    counts, bits = np.zeros(1 << 16, np.uint32), np.empty(BLOCK, np.uint32)
+def between(model, base, low, high):
+    """Those sizes of changes, as bits, that lie between two of them, and how many exceed both, are the higher and are the lower."""
+    inside, bits, n, larger, highs, lows = np.empty(len(base), np.uint32), np.empty(BLOCK, np.uint32), 0, 0, 0, 0
+    next_up, width = low + np.uint32(1), max(high, low + np.uint32(1)) - low - np.uint32(1)
     for start in range(0, len(base), BLOCK):
         own, other = base[start : start + BLOCK], model[start : start + BLOCK]
+        above, at_high, at_low = np.uint32(0), np.uint32(0), np.uint32(0)
         for j in range(len(own)):
             bits[j] = np.float32(wide(other, j) - wide(own, j)).view(np.uint32) & SIZE
+            above += np.uint32(bits[j] > high)
+            at_high += np.uint32(bits[j] == high)
+            at_low += np.uint32(bits[j] == low)
+        larger, highs, lows = larger + above, highs + at_high, lows + at_low
         for j in range(len(own)):
-            place = bits[j] >> np.uint32(15)
-            if upper >= 0:  # what has another goes to places behind, so that no branch is guessed
-                place = bits[j] & np.uint32(0x7FFF) if place == upper else np.uint32(1 << 15 | j & 0xFF)
-            counts[place] += np.uint32(1)
-    return counts
+            if np.uint32(bits[j] - next_up) < width:  # few: no branch to guess
+                inside[n] = bits[j]
+                n += 1
+    return inside[:n].copy(), larger, highs, lows if low < high else 0
 
 
 @compiled
 def added(made, models, masks, scales, weights, leasts, tied, scale, elect, normalize):
-    """The first of ``models``, a tuple, and what ``changed`` keeps of the others, added up, times ``scale``; ``masks`` are as long, or ``EVERY``.
+    """The first of ``models``, a tuple, and the others' task vectors, times numbers, added up, times ``scale``.
 
+    Of a task vector is kept what ``masks`` (as long, or ``EVERY``) do, if its size, as bits, is above ``leasts``, or that in the first ``tied``.
     ``elect``: only changes with the sign of their sum; ``normalize``: divided by the weights of what is added.
     """
     changes, total = np.empty((len(masks), BLOCK), np.float32), np.empty(BLOCK, np.float32)
     found, divisor = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     for start in range(0, len(made), BLOCK):
-        block = slice(start, start + BLOCK)
-        base = models[0][block]
+        own, base = made[start : start + BLOCK], models[0][start : start + BLOCK]
         total[:], found[:], divisor[:] = ZERO, ZERO, ZERO
         for i in range(len(masks)):
             first, at = np.uint32(min(max(tied[i] - start, 0), BLOCK)), start % len(masks[i])
-            changed(changes[i], total, models[i + 1][block], base, masks[i][at : at + BLOCK], scales[i], weights[i], leasts[i], first)
+            change, model, mask = changes[i], models[i + 1][start : start + BLOCK], masks[i][at : at + BLOCK]
+            share, weight, least = scales[i], weights[i], leasts[i]
+            for j in range(len(base)):
+                gap = np.float32(wide(model, j) - wide(base, j))
+                size = np.uint32((gap.view(np.uint32) & SIZE) + np.uint32(np.uint32(j) < first))
+                change[j] = (gap if mask[j] and size > least else ZERO) * share * weight
+                total[j] += change[j]
         for i in range(len(masks)):
-            elected(found, divisor, total, changes[i], weights[i], elect)
-        ended(made[block], found, divisor, total, base, scale, elect, normalize)
-
-
-@compiled
-def changed(made, total, model, base, mask, scale, weight, least, tied):
-    """The task vector, times numbers, where ``mask`` keeps it and its size, as bits, is above ``least``, or that in the first ``tied``; else 0."""
-    for j in range(len(base)):
-        change = np.float32(wide(model, j) - wide(base, j))
-        size = np.uint32((change.view(np.uint32) & SIZE) + np.uint32(np.uint32(j) < tied))
-        made[j] = (change if mask[j] and size > least else ZERO) * scale * weight
-        total[j] += made[j]
-
-
-@compiled
-def elected(found, divisor, total, change, weight, elect):
-    """Add what a model's ``change`` has of the sign of ``total`` to ``found``, without the sign, and its weight to ``divisor``."""
-    for j in range(len(total)):
-        agreed = change[j] * (-ONE if elect and total[j] < ZERO else ONE)
-        agreed = ZERO if elect and agreed < ZERO else agreed  # NaN stays, for the check of the result
-        divisor[j] += weight if agreed > ZERO or not elect else ZERO
-        found[j] += agreed
-
-
-@compiled
-def ended(made, found, divisor, total, base, scale, elect, normalize):
-    """``base`` and what ``elected`` found, over its divisor and with its sign, times ``scale``; ``found`` is used up."""
-    for j in range(len(base)):
-        over = ONE if not normalize or abs(divisor[j]) < TINY else divisor[j]
-        found[j] = found[j] / over * (-ONE if elect and total[j] < ZERO else ONE) * scale + wide(base, j)
-    for j in range(len(base)):
-        put(made, j, found[j])
+            change, weight = changes[i], weights[i]
+            for j in range(len(base)):  # without the sign of the total, until the end
+                agreed = change[j] * (-ONE if elect and total[j] < ZERO else ONE)
+                agreed = ZERO if elect and agreed < ZERO else agreed  # NaN stays, for the check of the result
+                divisor[j] += weight if agreed > ZERO or not elect else ZERO
+                found[j] += agreed
+        for j in range(len(base)):
+            over = ONE if not normalize or abs(divisor[j]) < TINY else divisor[j]
+            found[j] = found[j] / over * (-ONE if elect and total[j] < ZERO else ONE) * scale + wide(base, j)
+        for j in range(len(base)):
+            put(own, j, found[j])
 
 
 @compiled
@@ -126,3 +116,12 @@ def paired(made, ones, others, one, other):
     """Sums of two models' weights, each times its model's number."""
     for j in range(len(ones)):
         put(made, j, wide(ones, j) * one + wide(others, j) * other)
+
+
+@compiled
+def multiplied(ones, others, one, other):
+    """Products of two models' weights, each over its model's number, in float32."""
+    made = np.empty(len(ones), np.float32)
+    for j in range(len(ones)):
+        made[j] = wide(ones, j) / one * (wide(others, j) / other)
+    return made

@@ -11,8 +11,10 @@ from math import prod
 from pathlib import Path
 
 import yaml
+from psutil import virtual_memory
 
 from xlm_utils.merge.methods import DTYPES, RECIPE, check_specification, parents, render, resolve, written_out
+from xlm_utils.models import buffers
 from xlm_utils.models.constituents import locate, source
 from xlm_utils.models.libraries import Tensor, torch
 from xlm_utils.models.vocabularies import own_rows, token_tensors
@@ -69,21 +71,23 @@ def _merge(study: Study, merges: Mapping[str, tuple[Step, dict, dict[str, Path]]
         comparable({name: every[name] for name in named}, merged)
     tensors = {folder.resolve(): Tensors(folder) for folder in every.values()}
     shapes, waiting, odd = tensors[donor.resolve()].shapes, deque(), []
+    keep = 2 * sum(map(prod, shapes.values())) * (len(tensors) + len(merges)) < virtual_memory().available
     chunked.forget()
 
     def read(tensor: str) -> list[Future]:
-        return [readers.submit(parent.read, tensor) for parent in tensors.values()]
+        return [readers.submit(parent.read, tensor, keep) for parent in tensors.values()]
 
     def put(tensor: str, stored: dict[Path, Tensor], name: str) -> Future:
         return writers[name].put(tensor, plans[name](tensor, stored.__getitem__).cpu())
 
     with ExitStack() as stack:
         stack.callback(own.forget)
+        stack.callback(buffers.forget)
         for step, *_ in merges.values():
             shutil.rmtree(step.partial, ignore_errors=True)  # a killed merge can't be continued
             stack.callback(shutil.rmtree, step.partial, ignore_errors=True)
         plans = {name: Plan(config, folders, step.made_from["mask_seed"], device, shapes) for name, (step, config, folders) in merges.items()}
-        writers = {name: Writer(step.partial, shapes) for name, (step, *_) in merges.items()}
+        writers = {name: Writer(step.partial, shapes, keep) for name, (step, *_) in merges.items()}
         for writer in writers.values():
             stack.callback(writer.thread.shutdown, cancel_futures=True)
         dressed = stack.enter_context(ThreadPoolExecutor(1)).submit(_dress, [step.partial for step, *_ in merges.values()], donor)

@@ -80,9 +80,8 @@ def resolve(study: Study, name: str) -> Method:
     if seed and not (random and seed.isdecimal()):
         raise StudyError(f"method {name}: " + ("the seed must be a whole number" if random else f"{card_name} draws no random mask to seed"))
     base = (base or study.base) if choosable else study.by_role(template["base_model"])
-    models = [_named(study, entry) for entry in template["models"]]
-    if choosable:  # the base's task vector is zero: MergeKit would ignore its weight and density in silence
-        models = [entry for entry in models if entry["model"] != base]
+    models = [_named(study, entry) for entry in template["models"]]  # the base's task vector is zero: MergeKit would ignore its values in silence
+    models = [entry for entry in models if not choosable or entry["model"] != base]
     template = {**template, "base_model": base, "models": models, **DTYPES}
     live = placeholders(template)
     free = {p: tuple(about["range"]) for p, about in card["parameters"].items() if p in live}
@@ -122,8 +121,7 @@ def render(study: Study, name: str, **values: float | list[float]) -> dict:
     chosen = {p: values.get(p, method.card["parameters"][p].get("default")) for p in method.free}
     if missing := [p for p, value in chosen.items() if value is None]:
         raise StudyError(f"method {name}: {', '.join(missing)} must be given; 03_merge.ipynb searches them")
-    checked = {p: in_range(f"method {name}: {p}", value, method.free[p]) for p, value in chosen.items()}
-    return _fill(method.template, method.fixed | checked)
+    return _fill(method.template, method.fixed | {p: in_range(f"method {name}: {p}", value, method.free[p]) for p, value in chosen.items()})
 
 
 def config_yaml(study: Study, name: str, **values: float) -> str:

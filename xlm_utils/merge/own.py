@@ -131,8 +131,7 @@ def regmean(group: TensorGroup, alpha: float, texts: PerInput[str]) -> torch.Ten
     first.diagonal()[dead] = second.diagonal()[dead] = 1
     ours, theirs = (entry.tensor.cpu().double() for entry in (general, expert))
     # solved for what is added to the general model, so that rounding is relative to the models' difference
-    change = torch.cholesky_solve(second @ (theirs - ours).T, torch.linalg.cholesky(first.add_(second))).T
-    return (ours + change).to(general.tensor)
+    return (ours + torch.cholesky_solve(second @ (theirs - ours).T, torch.linalg.cholesky(first.add_(second))).T).to(general.tensor)
 
 
 @merge_method(name="wudi", contract=InputContract(base=BasePolicy.REQUIRED, min_inputs=3, max_inputs=3), uses_accelerator=False)

@@ -7,20 +7,22 @@ from hashlib import sha256
 from importlib import metadata
 from math import prod
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 
 from xlm_utils.models.libraries import Tensor, torch
+from xlm_utils.models.weights import let_go
 
 SHARD = 5_000_000_000  # bytes of tensors in a file, as MergeKit has it
 PIECE = 1 << 20  # bytes that are checked, hashed and written while they are in the CPU's cache
 
 
 class Writer:
-    """A model's tensors in bfloat16, to be put in the order of their names; ``odd`` becomes the first that holds NaN or Inf."""
+    """A model's tensors in bfloat16, to be put in the order of their names; ``odd`` becomes the first with NaN or Inf. ``keep``: of ``let_go``."""
 
-    def __init__(self, folder: Path, shapes: Mapping[str, tuple[int, ...]]):
-        self.odd, self.thread, self._folder, self._hashes, self._file = "", ThreadPoolExecutor(1), folder, {}, None
+    def __init__(self, folder: Path, shapes: Mapping[str, tuple[int, ...]], keep: bool = True):
+        self.odd, self.thread, self._folder, self._hashes, self._file, self._keep = "", ThreadPoolExecutor(1), folder, {}, None, keep
         shards, sizes = [[]], {name: 2 * prod(shapes[name]) for name in sorted(shapes)}
         for name, size in sizes.items():
             if shards[-1] and sum(map(sizes.get, shards[-1])) + size > SHARD:
@@ -46,12 +48,14 @@ class Writer:
             self._file = (self._folder / file).open("wb")
             self._file.write(head)
             self._hashes[file] = self._hash = sha256(head)
+        (hashing := Thread(target=self._hash.update, args=(data,))).start()
         for start in range(0, len(data), PIECE):
-            piece = data[start : start + PIECE]
-            if not self.odd and ((np.frombuffer(piece, np.uint16) & 0x7F80) == 0x7F80).any():  # all ones in the exponent
+            bits = np.frombuffer(piece := data[start : start + PIECE], np.int16)
+            if not self.odd and (bits.max(initial=0) >= 0x7F80 or bits.view(np.uint16).max(initial=0) >= 0xFF80):  # all ones in the exponent
                 self.odd = name
-            self._hash.update(piece)
             self._file.write(piece)
+        let_go(self._file.fileno(), self._keep)
+        hashing.join()
 
     def finish(self) -> dict[str, str]:
         """File name → SHA-256, when everything is written."""

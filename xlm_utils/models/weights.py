@@ -1,12 +1,12 @@
 """What a model folder holds: config and tokenizer, a config that transformers 4 and 5 read alike, and the tensors, one by one."""
 
 import json
+import os
 import re
 from functools import cache
 from pathlib import Path
 
-import numpy as np
-
+from xlm_utils.models.buffers import room
 from xlm_utils.models.libraries import PretrainedConfig, PreTrainedTokenizerBase, Tensor, quiet, safe_open, safetensors, torch, transformers
 from xlm_utils.study import StudyError
 
@@ -122,17 +122,27 @@ class Tensors:
     def __getitem__(self, name: str) -> Tensor:
         return self._file[name].get_tensor(name)
 
-    def read(self, name: str) -> Tensor:
-        """A tensor in memory of its own: pages of a mapped file stay with the process for as long as it is open."""
+    def read(self, name: str, keep: bool = True) -> Tensor:
+        """A tensor in memory of its own: pages of a mapped file stay with the process for as long as it is open. ``keep``: of ``let_go``."""
         start, head = self._head(self._path[name])
         begin, end = head[name]["data_offsets"]
-        data = torch.from_numpy(np.fromfile(self._path[name], np.uint8, end - begin, offset=start + begin))
-        return data.view(self[name].dtype).view(self.shapes[name])
+        with self._path[name].open("rb") as file:
+            file.seek(start + begin)
+            data = room(end - begin)
+            data = data[: file.readinto(data)]  # of a file that was cut meanwhile too little for the shape, and no tensor
+            let_go(file.fileno(), keep, start + begin, end - begin)
+        return torch.from_numpy(data).view(self[name].dtype).view(self.shapes[name])
 
     @property
     def layers(self) -> int:
         """How many layers the tensors' names count."""
         return 1 + max((int(found[1]) for found in map(LAYER.search, self.shapes) if found), default=-1)
+
+
+def let_go(file: int, keep: bool, start: int = 0, length: int = 0) -> None:
+    """Unless asked to ``keep`` them, have the system drop an open file's bytes (from ``start`` on) from its cache, and begin to write those due."""
+    if not keep and hasattr(os, "posix_fadvise"):  # macOS has none
+        os.posix_fadvise(file, start, length, os.POSIX_FADV_DONTNEED)
 
 
 def _head(file: Path) -> tuple[int, dict]:  # where its tensors begin, and where each lies from there on

@@ -117,10 +117,8 @@ def forest(study: Study) -> go.Figure:
             shown.add(name)
     unit = "points of 10, 95 % interval over terms" if "lambda" in found else "points of 10, 95 % BCa over terms"
     fig.add_vline(x=0, line={"color": INK, "width": 1}).update_xaxes(title={"text": unit, **SMALL, "standoff": 4})
-    names = {"tickvals": list(range(len(models))), "ticktext": models, "range": [len(models) - 0.5, -0.5]}
-    fig.update_yaxes(zeroline=False, showgrid=False, **names)
-    n = "–".join(map(str, sorted({found["n"].min(), found["n"].max()})))
-    title = f"The planned differences, paired by term (n = {n})"
+    fig.update_yaxes(zeroline=False, showgrid=False, tickvals=list(range(len(models))), ticktext=models, range=[len(models) - 0.5, -0.5])
+    title = f"The planned differences, paired by term (n = {'–'.join(map(str, sorted({found['n'].min(), found['n'].max()})))})"
     return finish(fig, title, f"Forest plot. {title}.", study.proxy, legend=BELOW, height=whole + 240, margin={"l": 130, "t": 115, "b": 130})
 
 

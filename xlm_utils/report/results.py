@@ -76,8 +76,7 @@ def group_label(study: Study, judge: str, reference: str) -> str:
 def note(study: Study, run: str) -> str:
     """What a row is a control for; empty for a model whose scores are a result."""
     if run == study.by_role("expert") and "expert" in study.judging.references:
-        others = len(study.judging.references) > 1
-        return "control: judged against itself" + (f" under {reference_label(study, 'expert')}" if others else "")
+        return "control: judged against itself" + (f" under {reference_label(study, 'expert')}" if len(study.judging.references) > 1 else "")
     if run in study.scored and study.constituents[run].role == "upper":
         return "answer key, no merge"
     whom = controls(study).get(run)

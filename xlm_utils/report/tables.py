@@ -101,8 +101,7 @@ def missing_table(study: Study) -> pd.DataFrame:
     counts = pd.DataFrame(found["statuses"].tolist(), index=found.index).fillna(0).astype("Int64")
     found = found.join(counts).rename(columns={"mean_low": "mean, all 0", "mean_high": "mean, all 10"})
     parts = {group_label(study, *key): part.set_index("run") for key, part in found.groupby(["judge", "reference"], sort=False)}
-    frame = _grouped(study, parts, ["n", *sorted(counts), "mean, all 0", "mean, all 10"]).drop(columns=("", "note"))
-    return captioned(frame, "missing")
+    return captioned(_grouped(study, parts, ["n", *sorted(counts), "mean, all 0", "mean, all 10"]).drop(columns=("", "note")), "missing")
 
 
 def agreements(study: Study) -> pd.DataFrame:

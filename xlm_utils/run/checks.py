@@ -77,8 +77,7 @@ def _base(study: Study, name: str) -> tuple[dict, str]:
     config, tensors = read_config(folder / "config.json", f"constituents.{name}.weights: {weights}"), Tensors(folder)
     read_tokenizer(folder, f"constituents.{name}.weights: {weights}")
     size = sum(map(math.prod, tensors.shapes.values()))
-    about = {"config": config, "parameters": size, "to_download": 0, "folder": folder}
-    return about, f"{weights} is here, {in_gib(2 * size)} in 16 bits"
+    return {"config": config, "parameters": size, "to_download": 0, "folder": folder}, f"{weights} is here, {in_gib(2 * size)} in 16 bits"
 
 
 def match(study: Study, facts: Facts) -> str:
@@ -91,8 +90,7 @@ def match(study: Study, facts: Facts) -> str:
             if ours[key] != theirs[key] and key not in ONLY_SHOWN:
                 one, two = (study.constituents[name].weights for name in (other, first))
                 raise StudyError(f"model {one}: {key} is {theirs[key]}, and {two} has {ours[key]}; only models of one shape merge")
-    pair = [study.by_role(role) for role in ("general", "expert")]
-    comparable({name: fact["folder"] for name, fact in facts.items() if "folder" in fact}, pair)
+    comparable({name: fact["folder"] for name, fact in facts.items() if "folder" in fact}, [study.by_role(role) for role in ("general", "expert")])
     sizes = list(dict.fromkeys(f"{one['vocab_size']:,}" for one in known.values()))
     vocabulary = " and ".join(sizes) + (", so merged by token" if len(sizes) > 1 else "")
     return f"the parents match: {ours['architectures']}, vocabulary {vocabulary}, {largest(facts) / 1e9:.2g} B parameters"
@@ -127,8 +125,7 @@ def answers(card: Card, base_url: str = "") -> str:
     key, at = find_key(card, url), f" at {shown(url)}" if url else ""
     open_client(card, base_url)  # its SDK knows the card's parameters
     until = served(card, key, url)
-    warning = f"; warning: to be shut down on {until}" if until[:1].isdigit() else ""
-    return f"judge {card.name}: {card.model} answers{at}{warning}"
+    return f"judge {card.name}: {card.model} answers{at}" + (f"; warning: to be shut down on {until}" if until[:1].isdigit() else "")
 
 
 def cost(study: Study, stages: Collection[str]) -> str:

@@ -103,8 +103,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("comparison"), help="folder for the table and the forest plot")
     asked = parser.parse_args()
     try:
-        sides = map(read_scores, (asked.a, asked.b))
-        table = compare(*(side[side["metric"].isin(asked.metric)] if asked.metric else side for side in sides))
+        table = compare(*(side[side["metric"].isin(asked.metric)] if asked.metric else side for side in map(read_scores, (asked.a, asked.b))))
         table.attrs = {"title": f"A = {asked.a}, B = {asked.b}", "caption": text("compare", count=table["p_holm"].count())}
         print(table.drop(columns="reason").to_string(index=False, float_format="{:.3f}".format, na_rep="–"))
         print("\n{title}. {caption}".format(**table.attrs))

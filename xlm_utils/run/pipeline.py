@@ -52,8 +52,7 @@ def outputs(study: Study) -> dict[str, list[Path]]:
 
 def code_of(notebook: Path) -> list[str]:
     """A notebook's code cells; its prose and outputs change no result."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    return ["".join(cell["source"]) for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
 
 
 def stage_key(study: Study, notebook: Path, before: str) -> str:
@@ -67,8 +66,7 @@ def is_done(record: Path, key: str, files: list[Path]) -> bool:
     if not record.exists():
         return False
     saved = json.loads(record.read_text(encoding="utf-8"))
-    now = {relative(f): digest(f) for f in files if f.exists() and (f.is_file() or read_manifest(f))}
-    return saved["key"] == key and saved["outputs"] == now
+    return saved["key"] == key and saved["outputs"] == {relative(f): digest(f) for f in files if f.exists() and (f.is_file() or read_manifest(f))}
 
 
 def execute(notebook: Path, output: Path, parameters: dict, again: bool = False) -> None:

@@ -116,10 +116,9 @@ def _memory(study: Study, facts: Facts) -> str:
     device, _ = pick_device()
     dtype = study.generation.dtype if device == "cuda" else models.pick_dtype(study, device)[0]
     size = BYTES.get(study.generation.quantization, 4 if dtype == "float32" else 2)
+    free = psutil.virtual_memory().available
     if device == "cuda":  # asked in a process that ends: a CUDA context in this one would take memory for hours, and an exclusive GPU for itself
         free = int(subprocess.run([sys.executable, "-c", FREE], capture_output=True, text=True, check=True).stdout)
-    else:
-        free = psutil.virtual_memory().available
     needed, where = largest(facts) * size + ROOM, "GPU memory" if device == "cuda" else "memory (no GPU is visible)"
     if free < needed:
         raise StudyError(f"{where}: {in_gib(free)} are free, and a model with a batch needs {in_gib(needed)}; with generation.quantization nf4, less")

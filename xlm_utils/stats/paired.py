@@ -55,8 +55,7 @@ def ordinal_alpha(scores: Sequence[Sequence[float]]) -> float:
     ``scores``: shape (judges, answers), NaN where missing; an answer with fewer than two does not count. NaN where none has two, or all are one: 0/0.
     """
     scores = np.asarray(scores, float)
-    values = np.unique(scores[~np.isnan(scores)])
-    given = (scores == values[:, None, None]).sum(axis=1)  # how often, shape (values, answers)
+    given = (scores == np.unique(scores[~np.isnan(scores)])[:, None, None]).sum(axis=1)  # how often, shape (values, answers)
     given = given[:, given.sum(axis=0) > 1]
     weighted = given / (given.sum(axis=0) - 1)
     together = weighted @ given.T - np.diag(weighted.sum(axis=1))  # pairs of two judges' values on one answer

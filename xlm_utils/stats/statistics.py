@@ -35,8 +35,7 @@ def describe(scores: Sequence[float], status: Sequence[str] | None = None) -> di
     scores = np.asarray(scores, float)
     absent = np.isnan(scores)
     known, total = scores[~absent], len(scores)
-    why = ["missing"] * total if status is None else status
-    statuses = dict(Counter(s for s, gone in zip(why, absent, strict=True) if gone).most_common())
+    statuses = dict(Counter(s for s, gone in zip(["missing"] * total if status is None else status, absent, strict=True) if gone).most_common())
     low, high = (known.sum() / total, (known.sum() + 10 * absent.sum()) / total) if total else (NAN, NAN)
     return {
         "n": len(known), "missing": int(absent.sum()), "statuses": statuses,

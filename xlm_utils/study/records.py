@@ -35,8 +35,7 @@ def cached_step(name: str, **made_from: object) -> "Step":
 
 def fingerprint(value: object) -> str:
     """First 12 hex digits of the SHA-256 of ``value`` as canonical JSON."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False, default=str).encode()).hexdigest()[:12]
 
 
 def sha256(path: Path, known: Mapping[str, str] | None = None) -> str:

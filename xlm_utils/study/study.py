@@ -112,8 +112,7 @@ class Study:
         details += [f"base: {name.base}"] * bool(name.base) + [f"seed: {name.seed}"] * bool(name.seed)
         if self.evolution.fitness == "published" and any("default" not in about for about in card["parameters"].values()):
             details.append("contaminated")  # its parameters were searched on the items that are reported
-        label = card["label"]
-        return f"{label} ({', '.join(details)})" if details else label
+        return card["label"] + (f" ({', '.join(details)})" if details else "")
 
     def prompt(self, language: Language, term: str) -> str:
         """The prompt for one term; the term is data, so braces in it mean nothing."""

@@ -97,8 +97,7 @@ def reviewed(study: Study, vocabulary: pd.DataFrame) -> pd.DataFrame:
     told = f"{len(vocabulary) - len(here):,} terms of the vocabulary are not in the list and stay untranslated"
     verdicts = ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in FILLED)
     print(f"{file.name}: {verdicts}; {len(rows) - len(here)} of its terms are not in the vocabulary, {told}")
-    kind = here["verdict"].replace("dropped", "")
-    return here.assign(term=here["term"].str.lower(), kind=kind)[["term", "translation", "kind", "note"]]
+    return here.assign(term=here["term"].str.lower(), kind=here["verdict"].replace("dropped", ""))[["term", "translation", "kind", "note"]]
 
 
 def babelon_file(study: Study) -> Path:

@@ -103,8 +103,7 @@ def by_llm(study: Study, words: list[str], base_url: str = "", now: bool = False
         value = reply["value"] or {"translation": None, "established": None}
         kind = {True: "established", False: "coined", None: None}[value["established"]]
         rows.append((word.lower(), value["translation"], kind, card.name, reply["served_model"], reply["status"]))
-    columns = ["term", "translation", "kind", "translator", "served_model", "status"]
-    return pd.DataFrame(rows, columns=columns).drop_duplicates("term")
+    return pd.DataFrame(rows, columns=["term", "translation", "kind", "translator", "served_model", "status"]).drop_duplicates("term")
 
 
 def translate(study: Study, base_url: str = "") -> Path:
@@ -116,8 +115,7 @@ def translate(study: Study, base_url: str = "") -> Path:
     source, translator = study.folder / "vocabulary.csv", study.translation.translator
     made_from: dict = {}
     if translator == "jmdict":
-        dictionary = f"jamdict-data {metadata.version('jamdict-data')}"
-        made_from = {"dictionary": dictionary, "reviewed": sha256(project_path(study.translation.reviewed))}
+        made_from = {"dictionary": f"jamdict-data {metadata.version('jamdict-data')}", "reviewed": sha256(project_path(study.translation.reviewed))}
     elif translator == "hpo":
         made_from = {"official": sha256(babelon_file(study)), "slips": sha256(SLIPS), "status": study.translation.status}
     elif translator not in OFFLINE:
@@ -156,8 +154,7 @@ def draw_terms(study: Study) -> Path:
         table = table[table["translation"] != ""]
         single = table.sample(frac=1, random_state=study.seed).drop_duplicates("concept").drop_duplicates("translation")
         own = _halves(single, size, "vocabulary.sample") if size else table.head(0)
-        drawn = study.sweep_of or not size
-        validation = _halves(without(single, own), swept, "sweep.terms") if drawn else table.head(0)
+        validation = _halves(without(single, own), swept, "sweep.terms") if study.sweep_of or not size else table.head(0)
         rest = without(table, validation)
         if not study.sweep_of and not size and len(rest) < len(table):
             print(f"terms.csv: {len(table) - len(rest)} of {len(table)} terms are set aside for the sweep and not run by the study itself")

@@ -90,8 +90,7 @@ def check_row(name: str, path: str, where: str, row: object) -> dict | None:
         checked = SHAPES.get(name, SHAPES[""]).validate_python(_upstream(name, row))
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise DataError(f"data set {name}: {where}: {field}: {plain(first)}; a good copy is at {HUB}{path}") from None
+        raise DataError(f"data set {name}: {where}: {'.'.join(map(str, first['loc']))}: {plain(first)}; a good copy is at {HUB}{path}") from None
     if "options" in checked and checked["answer_idx"] >= len(checked["options"]):
         outside = f"answer_idx {checked['answer_idx']} is outside the {len(checked['options'])} options"
         raise DataError(f"data set {name}: {where}: {outside}; a good copy is at {HUB}{path}")
