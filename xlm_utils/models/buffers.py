@@ -6,15 +6,17 @@ from threading import Lock
 import numpy as np
 
 _lock, _spare = Lock(), []
+MOST = 1 << 28  # bytes of a block that is kept: larger ones, of embeddings, would lie idle for the rest of a merge
 
 
 def room(n: int) -> np.ndarray:
-    """``n`` bytes with any content, shape (n,), uint8. When no array or tensor looks at them any more, they are lent again."""
+    """``n`` bytes with any content, shape (n,), uint8; up to ``MOST``, they are lent again when no array or tensor looks at them any more."""
     with _lock:
         fitting = [(len(block), place) for place, block in enumerate(_spare) if len(block) >= n]
         block = _spare.pop(min(fitting)[1]) if fitting else np.empty(n, np.uint8)
     lent = np.frombuffer(memoryview(block)[:n], np.uint8)  # unlike one cut of an array, it is what its own parts hold on to
-    weakref.finalize(lent, _spare.append, block).atexit = False
+    if len(block) <= MOST:
+        weakref.finalize(lent, _spare.append, block).atexit = False
     return lent
 
 

@@ -200,8 +200,7 @@ def column_differences(study: Study) -> pd.DataFrame:
 
 def _items(study: Study) -> pd.DataFrame:
     """One row per item of the general model and the merges: model, dataset, item, score, gold, prediction; empty without samples."""
-    models = (study.by_role("general"), *study.methods)
-    rows = [row for model in models for row in read_jsonl(study.benchmarks_folder / f"{model}.samples.jsonl")]
+    rows = [row for model in (study.by_role("general"), *study.methods) for row in read_jsonl(study.benchmarks_folder / f"{model}.samples.jsonl")]
     return pd.DataFrame(rows, columns=["model", "dataset", "item", "score", "gold", "prediction"]).astype({"score": float})
 
 
