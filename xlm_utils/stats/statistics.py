@@ -86,8 +86,7 @@ def cluster_interval(values: Sequence[float], clusters: Sequence) -> tuple[Inter
     """
     values = np.asarray(values, float)
     known = ~np.isnan(values)
-    names = [str(c) if c == c and c not in ("", None) else f"alone {i}" for i, c in enumerate(clusters)]
-    codes = np.unique(names, return_inverse=True)[1][known]
+    codes = np.unique([str(c) if c == c and c not in ("", None) else f"alone {i}" for i, c in enumerate(clusters)], return_inverse=True)[1][known]
     values, count = values[known], len(set(codes))
     if reason := too_little(values, "difference") or ("" if count > 1 else "one cluster only"):
         return Interval(NAN, NAN, reason), count
