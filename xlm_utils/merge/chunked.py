@@ -149,7 +149,7 @@ def _sizes(model: torch.Tensor, base: torch.Tensor) -> np.ndarray:
 
 def _norm(model: torch.Tensor, base: torch.Tensor, mask: Callable[[slice], np.ndarray] = lambda part: np.ones(1, bool)) -> torch.Tensor:
     sizes, parts = torch.from_numpy(room(4 * len(base))).view(torch.float32), _parts(len(base), CHUNK)  # floats again: small pieces
-    each(lambda p: torch.mul((model[p].float() - base[p].float()).abs_(), torch.from_numpy(mask(p)), out=sizes[p]), parts)
+    each(lambda p: torch.sub(model[p].float(), base[p].float(), out=sizes[p]).abs_().mul_(torch.from_numpy(mask(p))), parts)
     return each(torch.sum, [sizes])[0]  # whole and in one thread: another order, other last bits
 
 
