@@ -110,6 +110,29 @@ def test_where_memory_is_scarce_the_files_leave_the_systems_cache_and_are_the_sa
     assert sorted(read) == sorted(3 * [2 * math.prod(shape) for shape in shapes.values()])
 
 
+def test_a_hash_that_fails_ends_the_merge_and_a_file_that_was_cut_is_one_sentence(pico_siblings, tmp_path, monkeypatch):
+    class Broken:
+        def __init__(self, _: bytes):
+            pass
+
+        def update(self, _: memoryview) -> None:
+            raise MemoryError
+
+    monkeypatch.setattr(writing, "sha256", Broken)
+    writer = writing.Writer(tmp_path / "ours", {"a": (3,)})
+    with pytest.raises(MemoryError):
+        writer.put("a", torch.ones(3, dtype=torch.bfloat16)).result()
+    writer.thread.shutdown()
+    writer._file.close()
+    folder = copy_model(pico_siblings["llama"] / "expert", tmp_path / "cut", lambda tensors: None)
+    tensors = Tensors(folder)
+    last = max(tensors.shapes)
+    assert torch.equal(tensors.read(last), tensors[last])
+    os.truncate(folder / "model.safetensors", (folder / "model.safetensors").stat().st_size // 2)
+    with pytest.raises(StudyError, match="cut off since the merge began"):
+        tensors.read(last)
+
+
 def test_shards_and_their_index_are_those_of_mergekits_writer(tmp_path, monkeypatch):
     tensors = {f"layer.{number}.weight": torch.randn(number + 1, 7).to(torch.bfloat16) for number in range(12)} | {"ä": torch.ones(()).bfloat16()}
     for shard in (100, 400, 10_000):

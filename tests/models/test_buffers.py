@@ -28,12 +28,13 @@ def test_what_a_tensor_or_a_part_still_looks_at_is_not_lent():
     assert len(buffers.room(999)) == 999
 
 
-def test_the_smallest_that_fits_is_lent_and_after_forgetting_none():
+def test_the_smallest_that_fits_is_lent_none_much_larger_and_none_after_forgetting():
     buffers.forget()
-    large, small = buffers.room(3000), buffers.room(2000)
+    large, small = buffers.room(3000), buffers.room(2500)
     places = place(large), place(small)
     del large, small
-    fitting, rest = buffers.room(1500), buffers.room(2500)
+    assert place(buffers.room(1900)) not in places
+    fitting, rest = buffers.room(2450), buffers.room(2460)
     assert (place(rest), place(fitting)) == places
     buffers.forget()
     del fitting, rest

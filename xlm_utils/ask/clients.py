@@ -77,8 +77,7 @@ def openai_reply(answer: Any, key: str, url: str) -> Reply:
 
 def _content(message: Any) -> str | None:
     """An answer's text, its parts put together; a thought that stands in a field of its own is kept before it, as a thought."""
-    parts = message.content if isinstance(message.content, list) else [{"text": message.content}]
-    text = "".join(part.get("text") or "" for part in parts) or None
+    text = "".join(part.get("text") or "" for part in (message.content if isinstance(message.content, list) else [{"text": message.content}])) or None
     thought = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
     return f"<think>{thought}</think>{text or ''}" if isinstance(thought, str) else text
 
@@ -146,8 +145,7 @@ def gemini_reply(answer: Any) -> Reply:
             raise Retry("neither an answer nor a reason for having none")
         return Reply(None, "blocked", answer.model_version or None, tokens_in, tokens_out)
     candidate = answer.candidates[0]
-    parts = (candidate.content and candidate.content.parts) or []
-    text = "".join(part.text or "" for part in parts if not getattr(part, "thought", False)) or None
+    text = "".join(part.text or "" for part in (candidate.content and candidate.content.parts) or [] if not getattr(part, "thought", False)) or None
     reason = getattr(candidate.finish_reason, "name", str(candidate.finish_reason)).lower()
     return Reply(text, FINISHES.get(reason, reason), answer.model_version or None, tokens_in, tokens_out)
 

@@ -190,8 +190,7 @@ def dataset_result(rows: list[dict], results: dict) -> dict:
     elif metric == "pearson":
         error = math.sqrt(max(0.0, 1 - value**2) / (n - 2)) if n > 2 else None
         if n > 3 and abs(value) < 1 - 1e-9:  # else no interval, or one that would claim certainty
-            found = scipy.stats.pearsonr([row["prediction"] for row in rows], [row["gold"] for row in rows])
-            ends = found.confidence_interval(statistics.LEVEL)
+            ends = scipy.stats.pearsonr(*zip(*((row["prediction"], row["gold"]) for row in rows), strict=True)).confidence_interval(statistics.LEVEL)
     else:
         points = pd.Series([row["score"] for row in rows])
         error = float(points.sem()) if n > 1 else None

@@ -115,8 +115,7 @@ class Ruler:
         vectors, concepts = self.others[reference]
         said = self._vectors(rows["definition"], rows)
         apart = rows["concept"].to_numpy()[:, None] != concepts
-        mean = np.where(apart, said @ vectors.T, 0).sum(axis=1) / apart.sum(axis=1)
-        return (said * self._vectors(rows["reference_text"], rows)).sum(axis=1) - mean
+        return (said * self._vectors(rows["reference_text"], rows)).sum(axis=1) - np.where(apart, said @ vectors.T, 0).sum(axis=1) / apart.sum(axis=1)
 
     def rate(self, rows: pd.DataFrame) -> list[tuple[float, float]]:
         """(score, closeness) of each row, which names its ``reference``: 10·clip(closeness / high, 0, 1); a text that says nothing gets 0."""

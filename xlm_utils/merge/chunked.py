@@ -139,6 +139,8 @@ def _threshold(model: torch.Tensor, base: torch.Tensor, density: float) -> tuple
         rest, ties = rest - (every > least).sum(), np.array([(sizes == least).sum() for sizes in inside])
     else:
         rest, least, ties = rest - len(every), low, lows
+    if least > 0x7F800000:
+        return int(least), ALL  # NaN, whose bits differ between libraries: the result is refused
     part = parts[place := int(np.searchsorted(ties.cumsum(), rest))]
     return int(least), part.start + int(np.flatnonzero(_sizes(model[part], base[part]) == least)[rest - ties[:place].sum() - 1]) + 1
 

@@ -7,7 +7,6 @@ from hashlib import sha256
 from importlib import metadata
 from math import prod
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
 
@@ -48,14 +47,15 @@ class Writer:
             self._file = (self._folder / file).open("wb")
             self._file.write(head)
             self._hashes[file] = self._hash = sha256(head)
-        (hashing := Thread(target=self._hash.update, args=(data,))).start()
-        for start in range(0, len(data), PIECE):
-            bits = np.frombuffer(piece := data[start : start + PIECE], np.int16)
-            if not self.odd and (bits.max(initial=0) >= 0x7F80 or bits.view(np.uint16).max(initial=0) >= 0xFF80):  # all ones in the exponent
-                self.odd = name
-            self._file.write(piece)
+        with ThreadPoolExecutor(1) as beside:
+            hashed = beside.submit(self._hash.update, data)
+            for start in range(0, len(data), PIECE):
+                bits = np.frombuffer(piece := data[start : start + PIECE], np.int16)
+                if not self.odd and (bits.max(initial=0) >= 0x7F80 or bits.view(np.uint16).max(initial=0) >= 0xFF80):  # all ones in the exponent
+                    self.odd = name
+                self._file.write(piece)
+        hashed.result()
         let_go(self._file.fileno(), self._keep)
-        hashing.join()
 
     def finish(self) -> dict[str, str]:
         """File name → SHA-256, when everything is written."""

@@ -12,7 +12,7 @@ MOST = 1 << 28  # bytes of a block that is kept: larger ones, of embeddings, wou
 def room(n: int) -> np.ndarray:
     """``n`` bytes with any content, shape (n,), uint8; up to ``MOST``, they are lent again when no array or tensor looks at them any more."""
     with _lock:
-        fitting = [(len(block), place) for place, block in enumerate(_spare) if len(block) >= n]
+        fitting = [(len(block), place) for place, block in enumerate(_spare) if n <= len(block) <= 1.25 * n]  # a larger one would lie half idle
         block = _spare.pop(min(fitting)[1]) if fitting else np.empty(n, np.uint8)
     lent = np.frombuffer(memoryview(block)[:n], np.uint8)  # unlike one cut of an array, it is what its own parts hold on to
     if len(block) <= MOST:
@@ -23,4 +23,5 @@ def room(n: int) -> np.ndarray:
 def forget() -> None:
     """Give back to the system what is not lent, and later what is."""
     global _spare
-    _spare = []
+    with _lock:
+        _spare = []

@@ -63,8 +63,10 @@ def root_weights(study: Study, constituent: Constituent) -> str:
 def source(study: Study, name: str) -> str:
     """Where a constituent's weights come from, a hub repository with its commit: what a manifest records."""
     constituent = study.constituents[name]
-    commit = f"@{locate(study, name).name}" if hub.is_on_hub(constituent.weights) and not constituent.adapter else ""
-    weights = source(study, constituent.weights) if constituent.weights in study.constituents else constituent.weights + commit
+    if constituent.weights in study.constituents:
+        weights = source(study, constituent.weights)
+    else:
+        weights = constituent.weights + (f"@{locate(study, name).name}" if hub.is_on_hub(constituent.weights) and not constituent.adapter else "")
     weights += f", tokens of {constituent.tokens}" if constituent.tokens else ""
     return f"{weights} + {constituent.adapter}" if constituent.adapter else weights
 

@@ -14,7 +14,7 @@ OLD_ROPE = ("rope_theta", "rope_scaling", "rope_local_base_freq", "partial_rotar
 UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, ImportError, OSError)  # what transformers raises of files it can't read
 HEADS = ("num_attention_heads", "num_key_value_heads", "head_dim")
 SHAPE = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", *HEADS, "attention_bias", "mlp_bias")  # or parents' tensors differ
-FLOATING = ("F64", "F32", "F16", "BF16")  # in a safetensors header; others are quantised
+FLOATING = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # in a safetensors header; others are quantised
 BUFFERS = re.compile(r"(rotary_emb\.\w+|position_ids|masked_bias|\battn\.bias|\battention\.bias)$")  # stored by older versions, made anew on loading
 EMBEDDINGS = re.compile("emb(?!ed_out)|wte|wpe")  # embed_out is GPT-NeoX's head
 LAYER = re.compile(r"(?:^|\.)(\d+)\.")  # the first number in a tensor's name; an expert's of a mixture stands behind it
@@ -128,10 +128,10 @@ class Tensors:
         begin, end = head[name]["data_offsets"]
         with self._path[name].open("rb") as file:
             file.seek(start + begin)
-            data = room(end - begin)
-            data = data[: file.readinto(data)]  # of a file that was cut meanwhile too little for the shape, and no tensor
+            if file.readinto(data := room(end - begin)) < len(data):
+                raise StudyError(f"{self._path[name]}: cut off since the merge began")
             let_go(file.fileno(), keep, start + begin, end - begin)
-        return torch.from_numpy(data).view(self[name].dtype).view(self.shapes[name])
+        return torch.from_numpy(data).view(getattr(torch, FLOATING[self.dtypes[name]])).view(self.shapes[name])
 
     @property
     def layers(self) -> int:

@@ -144,8 +144,7 @@ class Study:
             elif value != "":
                 rows[part] = ", ".join(f"{key}={_plain(item)}" for key, item in value.items()) if isinstance(value, dict) else _plain(value)
         rows |= {"versions": ", ".join(f"{name} {version}" for name, version in versions().items()), "commit": commit()}
-        width = max(map(len, rows))
-        print("\n".join(f"{key:<{width}}  {value}" for key, value in rows.items()))
+        print("\n".join(f"{key:<{max(map(len, rows))}}  {value}" for key, value in rows.items()))
 
 
 def _plain(value: object) -> str:
