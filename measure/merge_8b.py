@@ -25,6 +25,8 @@ from pathlib import Path
 
 from merge import CLI, OURS, SEED, preset, run
 
+from xlm_utils.models.weights import let_go
+
 GIB = 2**30
 
 SHAPES = {  # hidden, layers, intermediate, heads, key-value heads, vocabulary
@@ -120,13 +122,11 @@ def drop(folders: list[Path]) -> None:
     for file in (file for folder in folders for file in folder.glob("*.safetensors")):
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
-            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            let_go(stream.fileno(), keep=False)
 
 
 def read(folders: list[Path], keep: bool) -> float:
     """Seconds to read every byte of these folders' weights once; ``keep`` them in the page cache, or drop them behind."""
-    from xlm_utils.models.weights import let_go
-
     drop(folders)
     started, buffer = time.perf_counter(), bytearray(PIECE)
     for file in (file for folder in folders for file in folder.glob("*.safetensors")):
@@ -138,8 +138,6 @@ def read(folders: list[Path], keep: bool) -> float:
 
 def write(n: int, folder: Path, keep: bool) -> float:
     """Seconds to write so many bytes into a new file, not waiting for the disk to have them, as merges don't."""
-    from xlm_utils.models.weights import let_go
-
     started, piece = time.perf_counter(), os.urandom(PIECE)
     with (folder / "bytes").open("wb", buffering=0) as stream:
         for start in range(0, n, PIECE):

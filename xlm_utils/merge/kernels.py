@@ -91,7 +91,7 @@ def added(made, models, masks, scales, weights, leasts, tied, scale, elect, norm
         for i in range(len(masks)):
             first, at = np.uint32(min(max(tied[i] - start, 0), BLOCK)), start % len(masks[i])
             change, model, mask = changes[i], models[i + 1][start : start + BLOCK], masks[i][at : at + BLOCK]
-            share, weight, least = scales[i], weights[i], leasts[i]
+            share, weight, least = scales[i], weights[i], leasts[i]  # items of arrays, which stores in the loop might change, would halve its speed
             for j in range(len(base)):
                 gap = np.float32(wide(model, j) - wide(base, j))
                 size = np.uint32((gap.view(np.uint32) & SIZE) + np.uint32(np.uint32(j) < first))

@@ -14,7 +14,7 @@ from xlm_utils.models.libraries import Tensor, torch
 from xlm_utils.models.weights import let_go
 
 SHARD = 5_000_000_000  # bytes of tensors in a file, as MergeKit has it
-PIECE = 1 << 20  # bytes that are checked, hashed and written while they are in the CPU's cache
+PIECE = 1 << 20  # bytes that are checked and written while they are in the CPU's cache, beside the hashing of all
 
 
 class Writer:
