@@ -57,7 +57,7 @@ lock:  ## resolve requirements.lock again, in a scratch environment
 lab: install  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks $(LIMITS)
 
-test-lab: install  ## JupyterLab in a headless Chromium: run all twice, a changed parameter, stop and resume, save and reopen (minutes)
+test-lab: install  ## JupyterLab in a headless Chromium: run all six times, a changed parameter, stop and resume, save and reopen (minutes)
 	@$(BIN)/python -m tests.lab
 
 owner:  ## write the account that hosts this repository into badges, setup cells and CITATION.cff: make owner OWNER=name

@@ -14,7 +14,7 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 cd "$scratch"
 python3 -m venv env
-env/bin/python -m pip install --quiet --disable-pip-version-check nbval==0.11.0 pytest==9.0.2 papermill==2.7.0 ipykernel==7.2.0
+env/bin/python -m pip install --quiet --disable-pip-version-check nbval==0.11.0 pytest==9.0.2 papermill==2.7.0 ipykernel==6.31.0
 env/bin/python - <<'PYTHON'
 import nbformat
 

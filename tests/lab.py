@@ -1,6 +1,6 @@
 """`make test-lab`: notebooks 01, 04 and 07 in JupyterLab, in a headless Chromium, at smoke size, in a scratch folder.
 
-For each: open it (nothing to save), Run All and Stop (one line), Run All twice, one changed parameter, save and reopen.
+For each: open it (nothing to save), Run All and Stop (one line), Run All six times, one changed parameter, save and reopen.
 `python -m tests.lab 01` tries one. Needs Chromium; takes minutes.
 """
 
@@ -85,7 +85,8 @@ def try_notebook(browser: Browser, name: str, scratch: Path) -> None:
     open_notebook(browser, name)
     stop(browser, name)
     run_all(browser, name, "resumed")
-    run_all(browser, name, "run again")
+    for _ in range(5):  # some kernels (ipykernel 7.0 to 7.3) leave requests lying, in one run of ten
+        run_all(browser, name, "run again")
     widest = browser.js(JS + "return Math.max(...[...panel.node.querySelectorAll('.jp-OutputArea-output img')].map(img => img.naturalWidth), 0)")
     assert widest <= 1220, widest
     before = browser.js(JS + "return code()[1].sharedModel.getSource()")
