@@ -5,8 +5,8 @@ BIN := .venv/bin
 # recipes take STUDY from the environment, so that nothing in it is run
 export STUDY
 TORCH_INDEX ?=
-# the server's own limit drops messages while notebook 07 shows its figures, and JupyterLab waits for them for good
-LIMITS := --ZMQChannelsWebsocketConnection.iopub_data_rate_limit=1e10 --ZMQChannelsWebsocketConnection.iopub_msg_rate_limit=1e10
+# the server's own limit drops messages while notebook 07 shows its figures, and JupyterLab waits for them for good; kernels warn of no encryption
+LIMITS := --ZMQChannelsWebsocketConnection.iopub_data_rate_limit=1e10 --ZMQChannelsWebsocketConnection.iopub_msg_rate_limit=1e10 --MappingKernelManager.transport_encryption=auto
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo study test rehearse test-colab test-jobs test-lab check-demo notebooks lock lab clean-runs

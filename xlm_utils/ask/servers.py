@@ -115,10 +115,8 @@ def failure(card: Card, key: str, status: int, text: str, headers: Any, url: str
         return Fatal(f"the server has no model {card.model}{there} (HTTP 404: {clean(text, key)})")
     if re.search("insufficient_quota|billing_hard_limit|PerDay", text):
         return Fatal(f"the quota of this key is used up (HTTP {status})")
-    message = f"HTTP {status}: {clean(text, key)}"
-    if status in (408, 409, 425, 429) or status >= 500:
-        return Retry(message, _retry_after(headers, text), limited=status == 429)
-    return Fatal(message)
+    message, passing = f"HTTP {status}: {clean(text, key)}", status in (408, 409, 425, 429) or status >= 500
+    return Retry(message, _retry_after(headers, text), limited=status == 429) if passing else Fatal(message)
 
 
 def _retry_after(headers: Any, text: str) -> float | None:
