@@ -117,6 +117,7 @@ def main(wanted: list[str]) -> None:
             (scratch / folder).symlink_to(ROOT / folder)
         cache = os.environ.get("XLM_CACHE", str(ROOT / "data" / "cache"))
         environment = {**os.environ, "XLM_SMOKE": "1", "XLM_HOME": str(scratch / "home"), "XLM_CACHE": cache, "PYTHONPATH": str(ROOT)}
+        environment["JUPYTERLAB_WORKSPACES_DIR"] = str(scratch / "workspaces")  # a person's own open tabs would be opened, too, and lost
         python = [sys.executable, "-m"]
         with socket.socket() as free:
             free.bind(("localhost", 0))
