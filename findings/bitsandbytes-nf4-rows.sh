@@ -46,4 +46,4 @@ for columns in (64, 96, 128, 200, 4304):
 sys.exit(seen != {64: True, 96: False, 128: True, 200: True, 4304: False})
 PYTHON
 # Seen: errors .092 for 64 columns, .313 for 96, .091 for 128, .091 for 200, .202 for 4,304; with each block's own scale .091 to .092 everywhere,
-# and with the scales counted by the row exactly what came back
+# and with the scales counted by the row what came back, to .0001
