@@ -70,7 +70,7 @@ def stop(browser: Browser, name: str) -> None:
     """Stop while cells run, behind those that import (NumPy survives no Stop halfway): one line, and no further cell."""
     browser.js(JS + "app.execute('notebook:clear-all-cell-outputs'); app.execute('notebook:run-all-cells'); "
                "await until(() => code()[2].outputs.length > 0, 120); "
-               "await until(() => code().some((cell, i) => i > 3 && cell.executionState === 'running'), 60)")  # fmt: skip
+               "await until(() => code()[3].executionCount && code()[3].executionState === 'idle', 120)")  # fmt: skip
     time.sleep(0.5)
     browser.js(JS + "await app.execute('notebook:interrupt-kernel'); await until(() => errors().length > 0, 120); "
                "await until(() => panel.sessionContext.session.kernel.status === 'idle', 120)")  # fmt: skip
