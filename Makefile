@@ -5,8 +5,10 @@ BIN := .venv/bin
 # recipes take STUDY from the environment, so that nothing in it is run
 export STUDY
 TORCH_INDEX ?=
-# the server's own limit drops messages while notebook 07 shows its figures, and JupyterLab waits for them for good; kernels warn of no encryption
-LIMITS := --ZMQChannelsWebsocketConnection.iopub_data_rate_limit=1e10 --ZMQChannelsWebsocketConnection.iopub_msg_rate_limit=1e10 --MappingKernelManager.transport_encryption=auto
+# the server's own limit can drop messages while notebook 07 shows its figures, and JupyterLab waits for them for good
+LAB := --ZMQChannelsWebsocketConnection.iopub_data_rate_limit=1e10 --ZMQChannelsWebsocketConnection.iopub_msg_rate_limit=1e10
+# a kernel that could encrypt warns where it doesn't
+LAB += --MappingKernelManager.transport_encryption=auto
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo study test rehearse test-colab test-jobs test-lab check-demo notebooks lock lab clean-runs
@@ -55,7 +57,7 @@ lock:  ## resolve requirements.lock again, in a scratch environment
 	mv requirements.lock.new requirements.lock && rm -rf .venv-lock
 
 lab: install  ## open JupyterLab on the notebooks
-	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks $(LIMITS)
+	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks $(LAB)
 
 test-lab: install  ## JupyterLab in a headless Chromium: run all six times, a changed parameter, stop and resume, save and reopen (minutes)
 	@$(BIN)/python -m tests.lab

@@ -4,8 +4,8 @@
 # Expected: quantize_4bit goes through a matrix in blocks of 64 weights, wherever its rows end, and dequantize_4bit comes back to within the
 #   rounding of nf4, some .09 of the mean size, for 96 columns as for 128.
 # Happens:  with 96 columns or 4,304 (the width of SigLIP's MLP) the error is two to three times that. Row r reads its scales from block r * (columns // 64)
-#   on, as if each row had whole blocks only, so scales lag behind by a part of a block a row. Nothing is raised, and a model loaded by
-#   transformers with load_in_4bit talks, worse. Numbers of columns that are no multiple of 16 come back right.
+#   on, as if each row had whole blocks only, so scales lag behind by a part of a block a row. Nothing is raised, and
+#   Linear4bit computes with these weights. Numbers of columns that are no multiple of 16 come back right.
 # Where:    bitsandbytes/backends/cpu/ops.py, dequantize_4bit, hands rows and columns to the compiled cdequantize_blockwise_cpu_nf4_fp32
 #   (csrc/cpu_ops.cpp), whose branch for AVX-512 counts blocks by the row; its scalar branch counts them through the whole matrix.
 # So:       on a CPU refuse nf4 for a layer whose rows are not whole blocks of 64, or take int8.

@@ -20,7 +20,8 @@ from xlm_utils.draw.canvas import chrome
 from xlm_utils.study import ROOT
 from xlm_utils.study.notebook import STOPPED
 
-TRIED = {"01_curate": ("drive_dir", '"{scratch}"'), "04_generate": ("max_new_tokens", "6"), "07_figures": ("judge", '"proxy"')}
+# notebook → a parameter, another value of it, and the last code cell that imports anything large before a long one
+TRIED = {"01_curate": ("drive_dir", '"{scratch}"', 3), "04_generate": ("max_new_tokens", "6", 5), "07_figures": ("judge", '"proxy"', 3)}
 ALL = sorted(path.stem for path in (ROOT / "notebooks").glob("0[1-7]*.ipynb"))
 # the notebook on screen, and what its code cells show
 JS = """
@@ -67,10 +68,10 @@ def run_all(browser: Browser, name: str, how: str) -> None:
 
 
 def stop(browser: Browser, name: str) -> None:
-    """Stop while cells run, behind those that import (NumPy survives no Stop halfway): one line, and no further cell."""
+    """Stop while cells run, behind those that import (no import survives a Stop halfway): one line, and no further cell."""
     browser.js(JS + "app.execute('notebook:clear-all-cell-outputs'); app.execute('notebook:run-all-cells'); "
                "await until(() => code()[2].outputs.length > 0, 120); "
-               "await until(() => code()[3].executionCount && code()[3].executionState === 'idle', 120)")  # fmt: skip
+               f"await until(() => code()[{TRIED[name][2]}].executionCount && code()[{TRIED[name][2]}].executionState === 'idle', 120)")  # fmt: skip
     time.sleep(0.5)
     browser.js(JS + "await app.execute('notebook:interrupt-kernel'); await until(() => errors().length > 0, 120); "
                "await until(() => panel.sessionContext.session.kernel.status === 'idle', 120)")  # fmt: skip
@@ -81,7 +82,7 @@ def stop(browser: Browser, name: str) -> None:
 def try_notebook(browser: Browser, name: str, scratch: Path) -> None:
     """All that `make test-lab` tries, for one notebook."""
     print(name, flush=True)
-    parameter, value = TRIED[name]
+    parameter, value, _ = TRIED[name]
     open_notebook(browser, name)
     stop(browser, name)
     run_all(browser, name, "resumed")
@@ -122,9 +123,9 @@ def main(wanted: list[str]) -> None:
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
-        limits = re.search(r"^LIMITS := (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)[1].split()  # as `make lab` starts it
+        settings = " ".join(re.findall(r"^LAB [:+]= (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))  # as `make lab` has them
         lab = [*python, "jupyter", "lab", "--no-browser", "--allow-root", f"--port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=",
-               *limits, f"--ServerApp.root_dir={scratch}", "--LabApp.expose_app_in_browser=True"]  # fmt: skip
+               *settings.split(), f"--ServerApp.root_dir={scratch}", "--LabApp.expose_app_in_browser=True"]  # fmt: skip
         log = (scratch / "log").open("w")
         server = subprocess.Popen(lab, env=environment, cwd=scratch, stdout=log, stderr=log)
         browser = None

@@ -77,9 +77,9 @@ def execute(notebook: Path, output: Path, parameters: dict, again: bool = False)
     from traitlets.config import Config
 
     output.parent.mkdir(parents=True, exist_ok=True)
-    how = {"cwd": NOTEBOOKS, "config": Config(KernelManager={"transport_encryption": "auto"})}  # a kernel that could encrypt warns where it doesn't
+    quiet = Config(KernelManager={"transport_encryption": "auto"})  # a kernel that could encrypt warns where it doesn't
     try:
-        papermill.execute_notebook(notebook, output, parameters, kernel_name="python3", progress_bar=sys.stderr.isatty(), **how)
+        papermill.execute_notebook(notebook, output, parameters, kernel_name="python3", cwd=NOTEBOOKS, progress_bar=sys.stderr.isatty(), config=quiet)
     except PapermillExecutionError as error:
         raise StudyError(f"{notebook.name} failed: {error.ename}: {error.evalue} (see {relative(output)})") from None
     except DeadKernelError:
