@@ -3,6 +3,8 @@
 A claim's text is made from the cell and must stand in the README as it is. Rows are named by the values of some columns.
 """
 
+import json
+
 import pandas as pd
 import pytest
 
@@ -44,6 +46,18 @@ def test_two_benchmark_columns_fall_with_ties_and_two_lie_at_chance():
     table = table[~table["model"].str.contains("before format training")]
     for column in ("MCQA", "DC"):
         assert table[f"{column}: chance"].between(table[f"{column}: low"], table[f"{column}: high"]).all()
+
+
+def test_the_exercises_answers_about_the_demo_are_what_it_holds():
+    """Notebooks 06 and 07: what always answering yes earns; the first comparison with the other parent; how many times as many terms."""
+    items = ROOT / "data" / "demo" / "benchmarks" / "pubmedqa_test.jsonl"
+    gold = [json.loads(line)["final_decision"] for line in items.read_text(encoding="utf-8").splitlines()]
+    assert (gold.count("yes"), len(gold)) == (48, 120)
+    table = pd.read_csv(ROOT / "figures" / "demo" / "differences.csv")
+    other = table[(table["reference"] == "clinician") & (table["model"] == "SLERP") & (table["minus"] == "Expert with Japanese terms")].iloc[0]
+    assert other["low"] < 0 < other["difference"]
+    assert other["p"] > 0.05
+    assert round((table["detectable"].max() / 0.5) ** 2) == 3
 
 
 def text_of(claim, folder=None):

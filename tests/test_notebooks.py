@@ -50,7 +50,7 @@ def test_notebook_has_the_shape_of_the_house(name):
                 assert node.end_lineno - node.lineno < 10, "a longer function belongs to xlm_utils"
 
 
-@pytest.mark.parametrize("name", NUMBERED[:4])
+@pytest.mark.parametrize("name", NUMBERED)
 def test_prose_reads_in_a_breath_and_ends_with_two_exercises(name):
     opening, *prose = [cell.source for cell in cells(name, "markdown")]
     words = [len(text.split()) for text in prose]

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import CHAT, pico_tokenizer
 from tests.merge.test_planning import WIDE, siblings
+from xlm_utils.models.weights import OLD_ROPE, spell_rope_twice
 from xlm_utils.run.inspect import main, weights
 
 
@@ -80,6 +81,22 @@ def test_a_merge_without_end_token_or_that_overhears_its_template_s_is_wrong(ins
     assert found["end token"][0] == "wrong"
     assert "but not at <|im_start|>" in found["end token"][1]
     assert found["chat template"][0] == "look"
+
+
+def test_a_rotary_base_that_transformers_4_would_not_find_is_told_until_it_is_spelt_twice(inspect, bad):
+    """As transformers 5 saves a model (findings/transformers-rope-theta.sh)."""
+    file = bad / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    scaling = {"rope_type": "linear", "factor": 2.0}
+    config = {key: value for key, value in config.items() if key not in OLD_ROPE} | {"rope_parameters": {"rope_theta": 500000.0, **scaling}}
+    file.write_text(json.dumps(config), encoding="utf-8")
+    _, found = inspect(bad)
+    assert found["rotary base"] == ("look", "config.json has no rope_theta and no rope_scaling, which transformers 4 and tools built on it read")
+    spell_rope_twice(bad)
+    config = json.loads(file.read_text(encoding="utf-8"))
+    assert (config["rope_theta"], config["rope_scaling"]) == (500000.0, scaling)
+    _, found = inspect(bad)
+    assert "rotary base" not in found
 
 
 def test_a_lost_bias_is_told_by_its_name(inspect, bad):

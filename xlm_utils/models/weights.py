@@ -70,26 +70,25 @@ def meaning(config: PretrainedConfig) -> dict[str, object]:
         "norm epsilon": epsilons[0] if epsilons else None}  # fmt: skip
 
 
-def spell_rope_twice(folder: Path, like: Path | None = None) -> None:
-    """Add transformers 4's keys to a ``config.json`` that transformers 5 has written: it would read 10000 for a Llama-3's 500000.
-
-    ``like``: a model folder whose own spelling is kept, where it has the older one.
-    """
-    file = folder / "config.json"
-    config = json.loads(file.read_text(encoding="utf-8"))
+def older_rope(folder: Path) -> dict[str, object]:
+    """What a ``config.json`` with rope_parameters lacks for transformers 4, which reads defaults instead: 10000 for a Llama-3's 500000."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     rope = config.get("rope_parameters") or {}
     full = rope.get("full_attention", rope)  # Gemma-3 has one for each kind of layer
-    if "rope_theta" not in full:
-        return
     old = {key: full[key] for key in ("rope_theta", "partial_rotary_factor") if key in full}
     if "sliding_attention" in rope:
         old["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
     if full.get("rope_type", "default") != "default":
         old["rope_scaling"] = {key: value for key, value in full.items() if key not in OLD_ROPE}
-    if like:
-        theirs = json.loads((like / "config.json").read_text(encoding="utf-8"))
+    return {key: value for key, value in old.items() if "rope_theta" in old and key not in config}
+
+
+def spell_rope_twice(folder: Path, like: Path | None = None) -> None:
+    """Add that to what transformers 5 has written; ``like``: a model folder whose own spelling is kept, where it has the older one."""
+    config, theirs = (json.loads((of / "config.json").read_text(encoding="utf-8")) for of in (folder, like or folder))
+    if old := older_rope(folder):
         old |= {key: theirs[key] for key in OLD_ROPE if theirs.get(key) is not None}
-    file.write_text(json.dumps(config | old, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        (folder / "config.json").write_text(json.dumps(config | old, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def read_tokenizer(folder: Path, model: str) -> PreTrainedTokenizerBase:

@@ -18,13 +18,11 @@ from xlm_utils.merge.distances import facts_of
 from xlm_utils.models import hub
 from xlm_utils.models.constituents import WITHOUT_ADAPTER
 from xlm_utils.models.libraries import PreTrainedTokenizerBase, quiet
-from xlm_utils.models.weights import CHUNK, EMBEDDINGS, UNREADABLE, Tensors, eos_ids, read_tokenizer
+from xlm_utils.models.weights import CHUNK, EMBEDDINGS, UNREADABLE, Tensors, eos_ids, older_rope, read_tokenizer
 from xlm_utils.study import StudyError, pick_device, project_path, read_text
 
 PROMPTS = ("What is asthma?", "Name the capital of Japan.", "Write one sentence about rain.", "What is 12 + 30?", "Say hello in French.")
 DECISIVE = ("architecture", "parameters", "tied embeddings", "head size", "vocabulary")  # no ordinary merge has others than its parents
-LIMIT = 96  # tokens of an answer
-Finding = tuple[str, str, str]  # question, answer, verdict
 
 
 def counted(names: Iterable[str]) -> str:
@@ -32,7 +30,7 @@ def counted(names: Iterable[str]) -> str:
     return ", such as ".join([str(len(names := sorted(names))), *names[:1]])
 
 
-def files(merge: Path, parents: dict[str, Path], tokenizer: PreTrainedTokenizerBase) -> Iterator[Finding]:
+def files(merge: Path, parents: dict[str, Path], tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[str, str, str]]:
     """What the small files say, against the parents': config, tokenizer, chat template, and where a generation ends."""
     shapes, theirs = Tensors(merge).shapes, {name: facts_of(folder, Tensors(folder).shapes) for name, folder in parents.items()}
     for fact, value in facts_of(merge, shapes).items():
@@ -40,6 +38,8 @@ def files(merge: Path, parents: dict[str, Path], tokenizer: PreTrainedTokenizerB
         told = f"as {' and '.join(same)}" if same else "; ".join(f"{name} has {facts[fact]}" for name, facts in theirs.items())
         if fact not in ("shapes", "stops at tokens"):  # told below, in words
             yield fact, f"{value}, {told}", "ok" if same else "wrong" if fact in DECISIVE else "look"
+    if lacking := older_rope(merge):
+        yield "rotary base", f"config.json has no {' and no '.join(lacking)}, which transformers 4 and tools built on it read", "look"
     rows = next((shape[0] for name, shape in shapes.items() if EMBEDDINGS.search(name)), 0)
     yield "rows of the embedding", f"{rows:,} for {len(tokenizer):,} tokens", "ok" if rows >= len(tokenizer) else "wrong"
     if not (known := eos_ids(merge)):
@@ -51,7 +51,7 @@ def files(merge: Path, parents: dict[str, Path], tokenizer: PreTrainedTokenizerB
     yield "end token", f"stops at {stops}{told}", "wrong" if lacking else "ok"
 
 
-def weights(merge: Path, parents: dict[str, Path], base: Path | None) -> Iterator[Finding]:
+def weights(merge: Path, parents: dict[str, Path], base: Path | None) -> Iterator[tuple[str, str, str]]:
     """What the tensors say, each read once: lost or new ones, NaN, copies of a parent, and the place between the parents.
 
     The place is the least-squares combination of the task vectors, which start at the base, or else at the first parent.
@@ -90,7 +90,7 @@ def weights(merge: Path, parents: dict[str, Path], base: Path | None) -> Iterato
     yield "place", f"{np.sqrt(length):.3g} from {start}: {way}; {beside:.0%} of that distance leads elsewhere", "ok"
 
 
-def answers(merge: Path, tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> Iterator[Finding]:
+def answers(merge: Path, tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> Iterator[tuple[str, str, str]]:
     """Whether transformers loads it whole, and what it answers: greedy, with its chat template and the end tokens of its own files."""
     quiet()
     from transformers import AutoModelForCausalLM, GenerationConfig
@@ -107,7 +107,7 @@ def answers(merge: Path, tokenizer: PreTrainedTokenizerBase, prompts: list[str])
     model.generation_config = GenerationConfig(eos_token_id=eos_ids(merge) or None, pad_token_id=tokenizer.pad_token_id)
     templated = bool(tokenizer.chat_template)
     texts = [models.chat(tokenizer, [{"role": "user", "content": prompt}], of=merge.name) if templated else prompt for prompt in prompts]
-    said = complete(model.eval(), models.leave_open(tokenizer, merge.name), texts, LIMIT, templated, stop_at_loop=True)
+    said = complete(model.eval(), models.leave_open(tokenizer, merge.name), texts, max_new_tokens=96, templated=templated, stop_at_loop=True)
     ends = Counter(row["finish"] for row in said)
     yield "answers", ", ".join(f"{count} {finish}" for finish, count in ends.items()), "ok" if ends["stop"] else "look"
     for prompt, row in zip(prompts, said, strict=True):
