@@ -24,7 +24,7 @@ PINS = [
     "statsmodels==0.14.5", "pyarrow==18.1.0", "protobuf==5.29.5", "nltk==3.9.1", "ipykernel==6.17.1", "ipython==7.34.0", "ipywidgets==7.7.1",
     "tornado==6.5.1", "requests==2.32.4", "datasets==4.0.0", "python-dateutil==2.9.0.post0", "tenacity==9.1.2",
 ]  # fmt: skip
-HELD = ("torch", "transformers", "numpy", "pandas", "scipy", "ipykernel", "ipython", "tornado")
+HELD = ("torch", "numpy", "pandas", "scipy", "ipykernel", "ipython", "tornado")
 TRIED = {"04_generate": {"method": "linear"}, "01_curate": {}, "02_translate": {}}  # the first finds nothing and installs
 
 
