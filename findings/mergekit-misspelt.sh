@@ -2,8 +2,8 @@
 # MergeKit 0.1.5 takes parameters that its methods do not have, and merges with the default of the one that was meant.
 #
 # Expected: `densty: 0.1` in a TIES recipe, or `normalise: false`, stops with the name that is unknown.
-# Happens:  the merge is made without a word, with the whole task vectors, or normalised: byte for byte the one without that line. Nothing in its
-#   folder tells it from the merge that was meant, and its recipe, copied beside it, says densty: 0.1.
+# Happens:  the merge is made without a word, with the whole task vectors, or normalised: byte for byte the one without that line, so that
+#   only the recipe, where one is kept, shows it.
 # Where:    mergekit/config.py: parameters are a dict of any names; a method asks for those it knows, and density has the default 1.
 # So:       compare a recipe's names with the method's own before merging.
 #

@@ -2,9 +2,9 @@
 # MergeKit 0.1.5 merges a float16 model and a bfloat16 one into a float32 file under a config that says float16.
 #
 # Expected: without dtype in the recipe, a result in one of the parents' types, and a config.json that names the type of its weights.
-# Happens:  linear writes float32, twice the parents' bytes, and config.json has the first model's type. transformers, asked for the checkpoint's own
-#   type (dtype="auto"), rounds each weight to float16 on loading: what is evaluated is not what was written, nor in the finer type of either.
-# Where:    mergekit/io/tasks.py and plan.py: without dtype each tensor comes in its file's type, and PyTorch's sum of both types is float32;
+# Happens:  linear writes float32, twice the parents' bytes, and config.json has the base_model's type. transformers, asked for the checkpoint's own
+#   type (dtype="auto"), rounds each weight to float16 on loading: what is evaluated is not what was written.
+# Where:    mergekit/merge_methods/dtype.py: without dtype in the recipe, tensors of two types are promoted to the type that holds both, float32;
 #   mergekit/merge.py, _model_out_config: the config is copied, and its type changed only where the recipe has one.
 # So:       dtype and out_dtype in every recipe.
 #

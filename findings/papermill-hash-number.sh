@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# papermill 2.7.0 makes infinity of a commit's hash that is all digits but an e, and true of -p flag false.
+# papermill 2.7.0 can make infinity of a commit's hash that is all digits but an e, and makes true of -p flag false.
 #
 # Expected: -p revision 5e21407 gives the notebook the text "5e21407", as its default "main" is a text; -p sweep false gives what is false in Python.
 # Happens:  whatever int() or float() can read is a number: 5e21407 is inf, 12e45 is 1.2e+46, 0012 is 12, 1_000 is 1000 and nan is not a number.
-#   false, in contrast, is the text "false", which `if sweep:` takes for true; only False is false. Of seven-digit hashes
+#   false, in contrast, is the text "false", which `if sweep:` takes for true; False is false. Of seven-digit hashes
 #   one in eighteen is such a number: decimal digits alone, or with one e between them.
 # Where:    papermill/cli.py, _resolve_type.
 # So:       -r revision 5e21407 for texts, -y "sweep: false" for all else.

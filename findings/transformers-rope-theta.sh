@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# A Llama-3 that transformers 5 saved is another model in transformers 4: it reads the rotary base 10,000 for 500,000, without a word.
+# A Llama-3 that transformers 5 saved is another model in transformers 4: it reads the rotary base 10,000 for 500,000, and prints nothing about it.
 #
 # Expected: the last 4.x reads what 5.x saves as an ordinary checkpoint (it loads, and no tensor is missing), or says that it can't.
 # Happens:  config.json of 5.x has the base only within rope_parameters, which 4.x keeps as an attribute that nothing reads; its own, rope_theta, is
-#   the class's default. Here, with random weights and 64 tokens, most next tokens are others. It meets whoever merges or fine-tunes with tools on
+#   the class's default. Here, with random weights and 64 tokens, most next tokens are others. It affects whoever merges or fine-tunes with tools on
 #   transformers 5 and evaluates or serves with one that is still on 4.
 # Where:    transformers 5, configuration_utils.py: a config is saved with rope_parameters alone; transformers 4.57,
 #   models/llama/configuration_llama.py: rope_theta=10000.0 unless the file has that name.
-# So:       write "rope_theta" beside rope_parameters into config.json; both versions read that.
+# So:       write "rope_theta" beside rope_parameters into config.json; both versions read that. (A scaled base wants rope_scaling as well, Gemma-3
+#   rope_local_base_freq, GPT-NeoX rotary_emb_base and rotary_pct.)
 #
 # bash findings/transformers-rope-theta.sh: exit 0 while it is so, 1 when it no longer is.
 set -euo pipefail
@@ -54,5 +55,6 @@ for said, more in (("as it was saved", {}), ("with rope_theta beside it", {"rope
 sys.exit(found[0][0] != 10000 or found[0][1] > 0.9 or found[1] != (500000, 1))
 PYTHON
 five/bin/python five.py 2> /dev/null
-four/bin/python four.py 2> /dev/null
+four/bin/python four.py 2> told
+! grep -qi rope told
 # Seen: as it was saved: rotary base 10,000, 22% of the next tokens the same; with rope_theta beside it: 500,000, 100%

@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 SERVER = ("jupyterlab", "ipykernel", "ipywidgets")  # the runtime is a notebook server itself
-CORE = ("torch", "transformers", "numpy", "pandas", "scipy", "ipykernel", "ipython", "tornado")  # held, unless the project needs others: a kernel has most of them loaded
+CORE = ("torch", "transformers", "numpy", "pandas", "scipy", "ipykernel", "ipython", "tornado")  # held, unless the project needs others
 
 
 def installed() -> dict[str, str]:

@@ -109,3 +109,9 @@ def test_drive_is_mounted_once_when_the_folder_is_on_it(monkeypatch, tmp_path):
 def test_outside_colab_a_path_on_drive_is_one_sentence():
     with pytest.raises(StudyError, match=r"drive_dir = '/content/drive/MyDrive/xlm': only Colab can mount Google Drive"):
         open_study("demo", drive_dir="/content/drive/MyDrive/xlm")
+
+
+def test_a_runtime_whose_transformers_read_other_tokens_from_the_demo_s_gguf_gets_newer_ones():
+    """As Colab's 5.9 (findings/transformers-gguf-gemma.sh)."""
+    for version, names in {"5.9.0": ["transformers"], "5.22.2": ["transformers"], "5.23.0": []}.items():
+        assert [r.name for r in colab.lacking(colab.requirements(), colab.installed() | {"transformers": version})] == names

@@ -112,6 +112,37 @@ def test_both_spellings_of_rope_mean_the_same(tmp_path, pico_siblings, family):
         assert (written["rope_theta"], written["rope_local_base_freq"]) == (1e6, 1e4)
 
 
+def test_a_base_that_transformers_4_wrote_wrong_is_told_and_no_merge_takes_it_over(tmp_path, pico_siblings):
+    """As 4.57 leaves a config of 5: rope_parameters, and its own default beside them."""
+    from xlm_utils.models.weights import older_rope, read_config, spell_rope_twice
+
+    donor = shutil.copytree(pico_siblings["llama"] / "japanese", tmp_path / "donor")
+    config = json.loads((donor / "config.json").read_text()) | {"rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}}
+    (donor / "config.json").write_text(json.dumps(config | {"rope_theta": 10000.0, "rope_scaling": None}))
+    assert older_rope(donor) == {"rope_theta": 500000.0}
+    read_config(donor / "config.json", "donor").save_pretrained(tmp_path)
+    spell_rope_twice(tmp_path, donor)
+    assert json.loads((tmp_path / "config.json").read_text())["rope_theta"] == 500000.0
+    assert not older_rope(tmp_path)
+    spell_rope_twice(donor)
+    assert not older_rope(donor)
+
+
+def test_gpt_neox_is_spelt_in_its_own_names_too(tmp_path):
+    """transformers 4 reads rotary_pct, .25 where it is missing, and takes no partial_rotary_factor."""
+    from transformers import GPTNeoXConfig
+
+    from xlm_utils.models.weights import older_rope, spell_rope_twice
+
+    rope = {"rope_type": "default", "rope_theta": 20000.0, "partial_rotary_factor": 1.0}
+    GPTNeoXConfig(architectures=["GPTNeoXForCausalLM"], rope_parameters=rope).save_pretrained(tmp_path)
+    assert {"rotary_pct", "rotary_emb_base"} <= set(older_rope(tmp_path))
+    spell_rope_twice(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["rotary_pct"], config["rotary_emb_base"]) == (1.0, 20000.0)
+    assert not older_rope(tmp_path)
+
+
 def change(folder, to, tensors=lambda stored: stored, **config):
     shutil.copytree(folder, to)
     save_file(tensors(load_file(folder / "model.safetensors")), to / "model.safetensors", metadata={"format": "pt"})

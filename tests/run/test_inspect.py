@@ -91,7 +91,8 @@ def test_a_rotary_base_that_transformers_4_would_not_find_is_told_until_it_is_sp
     config = {key: value for key, value in config.items() if key not in OLD_ROPE} | {"rope_parameters": {"rope_theta": 500000.0, **scaling}}
     file.write_text(json.dumps(config), encoding="utf-8")
     _, found = inspect(bad)
-    assert found["rotary base"] == ("look", "config.json has no rope_theta and no rope_scaling, which transformers 4 and tools built on it read")
+    told = "rope_theta and rope_scaling missing or other than in rope_parameters: to transformers 4 it is another model"
+    assert found["rotary base"] == ("look", told)
     spell_rope_twice(bad)
     config = json.loads(file.read_text(encoding="utf-8"))
     assert (config["rope_theta"], config["rope_scaling"]) == (500000.0, scaling)

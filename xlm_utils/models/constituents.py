@@ -88,11 +88,9 @@ def _from_wheel(module: str, tokens: Path | None) -> Path:
 
         with tempfile.TemporaryDirectory() as scratch:
             file = wheel.assemble(Path(scratch) / wheel.MODEL_NAME)
-            plain = transformers.GgufConfig(gguf_file=file.name, dequantize=True)  # else it stays quantized
+            unpacked = {"quantization_config": transformers.GgufConfig(gguf_file=file.name, dequantize=True), "dtype": torch.float32}
             with patch.object(gguf, "GGUFReader", cache(gguf.GGUFReader)):  # transformers reads it three times, and each takes many seconds
-                model = transformers.AutoModelForCausalLM.from_pretrained(
-                    scratch, gguf_file=file.name, dtype=torch.float32, quantization_config=plain
-                )
+                model = transformers.AutoModelForCausalLM.from_pretrained(scratch, gguf_file=file.name, **unpacked)
                 tokenizer = transformers.AutoTokenizer.from_pretrained(scratch, gguf_file=file.name)
             whole = Path(scratch) / module if tokens else step.partial
             _save(model, tokenizer, whole)

@@ -11,6 +11,7 @@ from xlm_utils.models.libraries import PretrainedConfig, PreTrainedTokenizerBase
 from xlm_utils.study import StudyError
 
 OLD_ROPE = ("rope_theta", "rope_scaling", "rope_local_base_freq", "partial_rotary_factor")  # transformers 4; 5 has rope_parameters
+NEOX = {"rotary_emb_base": "rope_theta", "rotary_pct": "partial_rotary_factor"}  # GPT-NeoX's names of them
 UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, ImportError, OSError)  # what transformers raises of files it can't read
 HEADS = ("num_attention_heads", "num_key_value_heads", "head_dim")
 SHAPE = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", *HEADS, "attention_bias", "mlp_bias")  # or parents' tensors differ
@@ -71,23 +72,25 @@ def meaning(config: PretrainedConfig) -> dict[str, object]:
 
 
 def older_rope(folder: Path) -> dict[str, object]:
-    """What a ``config.json`` with rope_parameters lacks for transformers 4, which reads defaults instead: 10000 for a Llama-3's 500000."""
+    """What a ``config.json`` with rope_parameters lacks for transformers 4, or has otherwise: that reads 10000 for a Llama-3's 500000."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     rope = config.get("rope_parameters") or {}
     full = rope.get("full_attention", rope)  # Gemma-3 has one for each kind of layer
     old = {key: full[key] for key in ("rope_theta", "partial_rotary_factor") if key in full}
+    if config.get("model_type") == "gpt_neox":
+        old |= {name: old[key] for name, key in NEOX.items() if key in old}
     if "sliding_attention" in rope:
-        old["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+        old["rope_local_base_freq"] = rope["sliding_attention"].get("rope_theta")
     if full.get("rope_type", "default") != "default":
-        old["rope_scaling"] = {key: value for key, value in full.items() if key not in OLD_ROPE}
-    return {key: value for key, value in old.items() if "rope_theta" in old and key not in config}
+        old["rope_scaling"] = config.get("rope_scaling") or {key: value for key, value in full.items() if key not in OLD_ROPE}
+    return {key: value for key, value in old.items() if "rope_theta" in old and config.get(key) != value}
 
 
 def spell_rope_twice(folder: Path, like: Path | None = None) -> None:
     """Add that to what transformers 5 has written; ``like``: a model folder whose own spelling is kept, where it has the older one."""
     config, theirs = (json.loads((of / "config.json").read_text(encoding="utf-8")) for of in (folder, like or folder))
     if old := older_rope(folder):
-        old |= {key: theirs[key] for key in OLD_ROPE if theirs.get(key) is not None}
+        old |= {key: theirs[key] for key in OLD_ROPE if theirs.get(key) is not None and (key == "rope_scaling" or key not in old)}
         (folder / "config.json").write_text(json.dumps(config | old, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

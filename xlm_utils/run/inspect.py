@@ -39,7 +39,7 @@ def files(merge: Path, parents: dict[str, Path], tokenizer: PreTrainedTokenizerB
         if fact not in ("shapes", "stops at tokens"):  # told below, in words
             yield fact, f"{value}, {told}", "ok" if same else "wrong" if fact in DECISIVE else "look"
     if lacking := older_rope(merge):
-        yield "rotary base", f"config.json has no {' and no '.join(lacking)}, which transformers 4 and tools built on it read", "look"
+        yield "rotary base", f"{' and '.join(lacking)} missing or other than in rope_parameters: to transformers 4 it is another model", "look"
     rows = next((shape[0] for name, shape in shapes.items() if EMBEDDINGS.search(name)), 0)
     yield "rows of the embedding", f"{rows:,} for {len(tokenizer):,} tokens", "ok" if rows >= len(tokenizer) else "wrong"
     if not (known := eos_ids(merge)):
