@@ -4,7 +4,7 @@
 # Expected: AutoTokenizer.from_pretrained(folder, gguf_file=…) gives the tokenizer that the model was trained with, in every version that reads the file.
 # Happens:  5.9.0, which Colab brought, builds a Unigram model from tokens and scores, where Gemma's is BPE; knows 5 of the 6,384 added tokens; and
 #   puts no <bos> before a text, although the file asks for it. Nothing is said. What was trained or measured with one version is another model in the
-#   other. Versions from 5.17 on have the BPE, and only from 5.23 on is there a <bos> (by their sources; run here are the two).
+#   other. Versions from 5.18 on have the BPE, and only from 5.23 on is there a <bos> (by their sources; run here are the two).
 # Where:    5.9.0: transformers/integrations/ggml.py, GGUFGemmaConverter: it fills in dummy merges and builds Unigram; 5.23.0:
 #   transformers/integrations/gguf/gguf_tokenizer_mapping.py, gemma_tokenizer: merges are rebuilt from the order of the tokens.
 # So:       transformers>=5.23 for Gemma's GGUF files.
