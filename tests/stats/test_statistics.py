@@ -88,6 +88,21 @@ def test_wilcoxon_uses_pratts_zeros():
     assert st.compare(np.r_[np.zeros(20), np.arange(1, 41.0)], np.zeros(60))["p"] != pytest.approx(ignoring)
 
 
+@pytest.mark.parametrize(("changes", "p"), [([1, 2, 3, 4, 5], 2 / 32), ([1, 2, 3, -4, 5], 10 / 32), ([5], 1)])
+def test_few_changes_among_many_ties_are_counted_through(changes, p):
+    """SciPy's own choice, a normal approximation, has .026 for the first (findings/scipy-wilcoxon-pratt-exact.sh)."""
+    assert st.compare([*changes, *[0] * 20], [0] * (len(changes) + 20))["p"] == pytest.approx(p)
+
+
+def test_whole_scores_of_a_study_s_first_hour_are_counted_through_and_many_terms_are_scipy_s():
+    draw = np.random.default_rng(5)
+    few, many = draw.integers(-2, 4, 24), draw.normal(0.3, 1, 160)
+    ranks = st.signed_ranks(few.astype(float))
+    drawn = np.abs(draw.choice([-1, 1], (100_000, len(ranks))) @ ranks) >= abs(ranks.sum())
+    assert st.compare(few, np.zeros(24))["p"] == pytest.approx(drawn.mean(), abs=0.005)
+    assert st.compare(many, np.zeros(160))["p"] == pytest.approx(scipy_stats.wilcoxon(np.round(many, 9), zero_method="pratt").pvalue)
+
+
 def test_comparison_pairs_by_term_and_drops_terms_with_one_score_missing():
     found = st.compare([1, NAN, 5, 4], [0, 3, NAN, 1])
     assert (found["n"], found["difference"], found["ties"]) == (2, (1 + 3) / 2, 0)

@@ -16,9 +16,7 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from xlm_utils.stats.statistics import NAN, RESAMPLES, SCALE, slope
-
-COUNTED = 300_000  # sums of signed differences that are counted through; with more, signs are drawn
+from xlm_utils.stats.statistics import NAN, RESAMPLES, SCALE, exact_p, slope
 
 
 def agreement(a: Sequence[float], b: Sequence[float]) -> dict:
@@ -114,21 +112,7 @@ def compare_means(pairs: Sequence[tuple[Sequence[float], Sequence[float]]], seed
         resampled += draw.multinomial(len(gaps), counts / len(gaps), RESAMPLES) @ values / len(gaps) / len(sets)
         swapped += signs @ values / len(gaps) / len(sets)
     result = _result(n, found, resampled, swapped)
-    return result if (exact := _exact(sets, abs(found))) is None else result | {"p": exact}
-
-
-def _exact(sets: list[np.ndarray], found: float) -> float | None:
-    """Share of all ways to sign the differences whose column mean lies as far from 0 as the one ``found``; None if they are too many."""
-    sums, shares = np.zeros(1), np.ones(1)
-    for gaps in sets:
-        sizes, counts = np.unique(np.abs(gaps[gaps != 0]), return_counts=True)
-        for size, count in zip(sizes, counts, strict=True):
-            if len(sums) * (count + 1) > COUNTED:
-                return None
-            ups = np.arange(count + 1)
-            sums = np.add.outer(sums, size * (2 * ups - count) / len(gaps) / len(sets)).ravel()
-            shares = np.multiply.outer(shares, scipy.stats.binom.pmf(ups, count, 0.5)).ravel()
-    return min(1.0, float(shares[np.abs(sums) >= found - 1e-9].sum()))
+    return result if (exact := exact_p(sets, abs(found))) is None else result | {"p": exact}
 
 
 def compare_correlations(a: Sequence[float], b: Sequence[float], gold: Sequence[float], seed: int = 0) -> dict:

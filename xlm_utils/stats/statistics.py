@@ -16,6 +16,7 @@ import scipy  # loads its parts when they are used
 LEVEL, RESAMPLES = 0.95, 9999
 SCALE = range(11)  # judges give whole numbers from 0 to 10
 NAN = float("nan")
+COUNTED = 300_000  # sums of signed differences that are counted through; with more, signs are drawn, or their sum is taken for normal
 
 
 class Interval(NamedTuple):
@@ -116,15 +117,29 @@ def detectable_difference(differences: Sequence[float], power: float = 0.8) -> f
     return float(tt_solve_power(nobs=len(differences), alpha=1 - LEVEL, power=power) * differences.std(ddof=1))
 
 
-def rank_biserial(differences: Sequence[float]) -> float:
-    """Matched-pairs rank-biserial correlation: (R₊ − R₋) / (R₊ + R₋), from −1 to 1 (Kerby 2014, Comprehensive Psychology 3).
+def exact_p(sets: list[np.ndarray], found: float) -> float | None:
+    """Share of all ways to sign the differences whose column mean lies as far from 0 as the one ``found``; None if they are too many."""
+    sums, shares = np.zeros(1), np.ones(1)
+    for gaps in sets:
+        sizes, counts = np.unique(np.abs(gaps[gaps != 0]), return_counts=True)
+        for size, count in zip(sizes, counts, strict=True):
+            if len(sums) * (count + 1) > COUNTED:
+                return None
+            ups = np.arange(count + 1)
+            sums = np.add.outer(sums, size * (2 * ups - count) / len(gaps) / len(sets)).ravel()
+            shares = np.multiply.outer(shares, scipy.stats.binom.pmf(ups, count, 0.5)).ravel()
+    return min(1.0, float(shares[np.abs(sums) >= found - 1e-9].sum()))
 
-    Ranks are Pratt's: zeros are ranked with the others, then left out of both sums.
-    """
-    differences = np.asarray(differences, float)
-    ranks = scipy.stats.rankdata(np.abs(differences))
-    up, down = ranks[differences > 0].sum(), ranks[differences < 0].sum()
-    return float((up - down) / (up + down)) if up + down else NAN
+
+def signed_ranks(differences: np.ndarray) -> np.ndarray:
+    """Ranks of the sizes of paired differences, with their signs: zeros are ranked with the others, then left out (Pratt 1959)."""
+    return (np.sign(differences) * scipy.stats.rankdata(np.abs(differences)))[differences != 0]
+
+
+def rank_biserial(differences: Sequence[float]) -> float:
+    """Matched-pairs rank-biserial correlation: (R₊ − R₋) / (R₊ + R₋), from −1 to 1 (Kerby 2014, Comprehensive Psychology 3)."""
+    ranks = signed_ranks(np.asarray(differences, float))
+    return float(ranks.sum() / np.abs(ranks).sum()) if len(ranks) else NAN
 
 
 def compare(a: Sequence[float], b: Sequence[float], clusters: Sequence | None = None, seed: int = 0) -> dict:
@@ -132,8 +147,8 @@ def compare(a: Sequence[float], b: Sequence[float], clusters: Sequence | None = 
 
     All of shape (terms,): ``a``, ``b``, NaN where missing; ``clusters``, names of the clusters that the terms belong to.
 
-    Returns n (pairs), ties, difference (mean), low and high (BCa), p (Wilcoxon's signed ranks, zeros by Pratt 1959: exact up to 13 pairs, or 50
-    without ties; normal approximation beyond), rank_biserial, cluster_low, cluster_high, clusters, detectable, reason.
+    Returns n (pairs), ties, difference (mean), low and high (BCa), p (Wilcoxon's signed ranks, zeros by Pratt: exact where all signs can be counted
+    through, or up to 50 pairs without ties; else normal approximation), rank_biserial, cluster_low, cluster_high, clusters, detectable, reason.
     """
     # rounding makes differences that are equal on paper equal here: .3 − .1 and .4 − .2
     differences = np.round(np.asarray(a, float) - np.asarray(b, float), 9)
@@ -141,11 +156,12 @@ def compare(a: Sequence[float], b: Sequence[float], clusters: Sequence | None = 
     differences = differences[paired]
     groups = np.arange(len(paired)) if clusters is None else np.asarray(clusters, dtype=object)
     interval, (robust, count) = mean_interval(differences, seed, "difference"), cluster_interval(differences, groups[paired])
-    moved = np.any(differences != 0)
+    ranks = signed_ranks(differences)
+    exact = exact_p([ranks], abs(ranks.mean())) if len(ranks) else NAN
     return {
         "n": len(differences), "ties": int((differences == 0).sum()),
         "difference": float(differences.mean()) if len(differences) else NAN, "low": interval.low, "high": interval.high,
-        "p": float(scipy.stats.wilcoxon(differences, zero_method="pratt").pvalue) if moved else NAN,
+        "p": float(scipy.stats.wilcoxon(differences, zero_method="pratt").pvalue) if exact is None else exact,
         "rank_biserial": rank_biserial(differences), "cluster_low": robust.low, "cluster_high": robust.high, "clusters": count,
         "detectable": detectable_difference(differences), "reason": interval.reason or robust.reason}  # fmt: skip
 
