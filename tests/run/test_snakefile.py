@@ -10,10 +10,13 @@ import os
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
+from xlm_utils import generate
+from xlm_utils.benchmark import CONTROLS
 from xlm_utils.run import pipeline
 from xlm_utils.study import PARAMS, ROOT, open_study
 from xlm_utils.study.records import manifest_path
@@ -66,6 +69,22 @@ def test_what_the_jobs_of_a_stage_leave_is_what_the_stage_leaves():
         assert sorted(jobs) == sorted(file for file in whole[stage])
     jobs = [file for judge in study.judges for file in pipeline.outputs(open_study("paper", judge=judge))["05_judge"]]
     assert sorted(jobs) == sorted(whole["05_judge"])
+
+
+def test_the_jobs_of_notebook_06_ask_for_every_margin_that_the_whole_notebook_asks_for():
+    """Also the ancestor's, which is no model of the tables and has no job: its files are no outputs, as a study may have too few definitions."""
+    cells = [cell for cell in pipeline.code_of(ROOT / "notebooks" / "06_benchmark.ipynb") if "ask_transfer" in cell]
+    asked = {}
+    for method in ["all", *open_study("demo").models]:
+        own = asked[method] = []
+        plan = open_study("demo", method=method)
+        ask = SimpleNamespace(CONTROLS=CONTROLS, evaluate=print, ask_transfer=lambda _, terms, run, *rest, own=own: own.append((run.name, *rest[2:])))
+        names = {"benchmark": ask, "generate": generate, "merge": SimpleNamespace(ensure=print), "prepared": None, "plan": plan, "method": method}
+        names |= {"translate": SimpleNamespace(terms=print), "curate": SimpleNamespace(groups=print)}
+        exec("\n".join(cells), names)
+    whole, jobs = asked.pop("all"), list(itertools.chain(*asked.values()))
+    assert ("ancestor.ja",) in whole
+    assert sorted(jobs) == sorted(whole)
 
 
 @pytest.fixture
