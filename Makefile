@@ -41,7 +41,7 @@ rehearse: install  ## run STUDY=paper from its first check to its last figure, w
 test-colab: install  ## notebooks on a bare runtime with Colab's packages, in a scratch environment (downloads gigabytes)
 	@$(BIN)/python -m tests.colab
 
-test-jobs: install  ## the notebooks as Snakemake's jobs against one run of all, at smoke size (half an hour)
+test-jobs: install  ## the notebooks as Snakemake's jobs against one run of all, at smoke size (ten minutes)
 	$(BIN)/python -m pytest tests/snakemake_jobs.py
 
 check-demo: install  ## run the demo afresh in a scratch folder and compare its tables with the committed ones
