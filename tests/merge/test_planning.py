@@ -119,13 +119,13 @@ def test_a_base_that_transformers_4_wrote_wrong_is_told_and_no_merge_takes_it_ov
     donor = shutil.copytree(pico_siblings["llama"] / "japanese", tmp_path / "donor")
     config = json.loads((donor / "config.json").read_text()) | {"rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}}
     (donor / "config.json").write_text(json.dumps(config | {"rope_theta": 10000.0, "rope_scaling": None}))
-    assert older_rope(donor) == {"rope_theta": 500000.0}
+    assert older_rope(json.loads((donor / "config.json").read_text())) == {"rope_theta": 500000.0}
     read_config(donor / "config.json", "donor").save_pretrained(tmp_path)
     spell_rope_twice(tmp_path, donor)
     assert json.loads((tmp_path / "config.json").read_text())["rope_theta"] == 500000.0
-    assert not older_rope(tmp_path)
+    assert not older_rope(json.loads((tmp_path / "config.json").read_text()))
     spell_rope_twice(donor)
-    assert not older_rope(donor)
+    assert not older_rope(json.loads((donor / "config.json").read_text()))
 
 
 def test_gpt_neox_is_spelt_in_its_own_names_too(tmp_path):
@@ -136,11 +136,11 @@ def test_gpt_neox_is_spelt_in_its_own_names_too(tmp_path):
 
     rope = {"rope_type": "default", "rope_theta": 20000.0, "partial_rotary_factor": 1.0}
     GPTNeoXConfig(architectures=["GPTNeoXForCausalLM"], rope_parameters=rope).save_pretrained(tmp_path)
-    assert {"rotary_pct", "rotary_emb_base"} <= set(older_rope(tmp_path))
+    assert {"rotary_pct", "rotary_emb_base"} <= set(older_rope(json.loads((tmp_path / "config.json").read_text())))
     spell_rope_twice(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     assert (config["rotary_pct"], config["rotary_emb_base"]) == (1.0, 20000.0)
-    assert not older_rope(tmp_path)
+    assert not older_rope(config)
 
 
 def change(folder, to, tensors=lambda stored: stored, **config):

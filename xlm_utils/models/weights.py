@@ -71,9 +71,8 @@ def meaning(config: PretrainedConfig) -> dict[str, object]:
         "norm epsilon": epsilons[0] if epsilons else None}  # fmt: skip
 
 
-def older_rope(folder: Path) -> dict[str, object]:
-    """What a ``config.json`` with rope_parameters lacks for transformers 4, or has otherwise: that reads 10000 for a Llama-3's 500000."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+def older_rope(config: dict) -> dict[str, object]:
+    """What the content of a config.json with rope_parameters lacks for transformers 4, or has otherwise: that reads 10000 for a Llama-3's 500000."""
     rope = config.get("rope_parameters") or {}
     full = rope.get("full_attention", rope)  # Gemma-3 has one for each kind of layer
     old = {key: full[key] for key in ("rope_theta", "partial_rotary_factor") if key in full}
@@ -89,7 +88,7 @@ def older_rope(folder: Path) -> dict[str, object]:
 def spell_rope_twice(folder: Path, like: Path | None = None) -> None:
     """Add that to what transformers 5 has written; ``like``: a model folder whose own spelling is kept, where it has the older one."""
     config, theirs = (json.loads((of / "config.json").read_text(encoding="utf-8")) for of in (folder, like or folder))
-    if old := older_rope(folder):
+    if old := older_rope(config):
         old |= {key: theirs[key] for key in OLD_ROPE if theirs.get(key) is not None and (key == "rope_scaling" or key not in old)}
         (folder / "config.json").write_text(json.dumps(config | old, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 

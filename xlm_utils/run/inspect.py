@@ -4,6 +4,7 @@ Models are folders or hub ids. Findings are ``ok``, ``look`` (may be meant) or `
 """
 
 import argparse
+import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -38,7 +39,7 @@ def files(merge: Path, parents: dict[str, Path], tokenizer: PreTrainedTokenizerB
         told = f"as {' and '.join(same)}" if same else "; ".join(f"{name} has {facts[fact]}" for name, facts in theirs.items())
         if fact not in ("shapes", "stops at tokens"):  # told below, in words
             yield fact, f"{value}, {told}", "ok" if same else "wrong" if fact in DECISIVE else "look"
-    if lacking := older_rope(merge):
+    if lacking := older_rope(json.loads(read_text(merge / "config.json"))):
         yield "rotary base", f"{' and '.join(lacking)} missing or other than in rope_parameters: to transformers 4 it is another model", "look"
     rows = next((shape[0] for name, shape in shapes.items() if EMBEDDINGS.search(name)), 0)
     yield "rows of the embedding", f"{rows:,} for {len(tokenizer):,} tokens", "ok" if rows >= len(tokenizer) else "wrong"
